@@ -1,0 +1,16 @@
+"""The one exception that users are meant to read."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class VsrError(Exception):
+    """Something the user can mend: the message names the file or field, the value found and the remedy."""
+
+
+def unknown(kind: str, value: str, known: Iterable[str]) -> VsrError:
+    """The error for a name that is none of `known`, with the nearest known name as the remedy."""
+    known = sorted(known)
+    near = get_close_matches(value, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "choose one of: " + ", ".join(known)
+    return VsrError(f"unknown {kind} '{value}': {hint}")

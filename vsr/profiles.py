@@ -1,0 +1,120 @@
+"""Profiles: every setting of a run in one frozen record, each with its source."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+
+from vsr.errors import VsrError, unknown
+
+UNSTATED = "unstated in the paper: "
+
+
+def setting(default: object, source: str) -> typing.Any:
+    """A field whose value comes from `source`: the paper's words, or why we chose it."""
+    return field(default=default, metadata={"source": source})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All settings of the study. `dataclasses.fields(Profile)` carries the source of each."""
+
+    name: str = setting("tiny", "ours")
+    base: str = setting("tiny", "'tiny' is the shipped miniature; else a hub id or a folder")
+    quantization: str = setting("none", UNSTATED + "none, nf4, fp4 or int8; the paper trains bf16 LoRA")
+    dtype: str = setting("float32", UNSTATED + "bf16 is slower than fp32 on CPU")
+    seed: int = setting(0, UNSTATED + "reported with every number")
+    seeds: int = setting(3, UNSTATED + "the paper shows one run a row; we train several")
+    # data
+    data: str = setting("rooms", "'rooms' (procedural), or a folder made by 'vsr build'")
+    train_rooms: int = setting(600, UNSTATED + "the paper: 1.5k scans")
+    bench_rooms: int = setting(200, "VSI-Bench: 288 scenes")
+    frames: int = setting(8, UNSTATED + "chosen frames are reported with every number")
+    max_pixels: int = setting(84 * 56, UNSTATED + "pixels a frame at most")
+    # evaluation
+    max_new_tokens: int = setting(8, "section 2: 'a single word or phrase'")
+    max_new_tokens_reasoning: int = setting(48, UNSTATED + "room for the chain of thought")
+    bootstrap: int = setting(2000, "resamples of scenes for 95 % intervals")
+    # adapter
+    lora_r: int = setting(16, UNSTATED + "'LoRA'; rank 16 is common practice")
+    lora_alpha: int = setting(32, UNSTATED + "twice the rank")
+    lora_dropout: float = setting(0.0, UNSTATED + "0 keeps policy and reference exact")
+    # GRPO, section 3.2
+    num_generations: int = setting(14, "section 3.2: 14 rollouts per question")
+    temperature: float = setting(1.0, "section 3.2: temperature 1")
+    beta: float = setting(1e-4, "section 3.2: KL coefficient 1e-4")
+    epsilon: float = setting(0.2, UNSTATED + "TRL's and PPO's default clip range")
+    learning_rate: float = setting(3e-4, "ours: the paper's 1e-5 is for 2B; a 2M-parameter model needs larger steps")
+    questions_per_step: int = setting(8, UNSTATED + "prompts per optimiser step")
+    max_steps: int = setting(150, UNSTATED + "the paper: 117k questions")
+    max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
+
+
+def _paper(name: str, base: str, learning_rate: float, where: str) -> Profile:
+    return Profile(
+        name=name,
+        base=base,
+        dtype="bfloat16",
+        seeds=1,
+        data="vsi100k",
+        train_rooms=1513,
+        bench_rooms=288,
+        frames=16,
+        max_pixels=128 * 28 * 28,
+        max_new_tokens=16,
+        max_new_tokens_reasoning=512,
+        learning_rate=learning_rate,
+        questions_per_step=8,
+        max_steps=14625,  # 117k questions, 8 a step
+        max_completion_length=512,
+    )
+
+
+PROFILES: dict[str, Profile] = {
+    "tiny": Profile(),
+    "smoke": Profile(
+        name="smoke", seeds=1, train_rooms=6, bench_rooms=6, bootstrap=200, num_generations=4,
+        questions_per_step=2, max_steps=2, max_new_tokens_reasoning=12, max_completion_length=12,
+    ),
+    "qlora-2b": dataclasses.replace(
+        _paper("qlora-2b", "Qwen/Qwen2-VL-2B-Instruct", 1e-5, "section 3.2"), quantization="nf4", max_steps=1000
+    ),
+    "paper-2b": _paper("paper-2b", "Qwen/Qwen2-VL-2B-Instruct", 1e-5, "section 3.2"),
+    "paper-7b": _paper("paper-7b", "Qwen/Qwen2-VL-7B-Instruct", 5e-6, "section 3.2"),
+}  # fmt: skip
+
+
+def get(name: str, **changes: object) -> Profile:
+    """A profile by name with some fields changed; text values are read as the field's type. Unknown names are errors."""
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    types_ = typing.get_type_hints(Profile)
+    read = {}
+    for key, value in changes.items():
+        if key not in types_ or key == "name":
+            raise unknown("setting", key, set(types_) - {"name"})
+        read[key] = _cast(key, value, types_[key])
+    return dataclasses.replace(PROFILES[name], **read)
+
+
+def _cast(key: str, value: object, kind: type) -> object:
+    if isinstance(kind, types.UnionType):
+        raise TypeError(f"setting {key}: unions are not supported")
+    if isinstance(value, str) and kind is not str:
+        try:
+            number = float(value)
+        except ValueError:
+            raise VsrError(f"setting {key}='{value}': expected {kind.__name__}, e.g. --set {key}=1") from None
+        value = number
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise VsrError(f"setting {key}={value!r}: expected {kind.__name__}")
+    return value
+
+
+def sources() -> dict[str, str]:
+    """Where each setting comes from."""
+    return {f.name: f.metadata["source"] for f in dataclasses.fields(Profile)}

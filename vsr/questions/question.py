@@ -1,0 +1,85 @@
+"""The record that every part of the study shares: one question about one scene."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vsr.errors import VsrError
+from vsr.runs import atomic_write
+
+NUMERICAL = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
+DIRECTIONS = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard")
+CHOICE = ("object_rel_distance", *DIRECTIONS, "route_planning", "obj_appearance_order")
+TYPES = NUMERICAL + CHOICE
+TRAINED = (*NUMERICAL, "object_rel_distance", "object_rel_direction")  # the paper's six; the other two are held out
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row in VSI-Bench's columns. `options` is None for numerical questions and for VSI-100k's free-form ones;
+    `ground_truth` is a number as text, an option's letter, or (free-form) the entity's name. VSI-100k's relative
+    direction, which has no levels, has the type `object_rel_direction`."""
+
+    id: str
+    dataset: str
+    scene_name: str
+    question_type: str
+    question: str
+    options: tuple[str, ...] | None
+    ground_truth: str
+    pruned: bool | None = None
+
+
+FIELDS = ("id", "dataset", "scene_name", "question_type", "question", "options", "ground_truth")
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a jsonl file. A row that is no question is an error naming the file, line and field."""
+    path = Path(path)
+    if not path.is_file():
+        raise VsrError(f"{path}: no such questions file; make one with 'vsr build'")
+    questions = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            questions.append(_parse(line, f"{path}, line {number}"))
+    if not questions:
+        raise VsrError(f"{path}: holds no questions; build it again with 'vsr build'")
+    return questions
+
+
+def _parse(line: str, where: str) -> Question:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise VsrError(f"{where}: not valid json ({error}); is the file cut short?") from None
+    if not isinstance(row, dict):
+        raise VsrError(f"{where}: expected an object, found {type(row).__name__}")
+    missing = [name for name in FIELDS if name not in row and name != "options"]
+    if missing:
+        raise VsrError(f"{where}: field '{missing[0]}' is missing; a question has {', '.join(FIELDS)}")
+    known = (*TYPES, "object_rel_direction")
+    if row["question_type"] not in known:
+        raise VsrError(f"{where}: question_type '{row['question_type']}' is none of {', '.join(known)}")
+    options = row.get("options")
+    return Question(
+        id=str(row["id"]),
+        dataset=str(row["dataset"]),
+        scene_name=str(row["scene_name"]),
+        question_type=row["question_type"],
+        question=str(row["question"]),
+        options=tuple(map(str, options)) if options else None,
+        ground_truth=str(row["ground_truth"]),
+        pruned=row.get("pruned"),
+    )
+
+
+def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
+    """One json line a question, in the order given; atomic."""
+    rows = []
+    for question in questions:
+        row = asdict(question)
+        if row["pruned"] is None:
+            del row["pruned"]
+        rows.append(json.dumps(row, ensure_ascii=False))
+    atomic_write(path, "".join(row + "\n" for row in rows))
