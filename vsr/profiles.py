@@ -1,6 +1,7 @@
 """Profiles: every setting of a run in one frozen record, each with its source."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -84,8 +85,8 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def get(name: str, **changes: object) -> Profile:
-    """A profile by name with some fields changed; text values are read as the field's type. Unknown names are errors."""
+def get(name: str, /, **changes: object) -> Profile:
+    """A profile by name with some fields changed, text read as the field's type. Unknown names are errors."""
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
     types_ = typing.get_type_hints(Profile)
@@ -110,7 +111,8 @@ def _cast(key: str, value: object, kind: type) -> object:
         value = int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(value, kind) or isinstance(value, bool) or not finite:
         raise VsrError(f"setting {key}={value!r}: expected {kind.__name__}")
     return value
 

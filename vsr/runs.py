@@ -64,7 +64,7 @@ def append_jsonl(path: str | Path, row: dict) -> None:
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
-    """The rows of a jsonl file; a last line cut short by a killed process is skipped, any other broken line is named."""
+    """The rows of a jsonl file. A last line cut short by a killed process is skipped; other broken lines are named."""
     path = Path(path)
     if not path.is_file():
         raise VsrError(f"{path}: no such file")

@@ -1,0 +1,48 @@
+"""Profiles: typed changes, helpful refusals, a source for every value."""
+
+from contextlib import nullcontext
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vsr import profiles
+from vsr.errors import VsrError
+
+
+def test_text_is_read_as_the_field_s_type():
+    changed = profiles.get("tiny", num_generations="8", beta="0", base="folder")
+    assert (changed.num_generations, changed.beta, changed.base) == (8, 0.0, "folder")
+    assert isinstance(changed.beta, float)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("tinny", {}, "unknown profile 'tinny': did you mean 'tiny'?"),
+        ("tiny", {"num_generation": 8}, "unknown setting 'num_generation': did you mean 'num_generations'?"),
+        ("tiny", {"num_generations": "many"}, "num_generations='many': expected int"),
+        ("tiny", {"num_generations": "2.5"}, "expected int"),
+        ("tiny", {"name": "mine"}, "unknown setting 'name'"),
+    ],
+)
+def test_mistakes_are_named(name, changes, message):
+    with pytest.raises(VsrError) as caught:
+        profiles.get(name, **changes)
+    assert message in str(caught.value)
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_no_setting_crashes_without_a_named_error(key, value):
+    known = key in profiles.sources() and key != "name"
+    with nullcontext() if known else pytest.raises(VsrError, match="unknown setting"):
+        profiles.get("tiny", **{key: value})
+
+
+def test_every_value_names_its_source_and_the_paper_s_are_the_paper_s():
+    assert all(profiles.sources().values())
+    for name in ("paper-2b", "paper-7b"):
+        paper = profiles.get(name)
+        assert (paper.num_generations, paper.temperature, paper.beta) == (14, 1.0, 1e-4)
+    assert profiles.get("paper-2b").learning_rate == 1e-5
+    assert profiles.get("paper-7b").learning_rate == 5e-6

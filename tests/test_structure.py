@@ -1,0 +1,64 @@
+"""The shape of the project: imports go one way, reports need no torch, notebooks hold no logic."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
+# lower floors never import higher ones; modules of one floor may import each other
+FLOORS = [
+    {"errors", "runs", "progress"},
+    {"paper", "profiles"},
+    {"scenes"},
+    {"answers", "scoring", "harness_rules", "stats", "rewards", "questions"},
+    {"video", "prompts"},
+    {"models", "engine"},
+    {"train", "pretrain"},
+    {"evaluate"},
+    {"study"},
+    {"tables", "figures", "claims"},
+    {"estimate", "bench", "doctor", "notebooks"},
+    {"cli"},
+]
+NO_TORCH = {"tables", "figures", "claims", "scoring", "answers", "stats", "rewards", "paper", "profiles", "runs"}
+
+
+def imported(path: Path) -> set[str]:
+    """The vsr modules a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vsr":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("vsr.")}
+    return found
+
+
+def rooms() -> list[tuple[str, Path]]:
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py" or path.parent != PACKAGE]
+    return [(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path) for path in files]
+
+
+def floor(name: str) -> int:
+    return next(level for level, names in enumerate(FLOORS) if name in names)
+
+
+@pytest.mark.parametrize(("name", "path"), rooms(), ids=lambda value: value.name if isinstance(value, Path) else value)
+def test_imports_go_one_way(name: str, path: Path):
+    above = {other for other in imported(path) if floor(other) > floor(name)}
+    assert not above, f"{path.name} imports from a floor above its own: {sorted(above)}"
+
+
+def test_reports_do_not_import_torch():
+    names = "; ".join(f"import vsr.{name}" for name in sorted(NO_TORCH) if (PACKAGE / f"{name}.py").is_file())
+    code = f"import sys; {names}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_files_read_in_one_sitting():
+    long = {path.name: n for _, path in rooms() if (n := len(path.read_text().splitlines())) > 320}
+    assert not long

@@ -1,0 +1,154 @@
+"""Executes the notebooks in order with papermill: parameters checked, finished ones skipped, failures kept."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from vsr import runs
+from vsr.errors import VsrError, unknown
+from vsr.profiles import Profile
+from vsr.progress import EXECUTED, duration
+
+FOLDER = runs.ROOT / "notebooks"
+
+
+def find(only: str | None = None, start: str | None = None) -> list[Path]:
+    """Notebook sources in order; `only` is one number or name or several with commas, `start` the first to run."""
+    books = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
+    if not books:
+        raise VsrError(f"{FOLDER}: no notebooks; run vsr from a checkout of the repository")
+    names = [book.stem for book in books]
+
+    def pick(word: str) -> str:
+        hits = [name for name in names if name == word or name.startswith(word.zfill(2) + "_")]
+        if not hits:
+            raise unknown("notebook", word, names)
+        return hits[0]
+
+    if only:
+        wanted = {pick(word.strip()) for word in only.split(",")}
+        books = [book for book in books if book.stem in wanted]
+    if start:
+        books = [book for book in books if book.stem >= pick(start)]
+    return books
+
+
+def parameters(book: Path) -> dict[str, str]:
+    """Names and help texts of a notebook's parameters cell."""
+    import papermill
+
+    return {name: info["help"] for name, info in papermill.inspect_notebook(str(book)).items()}
+
+
+def check_parameters(book: Path, given: dict) -> None:
+    """papermill only warns about names a notebook does not have; here they are errors."""
+    known = parameters(book)
+    for name in given:
+        if name not in known:
+            raise unknown(f"parameter of {book.name}", name, known)
+
+
+def _inputs(book: Path, profile: Profile, given: dict) -> str:
+    """What a finished notebook depends on: its source, the package (base model included), profile and data."""
+    data = Path(profile.data)
+    return runs.fingerprint(
+        {
+            "notebook": runs.hash_files(book),
+            "package": runs.hash_files(runs.ROOT / "vsr"),
+            "profile": asdict(profile),
+            "data": runs.hash_files(data / "manifest.json") if (data / "manifest.json").is_file() else profile.data,
+            "given": given,
+        }
+    )
+
+
+def _expected_seconds(executed: Path) -> float | None:
+    """How long the last execution took, read from the executed copy."""
+    try:
+        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def run_all(books: list[Path], profile: Profile, out: Path, changes: dict, fresh: bool = False) -> None:
+    """Execute `books` into `out/notebooks`; one line each, with the time spent and what is left."""
+    folder = out / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {"profile": profile.name, "settings": changes, "results": os.path.relpath(out, runs.ROOT)}
+    for book in books:
+        check_parameters(book, given)
+    expected = {book: _expected_seconds(folder / book.name) for book in books}
+    started = time.monotonic()
+    for number, book in enumerate(books, 1):
+        head = f"[{number}/{len(books)}] {book.stem}"
+        mark = _inputs(book, profile, given)
+        stamp = folder / f".{book.stem}.done"
+        if not fresh and stamp.is_file() and stamp.read_text() == mark and (folder / book.name).is_file():
+            print(f"{head}: unchanged, skipped", flush=True)
+            continue
+        guess = expected[book]
+        print(f"{head}: running" + (f", {duration(guess)} last time" if guess else ""), flush=True)
+        seconds = _execute(book, folder, given)
+        runs.atomic_write(stamp, mark)
+        rest = [expected[later] for later in books[number:]]
+        left = f", about {duration(sum(filter(None, rest)))} left" if any(rest) else ""
+        print(f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}", flush=True)
+
+
+def _execute(book: Path, folder: Path, given: dict) -> float:
+    """One notebook; on failure the partial copy stays beside the others and the message names the cell."""
+    import papermill
+
+    partial = folder / f"{book.stem}.partial.ipynb"
+    (folder / f".{book.stem}.done").unlink(missing_ok=True)
+    started = time.monotonic()
+    here = Path.cwd()
+    old = os.environ.get(EXECUTED)
+    os.environ[EXECUTED] = "1"
+    os.chdir(runs.ROOT)  # notebooks name files relative to the repository; executed copies carry no machine's path
+    try:
+        papermill.execute_notebook(
+            str(book.relative_to(runs.ROOT)),
+            os.path.relpath(partial, runs.ROOT),
+            parameters=given,
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
+            log_output=False,
+            cwd=str(runs.ROOT),
+        )
+    except papermill.PapermillExecutionError as error:
+        message = "\n".join(str(error).strip().splitlines()[-12:])
+        raise VsrError(
+            f"{book.name} failed in cell {error.cell_index} [{error.exec_count}]: {error.ename}: {error.evalue}\n"
+            f"{message}\nthe notebook up to there: {partial}\nmend the cause and run the same command: it continues"
+        ) from None
+    finally:
+        os.chdir(here)
+        os.environ.pop(EXECUTED) if old is None else os.environ.update({EXECUTED: old})
+    _tidy(partial)
+    os.replace(partial, folder / book.name)
+    return time.monotonic() - started
+
+
+def _tidy(path: Path) -> None:
+    """Keep of papermill's metadata only what does not change from machine to machine, and the duration."""
+    book = json.loads(path.read_text(encoding="utf-8"))
+    book["metadata"]["papermill"] = {"duration": round(book["metadata"]["papermill"]["duration"], 1)}
+    for cell in book["cells"]:
+        cell["metadata"].pop("papermill", None)
+        cell["metadata"].pop("execution", None)
+    runs.atomic_write(path, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+
+
+def profile_changes(words: list[str]) -> dict[str, str]:
+    """`key=value` words as a dict; anything else is an error."""
+    changes = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise VsrError(f"--set {word}: expected key=value, e.g. --set num_generations=8")
+        changes[key] = value
+    return changes
