@@ -1,0 +1,93 @@
+"""One loop that continues many branches of shared prefixes: the rollouts of a group, the questions on a video."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import LongTensor, Tensor
+from transformers import DynamicCache
+
+from vsr.engine.attention import UNMASKED, Decoding, install
+from vsr.engine.inputs import Prompt, base_model, embed
+
+Pick = Callable[[Tensor], LongTensor]  # logits (rows, vocabulary) -> one token a row
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prefix read once and the branches that continue it: `branches[i]` (its tokens,) at `positions[i]` (3, tokens)."""
+
+    prefix: Prompt
+    prefix_positions: LongTensor
+    branches: list[LongTensor]
+    positions: list[LongTensor]
+
+
+@torch.no_grad()
+def decode(
+    model: torch.nn.Module, groups: list[Group], pick: Pick, max_new_tokens: int, eos: int, suppress: list[int]
+) -> list[list[int]]:
+    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; rows in the order of the groups.
+
+    Each prefix is read once. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the whole
+    sequence. `suppress` lists tokens that are never chosen (the special vision tokens crash the next forward)."""
+    install(model)
+    base = base_model(model)
+    past = [_prefill(base, group) for group in groups]
+    layout = Decoding(past, [len(group.branches) for group in groups])
+    ids, places, seen = _left_padded([(b, p) for g in groups for b, p in zip(g.branches, g.positions, strict=True)])
+    ids, places, seen = ids.to(base.device), places.to(base.device), seen.to(base.device)
+    layout.mask = (
+        seen[:, None, :] & torch.ones(seen.shape[1], seen.shape[1], dtype=torch.bool, device=seen.device).tril()
+    )
+    layout.mask |= torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
+    cache, chosen = DynamicCache(config=base.config.get_text_config()), []
+    alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    for _ in range(max_new_tokens):
+        hidden = base.model.language_model(
+            inputs_embeds=base.get_input_embeddings()(ids),
+            position_ids=places,
+            attention_mask=UNMASKED,
+            past_key_values=cache,
+            use_cache=True,
+            layout=layout,
+        ).last_hidden_state[:, -1]
+        logits = base.lm_head(hidden).float()
+        logits[:, suppress] = -torch.inf
+        tokens = pick(logits)
+        chosen.append(torch.where(alive, tokens, eos))
+        alive &= tokens != eos
+        if not alive.any():
+            break
+        ids, places = chosen[-1][:, None], places[:, :, -1:] + 1
+        seen = torch.cat((seen, seen.new_ones(len(seen), 1)), 1)
+        layout.mask = seen[:, None]
+    return [_cut(row, eos) for row in torch.stack(chosen, 1).tolist()]
+
+
+def _prefill(base, group: Group) -> list[tuple[Tensor, Tensor]]:
+    cache = DynamicCache(config=base.config.get_text_config())
+    base.model.language_model(
+        inputs_embeds=embed(base, group.prefix.ids, group.prefix.features)[None],
+        position_ids=group.prefix_positions[:, None].to(base.device),
+        attention_mask=UNMASKED,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _left_padded(branches: list[tuple[LongTensor, LongTensor]]) -> tuple[LongTensor, LongTensor, Tensor]:
+    """Ids (rows, n), positions (3, rows, n) and which tokens are real (rows, n), the last token of each at the right."""
+    n = max(len(ids) for ids, _ in branches)
+    ids = torch.zeros(len(branches), n, dtype=torch.long)
+    places = torch.zeros(3, len(branches), n, dtype=torch.long)
+    seen = torch.zeros(len(branches), n, dtype=torch.bool)
+    for row, (branch, place) in enumerate(branches):
+        ids[row, n - len(branch) :], places[:, row, n - len(branch) :] = branch, place
+        seen[row, n - len(branch) :] = True
+    return ids, places, seen
+
+
+def _cut(row: list[int], eos: int) -> list[int]:
+    return row[: row.index(eos) + 1] if eos in row else row
