@@ -8,7 +8,7 @@ SPECIAL = [VISION_START, VISION_END, VIDEO, 6]
 
 
 def random_model(seed: int = 0, *, hidden: int = 32, layers: int = 2, heads: int = 4, kv: int = 2, vocab: int = 97):
-    """A random Qwen2-VL whose logits are spread enough for argmax and sampling to differ between prompts; fp32, eval."""
+    """A random Qwen2-VL, fp32, eval; its logits are spread enough for answers to differ between prompts."""
     torch.manual_seed(seed)
     eighth = hidden // heads // 8
     config = Qwen2VLConfig(
@@ -58,7 +58,7 @@ def random_video(seed: int, grid: tuple[int, int, int] = (2, 4, 6)) -> tuple[tor
 
 
 def random_prompt(seed: int, length: int, grid: torch.Tensor | None, *, head: int = 3) -> torch.Tensor:
-    """Token ids: some text, the video's tokens, `length` tokens of question. The text before the video is always the same."""
+    """Token ids: `head` tokens that are always the same, the video's tokens, `length` tokens of question."""
     generator = torch.Generator().manual_seed(seed)
     question = torch.randint(7, 90, (length,), generator=generator)
     start = torch.arange(10, 10 + head)

@@ -50,6 +50,6 @@ def test_prompts_on_different_videos_are_refused():
 
 def test_video_of_another_size_is_refused():
     model = random_model(1)
-    pixels, grid = random_video(2)
+    _, grid = random_video(2)
     with pytest.raises(VsrError, match="video tokens"):
         answer_many(model, *random_video(2, (4, 4, 6)), [random_prompt(1, 4, grid)], 4, EOS, SPECIAL)

@@ -21,18 +21,15 @@ def answer_many(
 ) -> list[list[int]]:
     """Token ids of the greedy answer to each prompt, `eos` kept where the model ended; equal to `generate` one by one.
 
-    `prompts` are 1-D token ids that agree up to and including the video's tokens; `pixel_values` (patches, patch size) and
-    `grid` (1, 3) are what `vsr.video.patchify` gives, both None for text alone. `features` (video tokens, hidden size)
-    replaces the vision tower's pass where they are known. Raises VsrError where a video token is not shared."""
+    `prompts` are 1-D token ids that agree up to and including the video's tokens; `pixel_values` (patches, patch
+    size) and `grid` (1, 3) are what `vsr.video.patchify` gives, both None for text alone. `features` (video tokens,
+    hidden size) replaces the vision tower's pass where they are known. Raises VsrError where a video token is not
+    shared by all prompts."""
     if not prompts or max_new_tokens < 1:
-        raise VsrError(
-            f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}: nothing to answer; give at least one each"
-        )
+        raise VsrError(f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}: nothing to answer; give at least 1")
     shared = shared_length(prompts)
     if grid is not None and any((p[shared:] == base_model(model).config.video_token_id).any() for p in prompts):
-        raise VsrError(
-            "the prompts differ before the end of the video: ask questions on different videos in separate calls"
-        )
+        raise VsrError("the prompts differ before the end of the video: ask about different videos in separate calls")
     if pixel_values is not None and features is None:
         features = video_features(model, pixel_values, grid)
     places = [positions(model, prompt, grid) for prompt in prompts]

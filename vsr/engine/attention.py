@@ -46,9 +46,9 @@ def install(model: torch.nn.Module) -> None:
 
 
 class Decoding:
-    """Branches that continue shared prefixes, new tokens at the right. `past` holds for each group its prefix's keys and
-    values by layer, (1, kv heads, prefix, d) each, stored once however many branches read them; `sizes` how many rows
-    belong to each group; `mask` (rows, n, m) which of a row's own tokens each query may see."""
+    """Branches that continue shared prefixes, new tokens at the right. `past` holds for each group its prefix's keys
+    and values by layer, (1, kv heads, prefix, d) each, stored once however many branches read them; `sizes` how many
+    rows belong to each group; `mask` (rows, n, m) which of a row's own tokens each query may see."""
 
     def __init__(self, past: list[list[tuple[Tensor, Tensor]]], sizes: list[int], mask: Tensor | None = None):
         self.past, self.sizes, self.mask = past, sizes, mask

@@ -15,7 +15,7 @@ Pick = Callable[[Tensor], LongTensor]  # logits (rows, vocabulary) -> one token 
 
 @dataclass(frozen=True)
 class Group:
-    """A prefix read once and the branches that continue it: `branches[i]` (its tokens,) at `positions[i]` (3, tokens)."""
+    """A prefix read once and the branches that continue it: tokens `branches[i]` (n,) at `positions[i]` (3, n)."""
 
     prefix: Prompt
     prefix_positions: LongTensor
@@ -29,8 +29,8 @@ def decode(
 ) -> list[list[int]]:
     """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; rows in the order of the groups.
 
-    Each prefix is read once. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the whole
-    sequence. `suppress` lists tokens that are never chosen (the special vision tokens crash the next forward)."""
+    Each prefix is read once. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the
+    whole sequence. `suppress` lists tokens never chosen (the special vision tokens crash the next forward)."""
     install(model)
     base = base_model(model)
     past = [_prefill(base, group) for group in groups]
@@ -78,7 +78,7 @@ def _prefill(base, group: Group) -> list[tuple[Tensor, Tensor]]:
 
 
 def _left_padded(branches: list[tuple[LongTensor, LongTensor]]) -> tuple[LongTensor, LongTensor, Tensor]:
-    """Ids (rows, n), positions (3, rows, n) and which tokens are real (rows, n), the last token of each at the right."""
+    """Ids (rows, n), positions (3, rows, n) and which tokens are real (rows, n), each row's last token at the right."""
     n = max(len(ids) for ids, _ in branches)
     ids = torch.zeros(len(branches), n, dtype=torch.long)
     places = torch.zeros(3, len(branches), n, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""What a Qwen2-VL language model reads: embeddings with video features in place, and M-RoPE positions, always explicit."""
+"""What a Qwen2-VL language model reads: embeddings with the video in place, and M-RoPE positions, always explicit."""
 
 from dataclasses import dataclass
 
@@ -39,13 +39,11 @@ def positions(model: torch.nn.Module, ids: LongTensor, grid: LongTensor | None) 
     base = base_model(model)
     if grid is None:
         return torch.arange(len(ids)).expand(3, -1)
-    types = (ids == base.config.video_token_id).int() * 2
+    types = (ids == base.config.video_token_id).int().cpu() * 2
     expected = int(grid.prod(-1).sum()) // base.config.vision_config.spatial_merge_size**2
     if int(types.bool().sum()) != expected:
         raise _mismatch(int(types.bool().sum()), expected)
-    found, _ = base.model.get_rope_index(
-        ids[None].cpu(), mm_token_type_ids=types[None].cpu(), video_grid_thw=grid.cpu()
-    )
+    found, _ = base.model.get_rope_index(ids[None].cpu(), mm_token_type_ids=types[None], video_grid_thw=grid.cpu())
     return found[:, 0]
 
 
