@@ -73,20 +73,11 @@ def _plain(box: Box, scene: Scene, owner: int) -> tuple[Part]:
 
 
 @njit(cache=True)
-def _hit(shape, center, axes, half, origin, ray, normal):
-    """Distance along `ray` (units of its length) to one primitive, or inf; fills the outward world `normal` (3,)."""
-    p0 = origin[0] - center[0]
-    p1 = origin[1] - center[1]
-    p2 = origin[2] - center[2]
-    o = np.empty(3)
-    d = np.empty(3)
-    for k in range(3):
-        o[k] = (axes[k, 0] * p0 + axes[k, 1] * p1 + axes[k, 2] * p2) / half[k]
-        d[k] = (axes[k, 0] * ray[0] + axes[k, 1] * ray[1] + axes[k, 2] * ray[2]) / half[k]
-    t = np.inf
-    n = np.zeros(3)
+def _hit(shape, o, d):
+    """Distance along `d` to a primitive of shape `shape` that fills the cube of half side 1, from `o`, both (3,) in its
+    own scaled frame; inf where it is missed."""
     if shape == 0:
-        enter, leave, side = -np.inf, np.inf, 0
+        enter, leave = -np.inf, np.inf
         for k in range(3):
             if abs(d[k]) < 1e-12:
                 if abs(o[k]) > 1:
@@ -96,48 +87,63 @@ def _hit(shape, center, axes, half, origin, ray, normal):
             b = (1 - o[k]) / d[k]
             if a > b:
                 a, b = b, a
-            if a > enter:
-                enter, side = a, k
+            enter = max(enter, a)
             leave = min(leave, b)
-        if enter > leave or enter < NEAR:
-            return np.inf
-        t = enter
-        n[side] = -1.0 if d[side] > 0 else 1.0
-    else:
-        along = 2 if shape == 2 else 1  # a cylinder's axis; unused by the ellipsoid
-        a = b = 0.0
-        c = -1.0
+        return np.inf if enter > leave or enter < NEAR else enter
+    t = np.inf
+    along = 2 if shape == 2 else 1  # a cylinder's axis; unused by the ellipsoid
+    a = b = 0.0
+    c = -1.0
+    for k in range(3):
+        if shape == 1 or k != along:
+            a += d[k] * d[k]
+            b += o[k] * d[k]
+            c += o[k] * o[k]
+    root = b * b - a * c
+    if root >= 0 and a > 1e-12:
+        t = (-b - np.sqrt(root)) / a
+        if t < NEAR or (shape != 1 and abs(o[along] + t * d[along]) > 1):
+            t = np.inf
+    if shape != 1 and abs(d[along]) > 1e-12:
+        cap = (-np.sign(d[along]) - o[along]) / d[along]
+        inside = 0.0
         for k in range(3):
-            if shape == 1 or k != along:
-                a += d[k] * d[k]
-                b += o[k] * d[k]
-                c += o[k] * o[k]
-        root = b * b - a * c
-        if root >= 0 and a > 1e-12:
-            t = (-b - np.sqrt(root)) / a
-            if t < NEAR or (shape != 1 and abs(o[along] + t * d[along]) > 1):
-                t = np.inf
-            for k in range(3):
-                n[k] = o[k] + t * d[k] if shape == 1 or k != along else 0.0
-        if shape != 1 and abs(d[along]) > 1e-12:
-            cap = (-np.sign(d[along]) - o[along]) / d[along]
-            inside = 0.0
-            for k in range(3):
-                if k != along:
-                    inside += (o[k] + cap * d[k]) ** 2
-            if NEAR < cap < t and inside <= 1:
-                t = cap
-                n[:] = 0.0
-                n[along] = -np.sign(d[along])
-        if t == np.inf:
-            return np.inf
+            if k != along:
+                inside += (o[k] + cap * d[k]) ** 2
+        if NEAR < cap < t and inside <= 1:
+            t = cap
+    return t
+
+
+@njit(cache=True)
+def _normal(shape, point, axes, half, local, normal):
+    """Outward unit normal (3,) in the world at `point` (3,) of a primitive's surface in its scaled frame."""
+    widest = 0
+    for k in range(3):
+        if abs(point[k]) > abs(point[widest]):
+            widest = k
+    along = 2 if shape == 2 else 1
+    capped = shape >= 2 and abs(point[along]) > 1 - 1e-7
+    for k in range(3):
+        if shape == 0:
+            local[k] = np.sign(point[k]) if k == widest else 0.0
+        elif shape == 1:
+            local[k] = point[k]
+        else:
+            local[k] = (np.sign(point[k]) if k == along else 0.0) if capped else (0.0 if k == along else point[k])
     length = 0.0
     for k in range(3):
-        normal[k] = axes[0, k] * n[0] / half[0] + axes[1, k] * n[1] / half[1] + axes[2, k] * n[2] / half[2]
+        normal[k] = axes[0, k] * local[0] / half[0] + axes[1, k] * local[1] / half[1] + axes[2, k] * local[2] / half[2]
         length += normal[k] * normal[k]
     for k in range(3):
         normal[k] /= np.sqrt(length)
-    return t
+
+
+@njit(cache=True)
+def _into(axes, half, vector, out):
+    """A world vector (3,) in a primitive's scaled frame, into `out` (3,)."""
+    for k in range(3):
+        out[k] = (axes[k, 0] * vector[0] + axes[k, 1] * vector[1] + axes[k, 2] * vector[2]) / half[k]
 
 
 @njit(cache=True)
@@ -145,9 +151,7 @@ def _shadows(shape, center, axes, half, low, columns, rows, lamp, spread):
     """How much light of a square lamp (side 2 * spread) reaches each floor texel, (rows, columns) in [0, 1]."""
     light = np.ones((rows, columns))
     offsets = ((-1.0, -1.0), (1.0, -1.0), (-1.0, 1.0), (1.0, 1.0))
-    hit = np.empty(3)
-    origin = np.zeros(3)
-    ray = np.empty(3)
+    origin, ray, o, d = np.zeros((4, 3))
     for m in range(4):
         ray[2] = lamp[2]
         shade = np.zeros((rows, columns), np.bool_)
@@ -170,7 +174,11 @@ def _shadows(shape, center, axes, half, low, columns, rows, lamp, spread):
                     origin[1] = low[1] + (i + 0.5) * TEXEL
                     ray[0] = x_lamp - origin[0]
                     ray[1] = y_lamp - origin[1]
-                    if _hit(shape[p], center[p], axes[p], half[p], origin - 0.06 * ray, ray, hit) < 1.0:
+                    _into(axes[p], half[p], ray, d)
+                    _into(axes[p], half[p], origin - center[p], o)
+                    for k in range(3):
+                        o[k] -= 0.06 * d[k]
+                    if _hit(shape[p], o, d) < 1.0:
                         shade[i, j] = True
         light -= 0.25 * shade
     return light
@@ -255,33 +263,34 @@ def _bounds(center, axes, half, origin, forward, right, up, sx, sy, width, heigh
 @njit(cache=True)
 def _trace(shape, center, axes, half, origin, forward, right, up, sx, sy, width, height, depth, first, normals):
     """Nearest primitive of every sample: fills `depth`, `first` (primitive or -1) and `normals`, all (height, width)."""
-    ray = np.empty(3)
-    normal = np.empty(3)
+    o, d, ahead_d, right_d, up_d, local = np.empty((6, 3))
     for p in range(len(shape)):
+        _into(axes[p], half[p], origin - center[p], o)
+        _into(axes[p], half[p], forward, ahead_d)
+        _into(axes[p], half[p], right, right_d)
+        _into(axes[p], half[p], up, up_d)
         inside = True
-        for a in range(3):
-            along = 0.0
-            for k in range(3):
-                along += axes[p, a, k] * (origin[k] - center[p, k])
-            inside = inside and abs(along) < half[p, a] + NEAR
         ahead = 0.0
-        reach = np.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2)
         for k in range(3):
+            inside = inside and abs(o[k]) < 1 + NEAR / half[p, k]
             ahead += (center[p, k] - origin[k]) * forward[k]
+        reach = np.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2)
         if inside or ahead < -reach:
             continue
         x0, x1, y0, y1 = _bounds(center[p], axes[p], half[p], origin, forward, right, up, sx, sy, width, height)
         for i in range(y0, y1):
+            y = (1 - 2 * (i + 0.5) / height) * sy
             for j in range(x0, x1):
                 x = (2 * (j + 0.5) / width - 1) * sx
-                y = (1 - 2 * (i + 0.5) / height) * sy
                 for k in range(3):
-                    ray[k] = forward[k] + x * right[k] + y * up[k]
-                t = _hit(shape[p], center[p], axes[p], half[p], origin, ray, normal)
+                    d[k] = ahead_d[k] + x * right_d[k] + y * up_d[k]
+                t = _hit(shape[p], o, d)
                 if t < depth[i, j]:
                     depth[i, j] = t
                     first[i, j] = p
-                    normals[i, j] = normal
+                    for k in range(3):
+                        local[k] = o[k] + t * d[k]
+                    _normal(shape[p], local, axes[p], half[p], d, normals[i, j])
 
 
 @njit(cache=True)
