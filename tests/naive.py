@@ -96,3 +96,32 @@ def generate_one(model, pixels, grid, prompt: torch.Tensor, max_new_tokens: int,
         suppress_tokens=suppress,
     )
     return out[0, len(prompt) :].tolist()
+
+
+def with_lora(model, seed: int = 0, rank: int = 4):
+    """`model` with a random, non-zero LoRA on every projection of the language part."""
+    from peft import LoraConfig, get_peft_model
+
+    names = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj"
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=rf".*language_model.*\.({names})")
+    wrapped = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return wrapped
+
+
+def naive_logps(model, pixels, grid, prompt: torch.Tensor, completions: list[torch.Tensor]) -> torch.Tensor:
+    """One forward of transformers' own a completion: log-probabilities (G, longest), 0 beyond a completion's end."""
+    rows = []
+    for completion in completions:
+        ids = torch.cat((prompt, completion))[None]
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base.model.rope_deltas = None
+        vision = vision_inputs(ids, pixels, grid)
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **vision).logits
+        logps = logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+        rows.append(logps.gather(-1, completion[:, None])[:, 0])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

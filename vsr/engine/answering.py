@@ -28,6 +28,8 @@ def answer_many(
     if not prompts or max_new_tokens < 1:
         raise VsrError(f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}: nothing to answer; give at least 1")
     shared = shared_length(prompts)
+    if shared == 0:
+        raise VsrError("the prompts share no first token: render them with the chat template")
     if grid is not None and any((p[shared:] == base_model(model).config.video_token_id).any() for p in prompts):
         raise VsrError("the prompts differ before the end of the video: ask about different videos in separate calls")
     if pixel_values is not None and features is None:

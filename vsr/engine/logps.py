@@ -1,0 +1,79 @@
+"""Log-probabilities of a group's completions, the prompt they share computed once.
+
+Layout: prefix = prompt[:-1]; branch g = [prompt[-1]] + completion_g[:-1], so that every branch predicts its own tokens.
+"""
+
+import torch
+from torch import LongTensor, Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vsr.engine.attention import UNMASKED, Packed, install
+from vsr.engine.inputs import Prompt, base_model, embed, positions
+
+MAX_LOGITS = 1 << 27  # logits held at once, 512 MB in fp32; more are recomputed in backward, piece by piece
+
+
+def group_logps(
+    model: torch.nn.Module, prompt: Prompt, completions: list[LongTensor], *, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities (G, longest) of `completions`, each 1-D token ids, after `prompt`; 0 beyond a row's end.
+
+    Differentiable in the trainable weights; use it under `torch.no_grad()` and `model.disable_adapter()` for the
+    reference. Equal to one forward a completion (tests/naive.py) to 1e-5 in fp32."""
+    return packed_logps(model, [prompt], [completions], temperature=temperature)[0]
+
+
+def packed_logps(
+    model: torch.nn.Module, prompts: list[Prompt], completions: list[list[LongTensor]], *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies (nats, without gradient), both (all completions, longest), of several groups in
+    one pass without padding: `completions[i]` follow `prompts[i]`; logits are divided by `temperature`."""
+    install(model)
+    base = base_model(model)
+    text = base.model.language_model
+    rows = [_row(base, prompt, group) for prompt, group in zip(prompts, completions, strict=True)]
+    shape = [(len(prompt.ids) - 1, [len(c) for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
+    hidden = text(
+        inputs_embeds=torch.cat([embeddings for embeddings, _ in rows])[None],
+        position_ids=torch.cat([places for _, places in rows], 1)[:, None].to(base.device),
+        attention_mask=UNMASKED,
+        use_cache=False,
+        layout=Packed(shape, text.config.num_attention_heads // text.config.num_key_value_heads, base.device),
+    ).last_hidden_state[0]
+    in_branch = torch.cat([torch.arange(prefix + sum(lengths)) >= prefix for prefix, lengths in shape])
+    flat = [completion for group in completions for completion in group]
+    logps, entropies = _token_logps(base.lm_head, hidden[in_branch.to(hidden.device)], torch.cat(flat), temperature)
+    lengths = [len(completion) for completion in flat]
+    return _padded(logps, lengths), _padded(entropies, lengths)
+
+
+def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:
+    """Embeddings (tokens, hidden size) and positions (3, tokens) of [prefix | branch 1 | ... | branch G]."""
+    last = prompt.ids[-1:]
+    ids = torch.cat([prompt.ids[:-1], *(torch.cat((last, c[:-1].to(last))) for c in completions)])
+    places = positions(base, prompt.ids, prompt.grid)
+    branches = [places[:, -1:] + torch.arange(len(c)) for c in completions]
+    return embed(base, ids, prompt.features), torch.cat([places[:, :-1], *branches], 1)
+
+
+def _token_logps(head, hidden: Tensor, targets: LongTensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy (tokens,) of `targets` (tokens,) after `hidden` (tokens, hidden size)."""
+
+    def of(part: Tensor, target: LongTensor) -> tuple[Tensor, Tensor]:
+        logps = (head(part).float() / temperature).log_softmax(-1)
+        with torch.no_grad():
+            entropy = -(logps.exp() * logps).sum(-1)
+        return logps.gather(-1, target[:, None])[:, 0], entropy
+
+    targets = targets.to(hidden.device)
+    step = max(1, MAX_LOGITS // head.out_features)
+    if len(hidden) <= step:
+        return of(hidden, targets)
+    parts = [
+        checkpoint(of, h, t, use_reentrant=False) for h, t in zip(hidden.split(step), targets.split(step), strict=True)
+    ]
+    return torch.cat([logps for logps, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
+def _padded(values: Tensor, lengths: list[int]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(values.split(lengths), batch_first=True)
