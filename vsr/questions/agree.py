@@ -1,0 +1,76 @@
+"""Our ground truth against given questions: does the scene, under a rule set, give the answers it should?"""
+
+from collections.abc import Iterable, Sequence
+
+from vsr.answers import mean_relative_accuracy
+from vsr.errors import VsrError
+from vsr.questions import rules as rule_sets
+from vsr.questions.question import NUMERICAL, TYPES, Question
+from vsr.questions.tasks import right_option, truth
+from vsr.scenes.scene import Scene
+
+
+def agree(scenes: Iterable[Scene], questions: Sequence[Question], rules: str = "vsibench") -> dict:
+    """Per question type the questions compared (`n`), how many agree exactly and, for numbers, within 0.1 of their
+    unit, the mean relative accuracy of ours, and every question that could not be compared with the reason."""
+    known = {scene.id: scene for scene in scenes}
+    rule_set = rule_sets.get(rules)
+    tasks: dict[str, dict] = {}
+    for question in questions:
+        kind = question.question_type
+        task = tasks.setdefault(kind, {"n": 0, "exact": 0, "within_0.1": 0, "mra": 0.0, "skipped": []})
+        try:
+            if question.scene_name not in known:
+                raise VsrError(f"scene {question.scene_name} is not in the scenes file")
+            ours, given = truth(known[question.scene_name], rule_set, question), right_option(question)
+        except VsrError as error:
+            task["skipped"].append({"id": question.id, "why": str(error)})
+            continue
+        _compare(task, kind, ours, given)
+    if not any(task["n"] for task in tasks.values()):
+        first = next((task["skipped"][0]["why"] for task in tasks.values()), "there are no questions")
+        raise VsrError(f"none of the {len(questions)} questions could be compared; the first: {first}")
+    for kind, task in tasks.items():
+        numerical = kind in NUMERICAL and task["n"]
+        task["mra"] = task["mra"] / task["n"] if numerical else None
+        task["within_0.1"] = task["within_0.1"] if numerical else None
+    return {"tasks": tasks}
+
+
+def _compare(task: dict, kind: str, ours: str, given: str) -> None:
+    task["n"] += 1
+    if kind not in NUMERICAL:
+        task["exact"] += ours == given
+        return
+    try:
+        pair = float(ours), float(given)
+    except ValueError:
+        pair = float(ours), -1.0
+    if not pair[1] > 0:
+        raise VsrError(f"{kind}: ground truth '{given}' is no positive number; mend the questions file")
+    task["exact"] += pair[0] == pair[1]
+    task["within_0.1"] += abs(pair[0] - pair[1]) <= 0.1 + 1e-9
+    task["mra"] += float(mean_relative_accuracy(*pair))
+
+
+def table(result: dict) -> str:
+    """The result as text: one line a task, then the reasons for what was not compared."""
+    order = [*TYPES, *result["tasks"]]
+    lines = [f"{'task':28} {'compared':>8} {'exact':>6} {'exact %':>8} {'within 0.1':>10} {'MRA':>6} {'skipped':>8}"]
+    reasons: dict[str, list[str]] = {}
+    for kind, task in sorted(result["tasks"].items(), key=lambda item: order.index(item[0])):
+        share = f"{100 * task['exact'] / task['n']:.1f}" if task["n"] else "-"
+        within = "-" if task["within_0.1"] is None else task["within_0.1"]
+        mra = "-" if task["mra"] is None else f"{100 * task['mra']:.1f}"
+        counts = f"{task['n']:8} {task['exact']:6} {share:>8} {within:>10} {mra:>6} {len(task['skipped']):8}"
+        lines.append(f"{kind:28} {counts}")
+        for row in task["skipped"]:
+            reasons.setdefault(row["why"].removeprefix(f"question {row['id']}: "), []).append(row["id"])
+    if reasons:
+        lines += ["", "not compared:"]
+        lines += [f"  {len(ids)} x {why} (id {_some(ids)})" for why, ids in reasons.items()]
+    return "\n".join(lines)
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
