@@ -9,7 +9,7 @@ import shapely
 
 from vsr.errors import VsrError, unknown
 from vsr.scenes.catalogue import CATALOGUE
-from vsr.scenes.render import render
+from vsr.scenes.render import visible
 from vsr.scenes.scene import Box, Camera, Scene
 
 SPLITS = {"train": 0, "bench": 1_000_000, "probe": 2_000_000, "pretrain": 3_000_000}
@@ -22,17 +22,18 @@ class World:
 
     `areas` are the quantiles 0, 1/4, 1/2, 3/4, 1 of the room area (inner three: VSI-Bench's), log-linear between.
     `copies`[i] is the probability of 2 + i copies of the repeated kind. `scales` are the least, median and largest
-    ratio of an object to its kind's real median: wide, so that the category alone does not tell the size.
+    ratio of an object to its kind's real median: wide, so that the category alone does not tell the size. The camera
+    keeps each heading for `hold` frames, because Qwen2-VL reads frames in pairs.
     """
 
     categories: tuple[str, ...] = tuple(CATALOGUE)
     unique: tuple[int, int] = (6, 6)
     copies: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
-    areas: tuple[float, float, float, float, float] = (7.5, 11.2, 17.5, 26.9, 60.0)
+    areas: tuple[float, float, float, float, float] = (9.5, 11.2, 17.5, 26.9, 60.0)
     aspect: float = 1.6
     heights: tuple[float, float] = (2.4, 3.0)
     scales: tuple[float, float, float] = (0.6, 1.0, 1.5)
-    separation: float = 13.0
+    separation: float = 16.0
     clearance: float = 0.8
     gap: float = 0.08
     fill: float = 0.3
@@ -40,8 +41,9 @@ class World:
     palettes: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     camera: str = "spin"
     camera_height: float = 1.45
-    frames: int = 8
-    fov: float = 80.0
+    frames: int = 16
+    hold: int = 2
+    fov: float = 72.0
     pitch: float = -18.0
     width: int = 84
     height: int = 56
@@ -53,7 +55,7 @@ PRETRAIN = replace(
     STUDY,
     unique=(4, 7),
     copies=(0.3, 0.25, 0.2, 0.15, 0.1),
-    areas=(8.0, 12.0, 20.0, 34.0, 75.0),
+    areas=(10.0, 13.0, 20.0, 34.0, 75.0),
     aspect=1.9,
     heights=(2.3, 3.3),
     scales=(0.5, 0.9, 1.6),
@@ -90,12 +92,14 @@ def make_room(seed: int, world: World = STUDY) -> Scene:
     unique = int(rng.integers(world.unique[0], world.unique[1], endpoint=True))
     copies = 2 + int(rng.choice(len(world.copies), p=world.copies))
     scales = [_quantile(u, world.scales) for u in rng.random(unique + copies)]
-    for _ in range(2000):
+    for attempt in range(3000):
+        if attempt % 100 == 99:
+            scales = [_quantile(u, world.scales) for u in rng.random(unique + copies)]
         kinds = _kinds(world, area, unique, copies, rng)
         boxes = _furnish(scene, world, kinds, scales, rng) if kinds else None
         if boxes:
             full = replace(scene, objects=boxes, counts=dict(Counter(box.label for box in boxes)))
-            if _least_seen(full, world) >= world.min_pixels:
+            if visible(full, world.width, world.height).max(0).min() >= world.min_pixels:
                 return full
     raise VsrError(
         f"room {seed}: no furnishing found in a room of {area:.1f} m2; lower 'unique', 'separation' or 'fill'"
@@ -115,7 +119,7 @@ def _rectangle(width: float, depth: float) -> np.ndarray:
 def _camera(floor: np.ndarray, world: World, rng: np.random.Generator) -> Camera:
     """'spin' turns to the left on the spot from heading north (+y); 'walk' goes round the middle, looking across it."""
     half = floor.max(0)
-    turn = np.arange(world.frames) * 2 * math.pi / world.frames
+    turn = np.arange(world.frames) // world.hold * (2 * math.pi * world.hold / world.frames)
     pitch = np.full(world.frames, math.radians(world.pitch))
     if world.camera == "spin":
         spot = rng.uniform(-0.12, 0.12, 2) * half
@@ -193,11 +197,3 @@ def _footprint(box: Box) -> np.ndarray:
     """The box's corners on the floor in order, (4, 2); its third axis must be up."""
     signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     return box.center[:2] + (signs * box.size[:2] / 2) @ box.axes[:2, :2]
-
-
-def _least_seen(scene: Scene, world: World) -> int:
-    """Pixels of the object that is seen worst, in the frame that shows it best."""
-    ids = render(scene, world.width, world.height, samples=1).ids
-    count = len(scene.objects)
-    seen = [np.bincount(frame[frame >= 0], minlength=count) for frame in ids]
-    return int(np.max(seen, axis=0).min())
