@@ -4,6 +4,7 @@
 computes it. Setting it once and for all, not inside a context, keeps the recomputation of gradient checkpointing right.
 """
 
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -113,22 +114,29 @@ def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: flo
 class Decoding:
     """Branches that continue shared prefixes, new tokens at the right. `past` holds for each group its prefix's keys
     and values by layer, (1, kv heads, prefix, d) each, stored once however many branches read them; `sizes` how many
-    rows belong to each group; `mask` (rows, n, m) which of a row's own tokens each query may see."""
+    rows belong to each group; `seen` (rows, m) which of a row's own tokens are real, not padding at the left."""
 
-    def __init__(self, past: list[list[tuple[Tensor, Tensor]]], sizes: list[int], mask: Tensor | None = None):
-        self.past, self.sizes, self.mask = past, sizes, mask
+    def __init__(self, past: list[list[tuple[Tensor, Tensor]]], sizes: list[int]):
+        self.past = past
+        self.group = [index for index, size in enumerate(sizes) for _ in range(size)]
+        self.seen: Tensor
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only."""
+        self.group, self.seen = [self.group[row] for row in rows], self.seen[rows]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `Layout`; `key` and `value` are the rows' own, `past` adds the prefix's."""
         output = torch.empty_like(query)
-        start = 0
-        for past, size in zip(self.past, self.sizes, strict=True):
-            prefix = past[layer]
-            step = max(1, MAX_SCORES // (query.shape[1] * query.shape[2] * (prefix[0].shape[2] + key.shape[2])))
-            for first in range(start, start + size, step):
-                rows = slice(first, min(first + step, start + size))
-                output[rows] = _cascade(query[rows], key[rows], value[rows], *prefix, self.mask[rows], scale)
-            start += size
+        n, m = query.shape[2], key.shape[2]
+        mask = self.seen[:, None] & torch.ones(n, m, dtype=torch.bool, device=key.device).tril(m - n)
+        for index, members in groupby(range(len(query)), lambda row: self.group[row]):
+            prefix = self.past[index][layer]
+            members = list(members)
+            step = max(1, MAX_SCORES // (query.shape[1] * n * (prefix[0].shape[2] + m)))
+            for first in members[::step]:
+                rows = slice(first, min(first + step, members[-1] + 1))
+                output[rows] = _cascade(query[rows], key[rows], value[rows], *prefix, mask[rows], scale)
         return output
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import LongTensor, Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from vsr.engine.attention import UNMASKED, Decoding, install
@@ -29,20 +30,17 @@ def decode(
 ) -> list[list[int]]:
     """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; rows in the order of the groups.
 
-    Each prefix is read once. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the
-    whole sequence. `suppress` lists tokens never chosen (the special vision tokens crash the next forward)."""
+    Each prefix is read once; a row that has ended leaves the batch. A new token's position is its predecessor's + 1, as
+    `get_rope_index` gives it for the whole sequence. `suppress` lists tokens never chosen (the special vision tokens
+    crash the next forward)."""
     install(model)
     base = base_model(model)
-    past = [_prefill(base, group) for group in groups]
-    layout = Decoding(past, [len(group.branches) for group in groups])
-    ids, places, seen = _left_padded([(b, p) for g in groups for b, p in zip(g.branches, g.positions, strict=True)])
-    ids, places, seen = ids.to(base.device), places.to(base.device), seen.to(base.device)
-    layout.mask = (
-        seen[:, None, :] & torch.ones(seen.shape[1], seen.shape[1], dtype=torch.bool, device=seen.device).tril()
-    )
-    layout.mask |= torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device)
-    cache, chosen = DynamicCache(config=base.config.get_text_config()), []
-    alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    cache = DynamicCache(config=base.config.get_text_config())
+    layout = Decoding([_prefill(base, group) for group in groups], [len(group.branches) for group in groups])
+    branches = [branch for g in groups for branch in zip(g.branches, g.positions, strict=True)]
+    ids, places, layout.seen = (tensor.to(base.device) for tensor in _left_padded(branches))
+    answers: list[list[int]] = [[] for _ in branches]
+    running = list(range(len(branches)))
     for _ in range(max_new_tokens):
         hidden = base.model.language_model(
             inputs_embeds=base.get_input_embeddings()(ids),
@@ -55,14 +53,19 @@ def decode(
         logits = base.lm_head(hidden).float()
         logits[:, suppress] = -torch.inf
         tokens = pick(logits)
-        chosen.append(torch.where(alive, tokens, eos))
-        alive &= tokens != eos
-        if not alive.any():
+        for row, token in zip(running, tokens.tolist(), strict=True):
+            answers[row].append(token)
+        kept = [i for i, row in enumerate(running) if answers[row][-1] != eos]
+        if not kept:
             break
-        ids, places = chosen[-1][:, None], places[:, :, -1:] + 1
-        seen = torch.cat((seen, seen.new_ones(len(seen), 1)), 1)
-        layout.mask = seen[:, None]
-    return [_cut(row, eos) for row in torch.stack(chosen, 1).tolist()]
+        if len(kept) < len(running):
+            running = [running[i] for i in kept]
+            cache.batch_select_indices(torch.tensor(kept, device=ids.device))
+            tokens, places = tokens[kept], places[:, kept]
+            layout.keep(kept)
+        ids, places = tokens[:, None], places[:, :, -1:] + 1
+        layout.seen = pad(layout.seen, (0, 1), value=True)
+    return answers
 
 
 def _prefill(base, group: Group) -> list[tuple[Tensor, Tensor]]:
@@ -87,7 +90,3 @@ def _left_padded(branches: list[tuple[LongTensor, LongTensor]]) -> tuple[LongTen
         ids[row, n - len(branch) :], places[:, row, n - len(branch) :] = branch, place
         seen[row, n - len(branch) :] = True
     return ids, places, seen
-
-
-def _cut(row: list[int], eos: int) -> list[int]:
-    return row[: row.index(eos) + 1] if eos in row else row
