@@ -42,18 +42,16 @@ def level_of(question_type: str) -> str:
     return "free" if question_type == FREE else question_type.rsplit("_", 1)[1]
 
 
-def questions(scene: Scene, rules: Rules, rng: np.random.Generator) -> Iterator[Draft]:
-    """Unambiguous ordered triples of objects that occur once, in random order, for each of the rule set's types."""
-    once = [box for box in scene.once() if box.label not in rules.ignored]
-    triples = list(permutations(once, 3))
-    for question_type in (name for name in rules.templates if name in TYPES):
-        level = level_of(question_type)
-        for i in rng.permutation(len(triples)):
-            if _clear(rules, *triples[i], level):
-                stand, face, query = triples[i]
-                text = rules.templates[question_type].fill(stand=stand.label, face=face.label, query=query.label)
-                word = _word(_angle(rules, *triples[i]), level)
-                yield Draft(question_type, text, word, _CHOICES[level] if rules.options else (), balance=word)
+def questions(scene: Scene, rules: Rules, rng: np.random.Generator, question_type: str) -> Iterator[Draft]:
+    """Unambiguous ordered triples of objects that occur once, in random order, at the level of one question type."""
+    level, template = level_of(question_type), rules.templates[question_type]
+    triples = list(permutations([box for box in scene.once() if box.label not in rules.ignored], 3))
+    for i in rng.permutation(len(triples)):
+        stand, face, query = triples[i]
+        if _clear(rules, stand, face, query, level):
+            text = template.fill(stand=stand.label, face=face.label, query=query.label)
+            word = _word(_angle(rules, stand, face, query), level)
+            yield Draft(question_type, text, word, _CHOICES[level] if rules.options else (), balance=word)
 
 
 def _angle(rules: Rules, stand: Box, face: Box, query: Box) -> float:

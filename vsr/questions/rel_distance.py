@@ -49,5 +49,5 @@ def _spread(scene: Scene, rules: Rules, target: str, pool: list[str], rng: np.ra
 
 def _draft(scene: Scene, rules: Rules, target: str, labels: list[str]) -> Draft:
     listed = ", ".join(labels)
-    text = rules.templates[TYPE].fill(options=listed, target=target)
+    text = rules.templates[TYPE].fill(options="{options}" if rules.options else listed, target=target)
     return Draft(TYPE, text, answer(scene, rules, listed, target), tuple(labels) if rules.options else ())

@@ -1,18 +1,43 @@
-"""The eight tasks by question type: reads a question and answers it from the scene."""
+"""The eight tasks by question type: proposes questions, and answers given ones from the scene."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
 
 from vsr.errors import VsrError, unknown
-from vsr.questions import abs_distance, counting, rel_direction, rel_distance, room_size, size
+from vsr.questions import (
+    abs_distance,
+    appearance,
+    counting,
+    rel_direction,
+    rel_distance,
+    room_size,
+    route,
+    size,
+)
+from vsr.questions.draft import Draft
 from vsr.questions.question import Question
 from vsr.questions.rules import Rules
 from vsr.scenes.scene import Scene
 
 MODULES = {module.TYPE: module for module in (counting, size, room_size, abs_distance, rel_distance)}
-FROM_FRAMES = {
-    "route_planning": "its route names places that the boxes do not have",
-    "obj_appearance_order": "it needs the frames",
+BEYOND_BOXES = {
+    route.TYPE: "its route names places that the boxes do not have",
+    appearance.TYPE: "it needs the frames",
 }
+
+
+def drafts(
+    kind: str, scene: Scene, rules: Rules, rng: np.random.Generator, seen: Mapping[str, float] | None
+) -> Iterator[Draft]:
+    """The questions of one type that a scene can be asked; `seen` is when each category first comes into view."""
+    if kind in MODULES:
+        return MODULES[kind].questions(scene, rules, rng)
+    if kind == route.TYPE:
+        return route.questions(scene, rules, rng)
+    if kind == appearance.TYPE:
+        return appearance.questions(scene, rules, rng, seen)
+    return rel_direction.questions(scene, rules, rng, kind)
 
 
 def truth(scene: Scene, rules: Rules, question: Question) -> str:
@@ -21,8 +46,8 @@ def truth(scene: Scene, rules: Rules, question: Question) -> str:
     A wording that the rule set lacks, a missing label and a task that boxes cannot decide are errors that say so.
     """
     kind = question.question_type
-    if kind in FROM_FRAMES:
-        raise VsrError(f"question {question.id}: {kind} has no answer in a scene's boxes: {FROM_FRAMES[kind]}")
+    if kind in BEYOND_BOXES:
+        raise VsrError(f"question {question.id}: {kind} has no answer in a scene's boxes: {BEYOND_BOXES[kind]}")
     if kind not in rules.templates:
         raise unknown("question type under " + rules.name, kind, rules.templates)
     fields = rules.templates[kind].read(question.question)

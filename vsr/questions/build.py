@@ -1,0 +1,198 @@
+"""Scenes -> questions: chosen so that no constant answer scores well, in an order that only the seed decides."""
+
+import io
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vsr.errors import VsrError
+from vsr.progress import track
+from vsr.questions import appearance, tasks
+from vsr.questions import rules as rule_sets
+from vsr.questions.draft import Draft
+from vsr.questions.question import Question, write_questions
+from vsr.questions.rules import Rules
+from vsr.runs import atomic_write, fingerprint, hash_files, read_json, write_json
+from vsr.scenes import store
+from vsr.scenes.scene import Scene
+
+if TYPE_CHECKING:
+    from vsr.scenes.procedural import World
+
+CODE = Path(__file__).resolve().parents[1]  # what makes rooms and questions
+LETTERS = "ABCD"
+POOL = 8  # candidates looked at for each question asked
+# Questions on one room's video under `vsibench`: about VSI-Bench's own mean per scene. Its caps are the most it has.
+PER_ROOM = {
+    "object_counting": 1,
+    "object_size_estimation": 3,
+    "object_abs_distance": 3,
+    "object_rel_distance": 2,
+    "object_rel_direction_easy": 1,
+    "object_rel_direction_medium": 1,
+    "object_rel_direction_hard": 1,
+    "route_planning": 1,
+    "obj_appearance_order": 2,
+}
+
+
+def build(
+    scenes: Sequence[Scene],
+    rules: str | Rules = "vsibench",
+    seed: int = 0,
+    *,
+    first_seen: Mapping[str, Mapping[str, float]] | None = None,
+    per_scene: Mapping[str, int | None] | None = None,
+) -> list[Question]:
+    """The questions of all scenes, scene by scene, type by type.
+
+    `per_scene` replaces the rule set's caps for some types; `first_seen` maps scene ids to the seconds at which
+    categories come into view, without which no appearance order is asked. Among the candidates of a scene those are
+    taken whose answers were rarest so far, and letters of right options are equally frequent.
+    """
+    rule_set = rule_sets.get(rules) if isinstance(rules, str) else rules
+    caps = {**rule_set.caps, **(per_scene or {})}
+    strange = set(caps) - set(rule_set.templates)
+    if strange:
+        raise VsrError(f"per_scene: {rule_set.name} has no questions of type '{min(strange)}'")
+    twice = [name for name, times in Counter(scene.id for scene in scenes).items() if times > 1]
+    if twice:
+        raise VsrError(f"scene {twice[0]} comes {len(scenes)} scenes in more than once; give each scene once")
+    used: Counter = Counter()
+    questions = []
+    for scene in scenes:
+        seen = (first_seen or {}).get(scene.id)
+        for kind in rule_set.templates:
+            rng = np.random.default_rng([seed, zlib.crc32(f"{scene.id} {kind}".encode())])
+            chosen = _choose(tasks.drafts(kind, scene, rule_set, rng, seen), caps[kind], used)
+            for number, draft in enumerate(chosen):
+                questions.append(_question(draft, scene, f"{scene.id}-{kind}-{number}", used, rng))
+    return questions
+
+
+def _choose(candidates: Iterator[Draft], cap: int | None, used: Counter) -> list[Draft]:
+    """At most `cap` candidates, rarest answers first."""
+    pool = list(candidates if cap is None else islice(candidates, cap * POOL))
+    chosen: list[Draft] = []
+    while pool and len(chosen) != cap:
+        draft = min(pool, key=lambda draft: used[draft.question_type, draft.balance])
+        pool.remove(draft)
+        chosen.append(draft)
+        used[draft.question_type, draft.balance] += 1
+    return chosen
+
+
+def _question(draft: Draft, scene: Scene, name: str, used: Counter, rng: np.random.Generator) -> Question:
+    text, options, truth = draft.question, None, draft.answer
+    if draft.choices:
+        kind, letters = draft.question_type, LETTERS[: len(draft.choices)]
+        rarest = min(used[kind, len(letters), letter] for letter in letters)
+        truth = str(rng.choice([letter for letter in letters if used[kind, len(letters), letter] == rarest]))
+        used[kind, len(letters), truth] += 1
+        choices = [choice for choice in rng.permutation(draft.choices) if choice != draft.answer]
+        choices.insert(letters.index(truth), draft.answer)
+        text = text.replace("{options}", ", ".join(choices))
+        options = tuple(f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True))
+    return Question(name, scene.dataset, scene.id, draft.question_type, text, options, truth)
+
+
+def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: int, **facts: object) -> None:
+    """questions.jsonl, the same as questions.parquet, and manifest.json with counts, hashes and further `facts`."""
+    import pandas
+
+    folder = Path(folder)
+    if not questions:
+        raise VsrError(f"{folder}: the scenes allow no question under {rules}; do labels occur once in them?")
+    write_questions(folder / "questions.jsonl", questions)
+    frame = pandas.DataFrame([asdict(question) for question in questions]).drop(columns="pruned")
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    atomic_write(folder / "questions.parquet", buffer.getvalue())
+    manifest = {
+        "rules": rules,
+        "seed": seed,
+        "scenes": len({question.scene_name for question in questions}),
+        "questions": len(questions),
+        "tasks": dict(Counter(question.question_type for question in questions)),
+        "hashes": {name: hash_files(folder / name) for name in ("questions.jsonl", "questions.parquet")},
+        **facts,
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+def build_rooms(
+    folder: str | Path,
+    split: str,
+    number: int,
+    rules: str = "vsibench",
+    *,
+    world: "World | None" = None,
+    seed: int = 0,
+    per_scene: Mapping[str, int | None] | None = None,
+) -> Path:
+    """The first `number` rooms of a split as scenes.jsonl, videos/<scene>.mp4 and questions.
+
+    Nothing is done if the folder is complete and neither settings nor the code that makes rooms and questions changed;
+    an interrupted folder is continued. `world` defaults to the study's rooms. Their videos last seconds where
+    VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second.
+    """
+    from vsr.scenes import procedural
+
+    folder, world = Path(folder), world or procedural.STUDY
+    per_scene = per_scene or (PER_ROOM if rules == "vsibench" else {})
+    rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps)
+    settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": dict(per_scene)}
+    code = hash_files(*sorted((CODE / "scenes").glob("*.py")))
+    mark = fingerprint([settings, rules, seed, code, hash_files(*sorted((CODE / "questions").glob("*.py")))])
+    numbers = procedural.seeds(split, number)
+    if _complete(folder, mark):
+        return folder
+    scenes, seen = [], {}
+    for room in track(numbers, f"{split} rooms"):
+        scene = procedural.make_room(room, world)
+        scenes.append(scene)
+        seen[scene.id] = _film(folder / "videos", scene, world, code)
+    store.save(folder / "scenes.jsonl", scenes)
+    questions = build(scenes, rule_set, seed, first_seen=seen, per_scene=per_scene)
+    write(folder, questions, rules, seed, fingerprint=mark, **settings)
+    return folder
+
+
+def _complete(folder: Path, mark: str) -> bool:
+    if not all((folder / name).is_file() for name in ("manifest.json", "questions.jsonl", "scenes.jsonl")):
+        return False
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("fingerprint") != mark:
+        return False
+    if manifest["hashes"]["questions.jsonl"] != hash_files(folder / "questions.jsonl"):
+        return False
+    return len(list((folder / "videos").glob("*.mp4"))) >= manifest["rooms"]
+
+
+def _film(folder: Path, scene: Scene, world: "World", code: str) -> dict[str, float]:
+    """Make the room's video unless it is there; returns when each category first comes into view."""
+    from vsr.scenes.render import render_mp4
+
+    video, note = folder / f"{scene.id}.mp4", folder / f"{scene.id}.json"
+    mark = fingerprint([store.to_row(scene), world.width, world.height, world.fps, code])
+    if video.is_file() and note.is_file():
+        known = read_json(note)
+        if known.get("fingerprint") == mark and known.get("video") == hash_files(video):
+            return known["first_seen"]
+    frames = render_mp4(scene, video, world.width, world.height, world.fps)
+    seen = appearance.first_seen(scene, frames.ids, world.fps)
+    write_json(note, {"fingerprint": mark, "video": hash_files(video), "first_seen": seen})
+    return seen
+
+
+def describe(folder: str | Path) -> str:
+    """One line on what a built folder holds."""
+    manifest = read_json(Path(folder) / "manifest.json")
+    tasks_ = ", ".join(f"{kind} {count}" for kind, count in sorted(manifest["tasks"].items()))
+    return f"{manifest['questions']} questions on {manifest['scenes']} scenes under {manifest['rules']} ({tasks_})"
