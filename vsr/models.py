@@ -6,7 +6,7 @@ No AutoProcessor: it needs torchvision. Text goes through the tokenizer, video t
 import logging
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,22 +32,56 @@ TINY_FOLDER = Path(__file__).resolve().parent / "base"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 QUANTIZATIONS = ("none", "nf4", "fp4", "int8")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
-
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 END, PAD = "<|im_end|>", "<|endoftext|>"
 LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+ADAPTER_FILES = ("adapter_config.json", "adapter/adapter_config.json")
 MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.*")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, in eval mode, with its tokenizer. `info` says what it is: base, hash, dtype, device,
-    quantization, attention, parameters, adapter and adapter_hash (None without one), and `name`: 'base', or the
-    name of the run that trained the adapter."""
+    """A model on its device, in eval mode, with its tokenizer. `info` says what decides its answers: base, hash, dtype,
+    quantization, attention, adapter_hash (None without adapter), and `name`: 'base', or the run that trained it."""
 
     model: Qwen2VLForConditionalGeneration | PeftModel
     tokenizer: PreTrainedTokenizerBase
-    info: dict = field(default_factory=dict)
+    info: dict
+
+
+def describe(
+    base: str,
+    *,
+    dtype: str = "float32",
+    quantization: str = "none",
+    attn: str = "sdpa",
+    adapter: str | Path | None = None,
+) -> dict:
+    """`Loaded.info` of the model that `load` would give, all names and files checked, before any weight is read."""
+    for kind, value, known in (
+        ("dtype", dtype, DTYPES),
+        ("quantization", quantization, QUANTIZATIONS),
+        ("attention", attn, ATTENTIONS),
+    ):
+        if value not in known:
+            raise unknown(kind, value, known)
+    source = _source(base)
+    config = _config(base, source)
+    local = Path(source).is_dir()
+    info = {
+        "name": "base",
+        "base": Path(base).name if local else base,
+        "hash": model_hash(source) if local else f"hub:{getattr(config, '_commit_hash', None)}",
+        "dtype": dtype,
+        "quantization": quantization,
+        "attention": attn,
+        "adapter_hash": None,
+    }
+    if adapter is not None:
+        folder = _adapter_folder(Path(adapter))
+        run = folder.parent if folder.name == "adapter" else folder
+        info.update(name=run.resolve().name, adapter_hash=hash_files(folder))
+    return info
 
 
 def load(
@@ -60,47 +94,37 @@ def load(
 ) -> Loaded:
     """The model `base`: 'tiny' (shipped), a folder, or a hub id; `adapter` is a PEFT folder or a run folder with one.
 
-    Names, configuration and files are checked before any weight is read. The vision tower stays unquantised.
+    On the first GPU (each process its own under `accelerate launch`), else on the CPU. The vision tower stays
+    unquantised.
     """
-    for kind, value, known in (
-        ("dtype", dtype, DTYPES),
-        ("quantization", quantization, QUANTIZATIONS),
-        ("attention", attn, ATTENTIONS),
-    ):
-        if value not in known:
-            raise unknown(kind, value, known)
+    info = describe(base, dtype=dtype, quantization=quantization, attn=attn, adapter=adapter)
     source = _source(base)
-    adapter = None if adapter is None else _adapter_folder(Path(adapter))
-    config = _config(base, source)
     tokenizer = load_tokenizer(source)
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     model = Qwen2VLForConditionalGeneration.from_pretrained(
         source,
-        config=config,
         dtype=DTYPES[dtype],
         attn_implementation=attn,
         device_map={"": device},
         quantization_config=_quantization(quantization, DTYPES[dtype]),
     )
-    local = Path(source).is_dir()
-    model.name_or_path = Path(base).name if local else base
-    info = {
-        "base": model.name_or_path,
-        "hash": model_hash(source) if local else f"hub:{getattr(config, '_commit_hash', None)}",
-        "dtype": dtype,
-        "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
-        "quantization": quantization,
-        "attention": attn,
-        "parameters": model.num_parameters(),
-        "adapter": None,
-        "adapter_hash": None,
-        "name": "base",
-    }
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = (
+                False  # it would repack weights in bf16 at the first forward in eval mode
+            )
+    model.name_or_path = info["base"]
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter))
-        run = adapter.parent if adapter.name == "adapter" else adapter
-        info.update(adapter=adapter.name, adapter_hash=hash_files(adapter), name=run.name)
+        model = PeftModel.from_pretrained(model, str(_adapter_folder(Path(adapter))))
     return Loaded(model.eval(), tokenizer, info)
+
+
+def arguments(name: str, profile: Profile) -> dict:
+    """What `describe` and `load` take for a model that a command names: 'base' (the profile's), the folder of a
+    training run (its adapter on the profile's base), or another base by folder or hub id."""
+    adapter = Path(name) if any((Path(name) / file).is_file() for file in ADAPTER_FILES) else None
+    base = profile.base if adapter or name == "base" else name
+    return {"base": base, "dtype": profile.dtype, "quantization": profile.quantization, "adapter": adapter}
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -121,6 +145,13 @@ def suppressed(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that ends an assistant's turn."""
     return tokenizer.convert_tokens_to_ids(END)
+
+
+def read(tokenizer: PreTrainedTokenizerBase, answer: list[int]) -> str:
+    """The text of generated ids up to the end of the turn or of the text, special tokens left out."""
+    ends = {end_id(tokenizer), tokenizer.convert_tokens_to_ids(PAD)}
+    length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
+    return tokenizer.decode(answer[:length], skip_special_tokens=True).strip()
 
 
 def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftModel:
