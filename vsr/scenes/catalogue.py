@@ -69,7 +69,7 @@ CATALOGUE: dict[str, Kind] = {
         Part("box", (0, 0, 0.06), (1, 1, 0.1), ORANGE),
         Part("box", (0, -0.9, 0.56), (1, 0.1, 0.44), ORANGE),
         *_legs((150, 74, 22), 0.5, 0.12))),
-    "table": Kind((1.21, 0.77, 0.61), "wdh", "free", WOOD, (
+    "table": Kind((1.21, 0.77, 0.61), "wdh", "wall", WOOD, (
         Part("box", (0, 0, 0.9), (1, 1, 0.1), WOOD),
         *_legs((92, 54, 28), 0.9))),
     "door": Kind((2.01, 0.96, 0.10), "hwd", "wall", MAROON, (

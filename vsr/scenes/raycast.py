@@ -117,14 +117,22 @@ def _shell(eye, x, y, z, floor, height):
 
 
 @njit(cache=True)
+def _between(grid, row, column):
+    """Bilinear look-up in `grid` (R, C), clamped at its edges."""
+    row, column = min(max(row, 0.0), grid.shape[0] - 1.001), min(max(column, 0.0), grid.shape[1] - 1.001)
+    i, j = int(row), int(column)
+    a, b = row - i, column - j
+    near = (1 - b) * grid[i, j] + b * grid[i, j + 1]
+    return (1 - a) * near + a * ((1 - b) * grid[i + 1, j] + b * grid[i + 1, j + 1])
+
+
+@njit(cache=True)
 def _shell_colour(what, x, y, z, joint, colours, light, low):
     """Colour (0-255) of a point of the shell. `colours`: rows floor, joint between tiles, ceiling, then the walls;
     `joint` in [0, 1] says how much a pixel at that distance can show of a joint."""
     row, lit, mix = 2, 1.0, 0.0
     if what == FLOOR:
-        i = min(max(int((y - low[1]) / TEXEL), 0), light.shape[0] - 1)
-        j = min(max(int((x - low[0]) / TEXEL), 0), light.shape[1] - 1)
-        row, lit = 0, 0.6 + 0.4 * light[i, j]
+        row, lit = 0, 0.6 + 0.4 * _between(light, (y - low[1]) / TEXEL - 0.5, (x - low[0]) / TEXEL - 0.5)
         if (x - low[0]) % TILE < JOINT or (y - low[1]) % TILE < JOINT:
             mix = joint
     elif what >= 0:
@@ -142,8 +150,9 @@ def _shell_colour(what, x, y, z, joint, colours, light, low):
 
 @njit(cache=True)
 def _bounds(center, axes, half, view, tan, width, height):
-    """Sample bounds (left, right, top, bottom) of a primitive's box; everything if it crosses the near plane."""
+    """Sample bounds (left, right, top, bottom) of a primitive's box: none behind the eye, all across the near plane."""
     left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
+    behind = 0
     for corner in range(8):
         a = half[0] if corner & 1 else -half[0]
         b = half[1] if corner & 2 else -half[1]
@@ -153,9 +162,14 @@ def _bounds(center, axes, half, view, tan, width, height):
         z = center[2] + a * axes[0, 2] + b * axes[1, 2] + c * axes[2, 2] - view[0, 2]
         ahead, aside, above = _local(view[1:], x, y, z)
         if ahead < NEAR:
-            return 0, width, 0, height
+            behind += 1
+            continue
         column, row = (aside / ahead / tan[0] + 1) / 2 * width, (1 - above / ahead / tan[1]) / 2 * height
         left, right, top, bottom = min(left, column), max(right, column), min(top, row), max(bottom, row)
+    if behind == 8:
+        return 0, 0, 0, 0
+    if behind:
+        return 0, width, 0, height
     return max(0, int(left)), min(width, int(right) + 1), max(0, int(top)), min(height, int(bottom) + 1)
 
 

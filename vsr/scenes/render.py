@@ -14,7 +14,7 @@ from vsr.scenes.encode import write_mp4
 from vsr.scenes.scene import Box, Camera, Scene
 
 SHAPES = {"box": raycast.BOX, "ellipsoid": raycast.ELLIPSOID, "cylinder": raycast.CYLINDER, "disc": raycast.CYLINDER}
-EYE_LEVEL = 1.6  # metres, of a camera made for a scan
+EYE_LEVEL, LOOK_DOWN = 2.1, -0.45  # metres, radians: a scan is seen from over its furniture
 THINNEST = 1e-3  # metres: a flat box still needs an inside
 
 
@@ -49,7 +49,7 @@ def render(scene: Scene, width: int, height: int, samples: int = 2) -> Frames:
     solid, lit = parts[:1] + parts[2:4], parts[6:]
     floor = np.ascontiguousarray(scene.floor, float)
     low, high = floor.min(0), floor.max(0)
-    columns, rows = np.maximum(1, np.ceil((high - low) / raycast.TEXEL)).astype(int)
+    columns, rows = np.maximum(2, np.ceil((high - low) / raycast.TEXEL)).astype(int)
     lamp = np.array([*(low + high) / 2, scene.height - 0.05])
     light = raycast.shadows(*solid, parts.half, low, columns, rows, lamp, 0.35)
     colours = np.vstack([palette.floor, palette.grout, palette.ceiling, _walls(floor, palette.walls)]).astype(float)
@@ -60,6 +60,9 @@ def render(scene: Scene, width: int, height: int, samples: int = 2) -> Frames:
     metres = np.empty((count, height, width), np.float32)
     out = np.empty((*fine, 3))
     for t in range(count):
+        if t and _same_pose(camera, t - 1, t):
+            rgb[t], ids[t], metres[t] = rgb[t - 1], ids[t - 1], metres[t - 1]
+            continue
         view, tan, depth, first = _trace(camera, t, parts, fine)
         raycast.shade(*solid, *lit, view, tan, depth, first, floor, scene.height, colours, light, low, out)
         raycast.gather(out, depth, first, parts.owner, samples, rgb[t], ids[t], metres[t])
@@ -72,9 +75,20 @@ def visible(scene: Scene, width: int, height: int) -> np.ndarray:
     owner = np.append(parts.owner, count)  # index -1, nothing hit, counts for nobody
     seen = []
     for t in range(len(scene.camera)):
+        if t and _same_pose(scene.camera, t - 1, t):
+            seen.append(seen[-1])
+            continue
         *_, first = _trace(scene.camera, t, parts, (height, width))
         seen.append(np.bincount(owner[first.ravel()], minlength=count + 1)[:count])
     return np.array(seen)
+
+
+def _same_pose(camera: Camera, a: int, b: int) -> bool:
+    return (
+        camera.yaw[a] == camera.yaw[b]
+        and camera.pitch[a] == camera.pitch[b]
+        and np.array_equal(*camera.position[[a, b]])
+    )
 
 
 def _trace(camera: Camera, frame: int, parts: Primitives, shape: tuple[int, int]) -> tuple:
@@ -143,17 +157,17 @@ def _walls(floor: np.ndarray, colours: tuple) -> np.ndarray:
     return np.array(colours)[quarter]
 
 
-def with_camera(scene: Scene, frames: int = 8, fov: float = 1.3) -> Scene:
+def with_camera(scene: Scene, frames: int = 8, fov: float = 1.4) -> Scene:
     """The scene with what it lacks to be rendered. A scan gets the shapes of the catalogue, a rectangular room around
     its boxes with the floor at z = 0, and a camera that walks round the middle of the room, looking across it."""
     if scene.floor is None:
         scene = _enclosed(scene)
     if scene.camera is None:
-        ring = shapely.LinearRing(scene.floor.mean(0) + 0.62 * (scene.floor - scene.floor.mean(0)))
+        ring = shapely.LinearRing(scene.floor.mean(0) + 0.8 * (scene.floor - scene.floor.mean(0)))
         steps = [ring.interpolate(t / frames, normalized=True) for t in range(frames)]
         position = np.array([[step.x, step.y, EYE_LEVEL] for step in steps])
         across = scene.floor.mean(0) - position[:, :2]
-        camera = Camera(position, np.arctan2(across[:, 1], across[:, 0]), np.full(frames, -0.3), fov)
+        camera = Camera(position, np.arctan2(across[:, 1], across[:, 0]), np.full(frames, LOOK_DOWN), fov)
         scene = dataclasses.replace(scene, camera=camera)
     return scene
 
