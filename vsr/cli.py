@@ -7,6 +7,7 @@ from pathlib import Path
 from vsr import profiles
 from vsr.errors import VsrError
 from vsr.notebooks import profile_changes
+from vsr.runs import read_json, write_json
 
 EXAMPLES = """examples:
   vsr run                              the whole study in miniature, no GPU, no network
@@ -56,6 +57,85 @@ def cmd_doctor(args: argparse.Namespace) -> None:
     print(doctor.report())
 
 
+def cmd_build(args: argparse.Namespace) -> None:
+    """build questions from scenes: questions.jsonl, a parquet table and a manifest"""
+    from vsr.questions import build
+
+    profile = _profile(args)
+    if args.door == "procedural":
+        number = args.rooms or (profile.train_rooms if args.split == "train" else profile.bench_rooms)
+        folder = args.out or Path("data") / f"{args.split}-{number}-{args.rules}"
+        build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
+    else:
+        from vsr.scenes import metainfo
+
+        if args.scenes is None:
+            raise VsrError("vsr build metainfo: --scenes FILE is missing, VSI-Bench's meta_info json")
+        folder = args.out or Path("data") / f"{args.scenes.stem}-{args.rules}"
+        questions = build.build(metainfo.read_scenes(args.scenes), args.rules, seed=profile.seed)
+        build.write(folder, questions, args.rules, profile.seed)
+    print(f"{folder}: {build.describe(folder)}")
+
+
+def cmd_agree(args: argparse.Namespace) -> None:
+    """our ground truth against given questions, task by task"""
+    from vsr import study
+    from vsr.questions import agree
+
+    run = study.agreement(args.scenes, args.questions, _out(args), args.rules)
+    print(agree.table(read_json(run.path / "agreement.json")))
+    print(f"\nwritten to {run.path / 'agreement.json'}")
+
+
+def cmd_evaluate(args: argparse.Namespace) -> None:
+    """a model's answers to a bench, scored with intervals"""
+    from vsr import evaluate, models, study
+    from vsr.questions import bench
+
+    profile = _profile(args)
+    chosen = bench.load(args.bench) if args.bench else study.Study(profile, _out(args)).bench
+    loaded = models.load(
+        args.model or profile.base, dtype=profile.dtype, quantization=profile.quantization, adapter=args.adapter
+    )
+    run = evaluate.evaluate(loaded, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
+    print(evaluate.table(read_json(run.path / "summary.json")))
+    print(f"\nwritten to {run.path}")
+
+
+def cmd_report(args: argparse.Namespace) -> None:
+    """tables, figures and the claims ledger, from the run folders alone"""
+    from vsr import report
+
+    for path in report.write_all(_out(args)):
+        print(path)
+
+
+def cmd_score(args: argparse.Namespace) -> None:
+    """one predictions file under several harnesses' rules"""
+    from vsr import scoring
+    from vsr.runs import read_jsonl
+
+    print(scoring.rosetta_table(list(read_jsonl(args.predictions)), args.rules))
+
+
+def cmd_pretrain(args: argparse.Namespace) -> None:
+    """make the miniature's base model from nothing: rooms, vision, language, gates after each stage"""
+    from vsr import pretrain
+
+    out = args.out or Path("data") / f"pretrain-seed{args.seed or 0}"
+    pretrain.pretrain(out=out, seed=args.seed or 0, smoke=args.profile == "smoke")
+
+
+def cmd_bench(args: argparse.Namespace) -> None:
+    """side-by-side measurements: ours, the naive way, TRL"""
+    import importlib
+
+    result = importlib.import_module(f"vsr.bench.{args.what}").main()
+    path = _out(args) / "bench" / f"{args.what}.json"
+    write_json(path, result)
+    print(f"\nwritten to {path}")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -78,6 +158,30 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
     run.add_argument("--gpus", type=int, default=1, help="devices to train on")
     add("doctor", cmd_doctor)
+    build = add("build", cmd_build)
+    build.add_argument("door", choices=("procedural", "metainfo"), help="where scenes come from")
+    build.add_argument("--scenes", type=Path, metavar="P", help="a meta_info json (door metainfo)")
+    build.add_argument("--rules", choices=("vsi100k", "vsibench"), default="vsi100k", help="the paper's or VSI-Bench's")
+    build.add_argument("--split", choices=("train", "bench"), default="train", help="which rooms (door procedural)")
+    build.add_argument("--rooms", type=int, help="how many rooms (default: the profile's)")
+    agree = add("agree", cmd_agree)
+    agree.add_argument("--scenes", type=Path, required=True, metavar="P", help="VSI-Bench's meta_info json")
+    agree.add_argument("--questions", type=Path, required=True, metavar="Q", help="questions as jsonl")
+    agree.add_argument("--rules", choices=("vsi100k", "vsibench"), default="vsibench", help="the questions' rules")
+    evaluate = add("evaluate", cmd_evaluate)
+    evaluate.add_argument("--model", metavar="M", help="'tiny', a folder or a hub id (default: the profile's base)")
+    evaluate.add_argument("--adapter", type=Path, help="a trained run's folder")
+    evaluate.add_argument("--bench", type=Path, metavar="B", help="a bench folder (default: the profile's)")
+    evaluate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="the prompt")
+    evaluate.add_argument("--video", choices=("true", "none", "shuffled", "one"), default="true", help="what is shown")
+    evaluate.add_argument("--limit", type=int, help="only the first questions")
+    add("report", cmd_report)
+    score = add("score", cmd_score)
+    score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")
+    score.add_argument("--rules", default="all", help="official, lmms-eval, ... or all")
+    add("pretrain", cmd_pretrain)
+    bench = add("bench", cmd_bench)
+    bench.add_argument("what", choices=("render", "grpo", "eval"), help="what to measure")
     return top
 
 

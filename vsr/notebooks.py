@@ -101,6 +101,7 @@ def run_all(books: list[Path], profile: Profile, out: Path, changes: dict, fresh
 def _execute(book: Path, folder: Path, given: dict) -> float:
     """One notebook; on failure the partial copy stays beside the others and the message names the cell."""
     import papermill
+    from traitlets.config import Config
 
     partial = folder / f"{book.stem}.partial.ipynb"
     (folder / f".{book.stem}.done").unlink(missing_ok=True)
@@ -118,6 +119,7 @@ def _execute(book: Path, folder: Path, given: dict) -> float:
             progress_bar=sys.stderr.isatty(),
             log_output=False,
             cwd=str(runs.ROOT),
+            config=Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}),
         )
     except papermill.PapermillExecutionError as error:
         message = "\n".join(str(error).strip().splitlines()[-12:])

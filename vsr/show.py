@@ -1,0 +1,99 @@
+"""What the notebooks display: settings, questions, answers, rooms and where numbers come from. Markdown or figures."""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
+
+from vsr import profiles, runs
+from vsr.profiles import Profile
+from vsr.questions.question import TYPES, Question
+from vsr.scenes import plan
+from vsr.scenes.scene import Scene
+from vsr.tables import markdown_table
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Any rows as a table."""
+    return Markdown(markdown_table(header, ([f"{value}".replace("\n", " ") for value in row] for row in rows)))
+
+
+def settings(profile: Profile, *names: str) -> Markdown:
+    """The profile's settings (all, or some by name) with the source of each."""
+    sources = profiles.sources()
+    chosen = names or [field.name for field in dataclasses.fields(profile)]
+    return table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
+
+
+def one_of_each(questions: Iterable[Question]) -> list[Question]:
+    """The first question of every type, in the official order of types."""
+    first: dict[str, Question] = {}
+    for question in questions:
+        first.setdefault(question.question_type, question)
+    order = [*TYPES, "object_rel_direction"]
+    return sorted(first.values(), key=lambda question: order.index(question.question_type))
+
+
+def questions(asked: Iterable[Question]) -> Markdown:
+    """Questions with their options and true answers."""
+    rows = [(q.question_type, q.question, " · ".join(q.options or ()), q.ground_truth) for q in asked]
+    return table(("task", "question", "options", "truth"), rows)
+
+
+def counts(rows: Iterable[Question]) -> dict[str, int]:
+    """How many questions there are of each type."""
+    found: dict[str, int] = {}
+    for question in rows:
+        found[question.question_type] = found.get(question.question_type, 0) + 1
+    return found
+
+
+def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
+    """The same questions under several conditions side by side: the first of each type, up to `number`."""
+    by_id = {name: {row["id"]: row for row in rows} for name, rows in samples.items()}
+    shared = set.intersection(*(set(rows) for rows in by_id.values()))
+    first: dict[str, dict] = {}
+    for row in next(iter(by_id.values())).values():
+        if row["id"] in shared:
+            first.setdefault(row["question_type"], row)
+    rows = [
+        (row["question_type"], row["ground_truth"], *(f"`{by_id[name][row['id']]['response']}`" for name in by_id))
+        for row in list(first.values())[:number]
+    ]
+    return table(("task", "truth", *by_id), rows)
+
+
+def image(figure: Figure, width: int = 900) -> Image:
+    """A figure as a picture: the same bytes in JupyterLab and in executed copies."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+    return Image(content.getvalue(), width=width)
+
+
+def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
+    """A room's plan beside the frames (T, H, W, 3) of its video."""
+    figure = Figure(figsize=(width, width / 3.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.4))
+    plan.draw_plan(left.subplots(), scene)
+    plan.draw_strip(right, frames, columns=4)
+    figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
+    return image(figure)
+
+
+def provenance(results: Path, *names: str) -> Markdown:
+    """The runs that a notebook's numbers come from: id, seed, code and versions."""
+    rows = []
+    for name in names:
+        path = Path(results) / name / "manifest.json"
+        if not path.is_file():
+            rows.append((name, "not run", "", "", ""))
+            continue
+        run = runs.read_json(path)
+        git = run["git"]
+        code = f"{(git['sha'] or 'no git')[:8]}{' + changes' if git['dirty'] else ''}"
+        rows.append((f"`{run['id']}`", run["seed"], code, f"{run['seconds']} s", run["versions"]["transformers"]))
+    return table(("run", "seed", "code", "took", "transformers"), rows)

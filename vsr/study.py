@@ -1,0 +1,98 @@
+"""What notebooks and commands call: where a profile's data, runs and figures are, and how to make what is missing."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from IPython.display import Image
+from matplotlib.figure import Figure
+
+from vsr import figures, profiles, report, runs, show
+from vsr.errors import VsrError
+from vsr.profiles import Profile
+from vsr.questions import agree, bench, build
+from vsr.questions.bench import Bench
+from vsr.questions.question import read_questions
+from vsr.scenes import metainfo
+
+SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it
+
+
+@dataclass(frozen=True)
+class Study:
+    """One profile and its folders: `results` for runs, tables and executed notebooks, `figures`, `data` for rooms."""
+
+    profile: Profile
+    results: Path
+
+    @property
+    def figures(self) -> Path:
+        """figures/<profile>, beside results/<profile>."""
+        return report.figures_folder(self.results)
+
+    @property
+    def data(self) -> Path:
+        """Rooms and cached features: made again when missing, never committed."""
+        return runs.ROOT / "data"
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The questions and videos that models are scored on: held-out rooms under VSI-Bench's rules."""
+        return self._rooms("bench", self.profile.bench_rooms, "vsibench")
+
+    @cached_property
+    def train(self) -> Bench:
+        """The training questions: other rooms under VSI-100k's rules (paper, section 3.1)."""
+        return self._rooms("train", self.profile.train_rooms, "vsi100k")
+
+    def _rooms(self, split: str, number: int, rules: str) -> Bench:
+        if self.profile.data != "rooms":
+            return bench.load(Path(self.profile.data) / split)
+        folder = self.data / f"{split}-{number}-{rules}"
+        build.build_rooms(folder, split, number, rules, seed=self.profile.seed)
+        return bench.load(folder)
+
+    def figure(self, figure: Figure, name: str) -> Image:
+        """Write a figure as figures/<profile>/<name>.svg and .png, and show it."""
+        figures.savefig(figure, self.figures / name)
+        return show.image(figure)
+
+    @cached_property
+    def model(self):
+        """The base model, loaded once."""
+        from vsr import models
+
+        return models.load(self.profile.base, dtype=self.profile.dtype, quantization=self.profile.quantization)
+
+    def evaluate(self, mode: str = "vanilla", video: str = "true", model: object = None) -> dict:
+        """The summary of one model under one prompt mode and one kind of video; run now or read if finished."""
+        from vsr import evaluate
+
+        run = evaluate.evaluate(model or self.model, self.bench, mode, video, self.profile, self.results)
+        return runs.read_json(run.path / "summary.json")
+
+
+def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:
+    """The study of a profile; `settings` changes some of its values, `results` is the folder for runs."""
+    chosen = profiles.get(profile, **(settings or {}))
+    return Study(chosen, Path(results or runs.ROOT / "results" / profile).resolve())
+
+
+def shared_file(name: str) -> Path:
+    """A file of VSI-Bench's public data, which is no part of this repository; VsrError says where to put it."""
+    path = SHARED / name
+    if not path.is_file():
+        raise VsrError(f"{name}: not found in ../shared/data; get it from VSI-Bench's repository or pass its path")
+    return path
+
+
+def agreement(scenes: Path, questions: Path, results: Path, rules: str = "vsibench") -> runs.Run:
+    """Our ground truth for given questions against theirs, as the run `agree-<questions file>` with agreement.json."""
+    inputs = {"scenes": runs.hash_files(scenes), "questions": runs.hash_files(questions)}
+    settings = {"scenes": scenes.name, "questions": questions.name, "rules": rules}
+    run = runs.Run.open(results, f"agree-{questions.stem}", settings=settings, inputs=inputs, seed=0)
+    if not run.finished:
+        result = agree.agree(metainfo.read_scenes(scenes), read_questions(questions), rules)
+        runs.write_json(run.path / "agreement.json", result)
+        run.finish()
+    return run
