@@ -73,7 +73,8 @@ def _after_reasoning(text: str) -> str:
     return text
 
 
-_TAGGED_LETTER = re.compile(r"<\s*answer\b[^>]*>\s*([A-J]).*?<\s*/\s*answer\s*>", re.IGNORECASE | re.DOTALL)
+_TAGGED_LETTER = re.compile(r"<\s*answer\b[^>]*>\s*([A-J])", re.IGNORECASE)
+_CLOSED = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
 _LONE_LETTER = re.compile(r"[\s*_`>()\[\]]*([A-F])[\s*_`()\[\]]*", re.IGNORECASE)
 _LABEL = re.compile(r"([A-F])\s*[.:)\]-]\s+", re.IGNORECASE)
 _CAPITAL = re.compile(r"(?<![A-Za-z])([A-F])(?=$|[\s.,:;!?)\]*_`}])")
@@ -83,7 +84,8 @@ _PHRASE = re.compile(r"(?i:answer(?:\s*is)?|answer\s*:)\s*[:>=]?\s*[(\[{]?\s*([A
 def _vlmevalkit_letter(text: str) -> str:
     """The letter that opens an answer tag; else, from the last line up, a line's lone, leading or only capital letter;
     else 'answer is X'; else the only capital letter of all."""
-    tagged = _TAGGED_LETTER.search(text)
+    ends = [found.start() for found in _CLOSED.finditer(text)]
+    tagged = _TAGGED_LETTER.search(text, 0, ends[-1]) if ends else None
     if tagged:
         return tagged.group(1).upper()
     for line in reversed([line.strip() for line in _after_reasoning(text.strip()).splitlines()[-6:] if line.strip()]):
@@ -120,7 +122,7 @@ def _spacer_choice(text: str, truth: str) -> bool:
 
 # Spatial-MLLM: the last answer tag, one line, lower case, no full stop at the end
 def _spatial_mllm_clean(text: str) -> str:
-    tags = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    tags = re.findall(r"<answer>(.*?)</answer>", text[: text.rfind("</answer>") + len("</answer>")], re.DOTALL)
     return " ".join((tags[-1] if tags else text).split()).rstrip(".").lower()
 
 

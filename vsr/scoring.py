@@ -168,7 +168,7 @@ class Draws:
     def bounds(self, name: str, average) -> dict[str, float | None]:
         """`name` (or score) with its low and high, in percent."""
         prefix = f"{name}_" if name else ""
-        low, high = interval(average(self.draws)) if self.scenes > 1 else (np.nan, np.nan)
+        low, high = interval(average(self.draws), self.scenes)
         return {
             name or "score": _percent(average(self.sample)),
             f"{prefix}low": _percent(low),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 LEVEL = 0.95
 
@@ -47,11 +48,17 @@ def resample(cells: Cells, resamples: int, seed: int) -> tuple[np.ndarray, np.nd
     return taken @ cells.sums, taken @ cells.counts
 
 
-def interval(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of draws (R,); draws that have no value (nan) are left out, (nan, nan) if none has."""
-    if np.isnan(draws).all():
+def interval(draws: np.ndarray, scenes: int, level: float = LEVEL) -> tuple[float, float]:
+    """The percentile interval of draws (R,), widened for a small number of scenes; (nan, nan) for a single scene.
+
+    A percentile bootstrap of S units is too narrow by sqrt((S - 1)/S) and uses normal instead of t quantiles;
+    Hesterberg's expanded percentiles (The American Statistician 69, 2015) undo both. Draws that have no
+    value (nan) are left out.
+    """
+    if scenes < 2 or np.isnan(draws).all():
         return float("nan"), float("nan")
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    tail = ndtr(stdtrit(scenes - 1, (1 - level) / 2) * np.sqrt(scenes / (scenes - 1)))
+    low, high = np.nanquantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -75,5 +82,6 @@ class Effect:
 
 def effect(value: float, draws: np.ndarray, n: int, scenes: int) -> Effect:
     """The Effect of a difference `value` whose bootstrap draws are (R,)."""
-    low, high = interval(draws)
-    return Effect(float(value), low, high, detectable(float(np.nanstd(draws, ddof=1))), n, scenes)
+    low, high = interval(draws, scenes)
+    error = float(np.nanstd(draws, ddof=1)) * np.sqrt(scenes / (scenes - 1)) if scenes > 1 else float("nan")
+    return Effect(float(value), low, high, float(detectable(error)), n, scenes)
