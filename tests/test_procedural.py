@@ -99,8 +99,8 @@ def test_sizes_follow_the_real_medians(study_rooms):
 
 
 def test_room_sizes_follow_the_real_quartiles():
-    areas = [make_room(seed, dataclasses.replace(STUDY, unique=(0, 0), min_pixels=0)).room_size for seed in range(1500)]
-    np.testing.assert_allclose(np.percentile(areas, [25, 50, 75]), REAL_AREAS, rtol=0.08)
+    areas = [make_room(seed, dataclasses.replace(STUDY, unique=(0, 0), min_pixels=0)).room_size for seed in range(600)]
+    np.testing.assert_allclose(np.percentile(areas, [25, 50, 75]), REAL_AREAS, rtol=0.1)
 
 
 def test_no_constant_counts_well(study_rooms):
@@ -141,4 +141,4 @@ def test_bad_requests_are_named():
     with pytest.raises(VsrError, match="camera 'spn'"):
         make_room(0, dataclasses.replace(STUDY, camera="spn"))
     with pytest.raises(VsrError, match=r"room 0: no furnishing found"):
-        make_room(0, dataclasses.replace(STUDY, separation=120.0))
+        make_room(0, dataclasses.replace(STUDY, fill=0.0))

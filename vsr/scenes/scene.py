@@ -12,7 +12,7 @@ class Box:
     """One labelled object as an oriented box; metres, world z up.
 
     `center` (3,), `size` (3,) full extents along `axes`, whose ROW i is unit axis i (3, 3), as in VSI-Bench's
-    meta_info. `shape` says how the renderer draws it (box, ellipsoid, cylinder); questions see only the box.
+    meta_info. `shape` says how the renderer draws it (box, ellipsoid, cylinder, or a kind of the catalogue).
     `point_center` (3,) is the mean of the object's points where a scan gives it (the paper's "geometric centre of
     the point cloud"), else the box centre.
     """
