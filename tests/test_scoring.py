@@ -14,7 +14,16 @@ from vsr.errors import VsrError
 from vsr.harness_rules import RULES, strict_float32_accuracy
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL, Question, read_questions
-from vsr.scoring import best_constant, compare, mean_relative_accuracy, readable, score, summarise, task_of
+from vsr.scoring import (
+    best_constant,
+    compare,
+    mean_relative_accuracy,
+    readable,
+    rosetta_table,
+    score,
+    summarise,
+    task_of,
+)
 
 LETTERS = ("A. table", "B. sofa", "C. bed", "D. lamp")
 DISTANCE = Question("1", "rooms", "room0", "object_abs_distance", "How far?", None, "3.2")
@@ -53,8 +62,7 @@ def random_samples(seed: int, scenes: int = 12, each: int = 3) -> list[dict]:
 )  # fmt: skip
 def test_mean_relative_accuracy_golden(pred, truth, official, strict):
     assert mean_relative_accuracy(pred, truth) == pytest.approx(official)
-    with np.errstate(over="ignore"):
-        assert strict_float32_accuracy(pred, truth) == pytest.approx(strict)
+    assert strict_float32_accuracy(pred, truth) == pytest.approx(strict)
 
 
 @given(st.floats(0.01, 1e4), st.floats(0.01, 1e4))
@@ -190,8 +198,7 @@ ANSWERS = st.one_of(
 def test_no_response_breaks_any_rule(text):
     for rules in RULES:
         for question in (DISTANCE, CHOICE, FREE):
-            with np.errstate(over="ignore"):
-                assert 0 <= score(question, text, rules) <= 1
+            assert 0 <= score(question, text, rules) <= 1
 
 
 @given(st.floats(0.001, 1e6), st.sampled_from(["{}", " {} ", "{}.", "{} meters", "<answer>{}</answer>"]))
@@ -280,6 +287,31 @@ def test_parsable_counts_answers_of_the_right_form():
 def test_no_samples_is_an_error():
     with pytest.raises(VsrError, match="no samples"):
         summarise([])
+
+
+@pytest.mark.parametrize("field", ["id", "scene_name", "question_type", "options", "ground_truth", "response"])
+def test_a_sample_without_a_field_is_named(field):
+    samples = random_samples(0)
+    del samples[3][field]
+    with pytest.raises(VsrError, match=f"sample 4: field '{field}' is missing"):
+        summarise(samples)
+
+
+def test_a_sample_of_an_unknown_type_is_named():
+    with pytest.raises(VsrError, match="sample 1: question_type 'colour'"):
+        summarise([sample("colour", "A", "A")])
+
+
+def test_rosetta_shows_every_harness_beside_the_official_score():
+    samples = [sample("object_abs_distance", "3.2", "about 3.2 meters", f"room{i}", i) for i in range(4)]
+    lines = {line[:14].strip(): line[14:].split() for line in rosetta_table(samples).splitlines()}
+    assert list(lines) == ["rules", *RULES]
+    assert lines["official"][:2] == ["0.0", "+0.0"]
+    assert lines["lmms-eval"][:2] == ["100.0", "+100.0"]
+    assert lines["Video-R1"][-4:] == ["accuracy", "-,", "mra", "0.0"]
+    assert len(rosetta_table(samples, "official, TsT").splitlines()) == 3
+    with pytest.raises(VsrError, match="unknown scoring rules"):
+        rosetta_table(samples, "none")
 
 
 # --- paired comparison ---

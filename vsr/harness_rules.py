@@ -138,9 +138,9 @@ def _spatial_mllm_choice(text: str, truth: str) -> bool:
 def _tst_number(text: str, question_type: str) -> float | None:
     text = final_answer(text).lower()
     found = re.search(r"[-+]?\d+\.?\d*", _digits(text).replace(",", ""))
-    if not found:
+    number = to_float(found.group()) if found else None
+    if number is None:
         return None
-    number = float(found.group())
     centimetres = bool(re.search(r"centimeter|\bcm\b", text))
     millimetres = bool(re.search(r"millimeter|\bmm\b", text))
     if question_type == "object_abs_distance":
@@ -153,7 +153,8 @@ def _tst_number(text: str, question_type: str) -> float | None:
 
 def strict_float32_accuracy(pred: float, truth: float) -> float:
     """Mean relative accuracy with `<`, in float32, as Video-R1 and Spatial-MLLM compute it in torch."""
-    error = np.abs(np.float32(pred) - np.float32(truth)) / (np.abs(np.float32(truth)) + np.float32(1e-8))
+    with np.errstate(over="ignore"):
+        error = np.abs(np.float32(pred) - np.float32(truth)) / (np.abs(np.float32(truth)) + np.float32(1e-8))
     thresholds = (0.5 + 0.05 * np.arange(10)).astype(np.float32)
     return float((error < np.float32(1) - thresholds).mean())
 
@@ -187,7 +188,7 @@ RULES: dict[str, Rules] = {
         ),
         Rules(
             "Video-R1",
-            "tulerfeng/Video-R1 src/eval_bench.py; it prints two means and no overall, their mean stands for it",
+            "tulerfeng/Video-R1 src/eval_bench.py (read in a fork); it prints two means, no overall: their mean here",
             number=_whole_without_commas,
             choice=_same_string,
             accuracy=strict_float32_accuracy,

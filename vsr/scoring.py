@@ -18,7 +18,18 @@ from vsr.paper import TASKS, TRAINED
 from vsr.questions.question import NUMERICAL, Question
 from vsr.stats import Cells, Effect, effect, interval, resample, tabulate
 
-__all__ = ["TASKS", "TRAINED", "best_constant", "compare", "mean_relative_accuracy", "score", "summarise"]
+SAMPLE_FIELDS = ("id", "scene_name", "question_type", "options", "ground_truth", "response")
+
+__all__ = [
+    "TASKS",
+    "TRAINED",
+    "best_constant",
+    "compare",
+    "mean_relative_accuracy",
+    "rosetta_table",
+    "score",
+    "summarise",
+]
 
 
 def score(question: Question, text: str, rules: str = "official") -> float:
@@ -62,12 +73,17 @@ def task_of(question_type: str) -> str:
 def score_samples(samples: Iterable[dict], rules: str = "official") -> np.ndarray:
     """The scores (N,) of samples, which are rows of samples.jsonl, in [0, 1]."""
     chosen = harness_rules.get(rules)
-    return np.array(
-        [
+    scores = []
+    for number, s in enumerate(samples, 1):
+        missing = [name for name in SAMPLE_FIELDS if name not in s]
+        if missing:
+            raise VsrError(f"sample {number}: field '{missing[0]}' is missing; a sample has {', '.join(SAMPLE_FIELDS)}")
+        if task_of(s["question_type"]) not in TASKS:
+            raise VsrError(f"sample {number}: question_type '{s['question_type']}' is none of {', '.join(TASKS)}")
+        scores.append(
             _score(s["question_type"], s["options"], s["ground_truth"], s["response"], chosen, f"sample {s['id']}")
-            for s in samples
-        ]
-    )
+        )
+    return np.array(scores)
 
 
 def summarise(samples: Iterable[dict], rules: str = "official", resamples: int = 2000, seed: int = 0) -> dict:
@@ -131,6 +147,21 @@ def compare(
     drawn = Draws(cells, resamples, seed)
     asked = sum(task_of(s["question_type"]) in _members(over) for s in ours)
     return effect(100 * float(pick(drawn.sample)), 100 * pick(drawn.draws), asked, cells.scenes)
+
+
+def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
+    """The same answers under several harnesses' rules, as text: `rules` is all, or names with commas between them."""
+    samples = list(samples)
+    names = list(harness_rules.RULES) if rules == "all" else [name.strip() for name in rules.split(",")]
+    official = summarise(samples, resamples=1)["overall"]
+    lines = [f"{'rules':<14}{'overall':>9}{'official':>10}   its averages"]
+    for name in names:
+        found = summarise(samples, name, resamples=1)
+        parts = ", ".join(
+            f"{part} {'-' if value is None else f'{value:.1f}'}" for part, value in found["averages"].items()
+        )
+        lines.append(f"{name:<14}{found['overall']:>9.1f}{found['overall'] - official:>+10.1f}   {parts}")
+    return "\n".join(lines)
 
 
 def _members(over: str) -> tuple[str, ...]:
