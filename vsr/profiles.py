@@ -28,8 +28,8 @@ class Profile:
     seeds: int = setting(3, UNSTATED + "the paper shows one run a row; we train several")
     # data
     data: str = setting("rooms", "'rooms' (procedural), or a folder made by 'vsr build'")
-    train_rooms: int = setting(600, UNSTATED + "the paper: 1.5k scans")
-    bench_rooms: int = setting(200, "VSI-Bench: 288 scenes")
+    train_rooms: int = setting(600, "ours; the paper has about 1.5k scans (section 3.1)")
+    bench_rooms: int = setting(200, "ours; VSI-Bench has 288 scenes")
     frames: int = setting(8, UNSTATED + "chosen frames are reported with every number")
     max_pixels: int = setting(84 * 56, UNSTATED + "pixels a frame at most")
     # evaluation

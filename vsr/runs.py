@@ -89,6 +89,8 @@ def hash_files(*paths: str | Path) -> str:
     """sha256 over the names and bytes of files, or of every file under folders, 16 hex digits."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
+        if not path.exists():
+            raise VsrError(f"{path}: no such file or folder")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             if file.name.startswith(".") or file.suffix == ".pyc":

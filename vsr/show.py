@@ -10,6 +10,7 @@ from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
 from vsr import profiles, runs
+from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
 from vsr.scenes import plan
@@ -72,6 +73,22 @@ def image(figure: Figure, width: int = 900) -> Image:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
     return Image(content.getvalue(), width=width)
+
+
+def scores(summaries: dict[str, dict]) -> Markdown:
+    """Score with interval by task, one row a summary."""
+
+    def cell(part: dict, key: str = "score") -> str:
+        low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
+        interval = f" [{low:.1f}, {high:.1f}]" if low is not None else ""
+        return f"{part[key]:.1f}{interval}"
+
+    tasks = list(next(iter(summaries.values()))["tasks"])
+    rows = [
+        (name, cell(s, "overall"), cell(s, "trained"), *(cell(s["tasks"][task]) for task in tasks))
+        for name, s in summaries.items()
+    ]
+    return table(("", "overall", "trained six", *(TASKS[task] for task in tasks)), rows)
 
 
 def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:

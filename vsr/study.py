@@ -72,6 +72,11 @@ class Study:
         return runs.read_json(run.path / "summary.json")
 
 
+def base_card() -> dict:
+    """How the shipped base model was made, from its manifest."""
+    return runs.read_json(runs.ROOT / "vsr" / "base" / "manifest.json")
+
+
 def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:
     """The study of a profile; `settings` changes some of its values, `results` is the folder for runs."""
     chosen = profiles.get(profile, **(settings or {}))

@@ -1,0 +1,51 @@
+"""The command line: help a newcomer understands, mistakes named, exit codes that schedulers read."""
+
+import pytest
+
+from vsr import cli
+
+
+def fails(capsys, *words: str) -> str:
+    """The message of a command that must end with exit code 2."""
+    assert cli.main(list(words)) == 2
+    return capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("run", "doctor", "build", "agree", "evaluate", "report", "score", "pretrain", "bench"):
+        assert f"\n    {command} " in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--profile", "tinny"], "unknown profile 'tinny': did you mean 'tiny'?"),
+        (["run", "--set", "num_generation=4"], "unknown setting 'num_generation': did you mean 'num_generations'?"),
+        (["run", "--set", "seed"], "--set seed: expected key=value"),
+        (["run", "--only", "42"], "unknown notebook '42'"),
+        (["build", "metainfo"], "--scenes FILE is missing"),
+        (["agree", "--scenes", "none.json", "--questions", "none.jsonl"], "none.json"),
+        (["evaluate", "--bench", "nowhere"], "nowhere: no such folder"),
+        (["score", "--predictions", "none.jsonl"], "none.jsonl: no such file"),
+    ],
+)
+def test_mistakes_name_file_value_and_remedy(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *words)
+    assert not list(tmp_path.rglob("*.json*"))  # nothing half-written
+
+
+def test_agree_ends_with_an_error_when_a_scene_is_broken(capsys, tmp_path):
+    broken = tmp_path / "meta.json"
+    broken.write_text(
+        '{"scene0000_00": {"dataset": "scannet", "room_size": NaN, "object_counts": {}, "object_bbox": {}}}'
+    )
+    message = fails(
+        capsys, "agree", "--scenes", str(broken), "--questions", str(broken), "--out", str(tmp_path / "out")
+    )
+    assert "scene0000_00" in message
+    assert "room_size" in message

@@ -1,0 +1,83 @@
+"""Notebooks: clean sources, one parameters cell, more prose than code, and every cell runs in profile smoke."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vsr import notebooks
+from vsr.errors import VsrError
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def cells(book: Path, kind: str) -> list[dict]:
+    return [cell for cell in json.loads(book.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_sources_are_clean_and_readable(book: Path):
+    whole = json.loads(book.read_text())
+    assert (whole["nbformat"], whole["nbformat_minor"]) == (4, 5)
+    assert whole["metadata"]["kernelspec"]["name"] == "python3"
+    code = cells(book, "code")
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
+    prose = sum(len("".join(cell["source"]).split()) for cell in cells(book, "markdown"))
+    lines = sum(len("".join(cell["source"]).splitlines()) for cell in code)
+    assert prose / lines >= 4, f"{prose / lines:.1f} words of prose a code line"
+    assert 20 <= len(whole["cells"]) <= 36
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_notebooks_hold_no_logic(book: Path):
+    source = "\n".join("".join(cell["source"]) for cell in cells(book, "code"))
+    assert "def " not in source
+    assert "class " not in source
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_every_parameter_is_documented(book: Path):
+    known = notebooks.parameters(book)
+    assert {"profile", "settings", "results"} <= set(known)
+    assert all(known.values()), f"a parameter without help: {known}"
+
+
+def test_unknown_parameters_are_refused():
+    with pytest.raises(VsrError, match="unknown parameter of .*'profil': did you mean 'profile'"):
+        notebooks.check_parameters(BOOKS[0], {"profil": "tiny"})
+
+
+def test_a_failing_cell_is_named_and_the_partial_notebook_kept(tmp_path, monkeypatch):
+    folder = ROOT / "results" / "smoke" / "failing"
+    folder.mkdir(parents=True, exist_ok=True)
+    book = json.loads(BOOKS[0].read_text())
+    book["cells"][-1:] = [dict(book["cells"][-1], cell_type="code", source="1 / 0", outputs=[], execution_count=None)]
+    book["cells"] = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])] + book[
+        "cells"
+    ][-1:]
+    source = folder / "99_fails.ipynb"
+    source.write_text(json.dumps(book))
+    from vsr import profiles
+
+    with pytest.raises(VsrError, match="(?s)99_fails.ipynb failed in cell .*ZeroDivisionError.*partial"):
+        notebooks.run_all([source], profiles.get("smoke"), folder, {})
+    assert (folder / "notebooks" / "99_fails.partial.ipynb").is_file()
+    assert not (folder / "notebooks" / "99_fails.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_study_runs_in_profile_smoke_and_is_then_left_alone():
+    command = [sys.executable, "-m", "vsr.cli", "run", "--profile", "smoke"]
+    first = subprocess.run([*command, "--fresh"], cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    executed = [json.loads((ROOT / "results/smoke/notebooks" / book.name).read_text()) for book in BOOKS]
+    text = json.dumps(executed)
+    assert str(ROOT) not in text
+    assert os.uname().nodename not in text or len(os.uname().nodename) < 4
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert second.stdout.count("unchanged, skipped") == len(BOOKS)
