@@ -21,6 +21,7 @@ TASKS: dict[str, str] = {
     "obj_appearance_order": "order",
 }
 TRAINED: tuple[str, ...] = tuple(TASKS)[:6]  # section 3.1: VSI-100k has six tasks; the last two are held out
+HELD_OUT: tuple[str, ...] = tuple(TASKS)[6:]
 MODES = ("think", "observe", "vanilla")
 
 # Section 2: appended to the question when a model is evaluated by prompting.

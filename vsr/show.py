@@ -23,6 +23,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     return Markdown(markdown_table(header, ([f"{value}".replace("\n", " ") for value in row] for row in rows)))
 
 
+def facts(record: dict) -> Markdown:
+    """A flat record as a table of two columns."""
+    return table(("", ""), [(name.replace("_", " "), value) for name, value in record.items()])
+
+
 def settings(profile: Profile, *names: str) -> Markdown:
     """The profile's settings (all, or some by name) with the source of each."""
     sources = profiles.sources()

@@ -21,6 +21,7 @@ TABLE_1_RUNS = (
     ("base", "observe", "eval-base-observe-true"),
     ("base", "vanilla", "eval-base-vanilla-true"),
     ("base, shuffled video", "vanilla", "eval-base-vanilla-shuffled"),
+    ("base, one frame", "vanilla", "eval-base-vanilla-one"),
     ("base, no video", "vanilla", "eval-base-vanilla-none"),
     ("best constant answer", "", "eval-constant"),
 )
