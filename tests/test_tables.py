@@ -50,7 +50,7 @@ def write_run(results: Path, name: str, skill: float, tasks: tuple[str, ...] = t
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     results = tmp_path_factory.mktemp("results") / "tiny"
-    for name, skill in zip(RUNS, (0.2, 0.4, 0.9, 0.3, 0.25, 0.3), strict=True):
+    for name, skill in zip(RUNS, (0.2, 0.4, 0.9, 0.3, 0.27, 0.25, 0.3), strict=True):
         write_run(results, name, skill)
     return results
 
