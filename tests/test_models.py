@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small import SIZES, small_folder, small_tokenizer
 from transformers import Qwen2VLForConditionalGeneration
 
@@ -135,6 +136,15 @@ def test_wrong_folders_are_named(folder, tmp_path):
         load(str(folder), adapter=tmp_path)
     with pytest.raises(VsrError, match=r"no \*.safetensors"):
         load(str(tmp_path))
+    cut = shutil.copytree(folder, tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(VsrError, match="cannot be read"):
+        load(str(cut))
+    full = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in full.items() if "norm" not in k}, weights, metadata={"format": "pt"})
+    with pytest.raises(VsrError, match=r"weights lack model.*norm"):
+        load(str(cut))
     other = shutil.copytree(folder, tmp_path / "other")
     (other / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(VsrError, match="model type 'gpt2'"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -101,13 +102,19 @@ def load(
     source = _source(base)
     tokenizer = load_tokenizer(source)
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    model = Qwen2VLForConditionalGeneration.from_pretrained(
-        source,
-        dtype=DTYPES[dtype],
-        attn_implementation=attn,
-        device_map={"": device},
-        quantization_config=_quantization(quantization, DTYPES[dtype]),
-    )
+    try:
+        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+            source,
+            dtype=DTYPES[dtype],
+            attn_implementation=attn,
+            device_map={"": device},
+            quantization_config=_quantization(quantization, DTYPES[dtype]),
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise VsrError(f"base '{base}': its weights cannot be read ({error}); copy or download it again") from None
+    if report["missing_keys"]:  # transformers would leave them random
+        raise VsrError(f"base '{base}': weights lack {sorted(report['missing_keys'])[0]}; copy or download it again")
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = (
