@@ -4,8 +4,10 @@ import pytest
 import torch
 from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video, vision_inputs
 
+from vsr.engine.budget import batches, passes
 from vsr.engine.inputs import Prompt, video_features
-from vsr.engine.rollouts import batches, rollouts
+from vsr.engine.rollouts import rollouts
+from vsr.errors import VsrError
 
 GRIDS = [(2, 4, 6), None, (3, 2, 2), (1, 8, 4)]
 
@@ -53,14 +55,26 @@ def test_draws_are_those_of_the_seed():
     model = random_model(2)
     prompts = [p for _, p in prompts_of(model, [3, 9, 5, 5])]
 
-    def draw(seed):
+    def draw(seed, budget=10_000):
         generator = torch.Generator().manual_seed(seed)
-        groups = rollouts(model, prompts, 4, 6, EOS, SPECIAL, generator=generator)
+        groups = rollouts(model, prompts, 4, 6, EOS, SPECIAL, generator=generator, token_budget=budget)
         return [completion.tolist() for group in groups for completion in group]
 
-    assert draw(1) == draw(1) != draw(2)
+    assert draw(1) == draw(1) == draw(1, budget=50) != draw(2)
 
 
 def test_batches_keep_to_the_budget():
     assert batches([3, 3, 3, 9, 1, 1], 6) == [[0, 1], [2], [3], [4, 5]]
     assert batches([], 6) == []
+
+
+def test_passes_hold_every_completion_once_within_the_budget():
+    prompts, completions = [10, 3, 5], [[4, 4, 4, 2], [1], [9, 1]]
+    found = passes(prompts, completions, 20)
+    flat = [(group, i) for one in found for group, members in one for i in members]
+    assert sorted(flat) == [(g, i) for g, lengths in enumerate(completions) for i in range(len(lengths))]
+    sizes = [sum(prompts[g] + sum(completions[g][i] for i in members) for g, members in one) for one in found]
+    assert max(sizes) <= 20
+    assert len(found) < len(flat)
+    with pytest.raises(VsrError, match="token_budget=13"):
+        passes(prompts, completions, 13)

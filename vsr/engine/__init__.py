@@ -1,4 +1,4 @@
-"""What no library has: vision once per video, one prefill per prompt, shared-prefix log-probabilities, many questions."""
+"""What no library has: vision once a video, one prefill a prompt, shared-prefix log-probabilities, many questions."""
 
 from vsr.engine.answering import answer_many
 from vsr.engine.features import FeatureCache

@@ -41,4 +41,4 @@ def answer_many(
         branches=[prompt[shared:] for prompt in prompts],
         positions=[place[:, shared:] for place in places],
     )
-    return decode(model, [group], lambda logits: logits.argmax(-1), max_new_tokens, eos, suppress)
+    return decode(model, [group], lambda logits, *_: logits.argmax(-1), max_new_tokens, eos, suppress)

@@ -11,7 +11,8 @@ from transformers import DynamicCache
 from vsr.engine.attention import UNMASKED, Decoding, install
 from vsr.engine.inputs import Prompt, base_model, embed
 
-Pick = Callable[[Tensor], LongTensor]  # logits (rows, vocabulary) -> one token a row
+# logits (rows, vocabulary), which rows they are, how many tokens these have had -> one token a row
+Pick = Callable[[Tensor, list[int], int], LongTensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def decode(
     ids, places, layout.seen = (tensor.to(base.device) for tensor in _left_padded(branches))
     answers: list[list[int]] = [[] for _ in branches]
     running = list(range(len(branches)))
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         hidden = base.model.language_model(
             inputs_embeds=base.get_input_embeddings()(ids),
             position_ids=places,
@@ -52,7 +53,7 @@ def decode(
         ).last_hidden_state[:, -1]
         logits = base.lm_head(hidden).float()
         logits[:, suppress] = -torch.inf
-        tokens = pick(logits)
+        tokens = pick(logits, running, step)
         for row, token in zip(running, tokens.tolist(), strict=True):
             answers[row].append(token)
         kept = [i for i, row in enumerate(running) if answers[row][-1] != eos]

@@ -3,7 +3,8 @@
 import torch
 from torch import LongTensor, Tensor
 
-from vsr.engine.decoding import Group, decode
+from vsr.engine.budget import batches
+from vsr.engine.decoding import Group, Pick, decode
 from vsr.engine.inputs import Prompt, positions
 
 
@@ -21,34 +22,29 @@ def rollouts(
 ) -> list[list[LongTensor]]:
     """`group_size` sampled completions for each prompt, 1-D token ids on the CPU, `eos` kept where the model ended.
 
-    Groups are decoded together as long as their prompts and completions hold at most `token_budget` tokens. Draws come
-    from `generator` (on the CPU, the same for every device); temperature 0 is greedy."""
-
-    def pick(logits: Tensor) -> LongTensor:
-        if temperature == 0:
-            return logits.argmax(-1)
-        cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
-        draws = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
-        return (cumulative <= draws * cumulative[:, -1:]).sum(-1)
-
+    Groups are decoded together as long as their prompts and completions hold at most `token_budget` tokens; the draws,
+    from `generator` on the CPU, do not depend on that, nor on the device. Temperature 0 is greedy."""
+    draws = torch.rand(len(prompts) * group_size, max_new_tokens, generator=generator, dtype=torch.float64)
     sizes = [len(prompt.ids) + group_size * max_new_tokens for prompt in prompts]
     completions: list[LongTensor] = []
     for batch in batches(sizes, token_budget):
         groups = [_group(model, prompts[index], group_size) for index in batch]
+        pick = _sampler(draws[len(completions) :], temperature)
         completions += map(torch.tensor, decode(model, groups, pick, max_new_tokens, eos, suppress))
     return [completions[i : i + group_size] for i in range(0, len(completions), group_size)]
 
 
-def batches(sizes: list[int], budget: int) -> list[list[int]]:
-    """Consecutive indices in lists whose `sizes` sum to at most `budget`; one that is larger alone stands alone."""
-    found: list[list[int]] = []
-    room = 0
-    for index, size in enumerate(sizes):
-        if not found or size > room:
-            found, room = [*found, []], budget
-        found[-1].append(index)
-        room -= size
-    return found
+def _sampler(draws: Tensor, temperature: float) -> Pick:
+    """The token at which the cumulative distribution passes `draws[row, step]`, uniform in [0, 1)."""
+
+    def pick(logits: Tensor, rows: list[int], step: int) -> LongTensor:
+        if temperature == 0:
+            return logits.argmax(-1)
+        cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
+        drawn = draws[rows, step].to(logits.device)[:, None]
+        return (cumulative <= drawn * cumulative[:, -1:]).sum(-1)
+
+    return pick
 
 
 def _group(model: torch.nn.Module, prompt: Prompt, size: int) -> Group:

@@ -1,0 +1,1 @@
+"""Training: GRPO on the engine; SFT and DPO on TRL's trainers."""

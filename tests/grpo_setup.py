@@ -1,0 +1,57 @@
+"""A GRPO run small enough for tests: a random model, two random videos, questions of one line."""
+
+import torch
+from small import SIZES, small_folder
+
+from vsr import models, profiles
+from vsr.models import Loaded, add_lora
+from vsr.train.options import config
+
+GRIDS = {"a": (2, 4, 6), "b": (1, 4, 4)}
+
+
+def see(path):
+    """Random features of a video by its name."""
+    grid = torch.tensor([GRIDS[path.stem]])
+    generator = torch.Generator().manual_seed(ord(path.stem))
+    return 0.1 * torch.randn(int(grid.prod()) // 4, SIZES["text"]["hidden_size"], generator=generator), grid
+
+
+def row(number: int, video: str | None, truth: str = "e") -> dict:
+    content = [{"type": "text", "text": f"Question {number}?" + " Why?" * (number % 3)}]
+    if video:
+        content.insert(0, {"type": "video"})
+    path = video and f"{video}.mp4"
+    return {"id": f"q{number}", "prompt": [{"role": "user", "content": content}], "video": path, "ground_truth": truth}
+
+
+ROWS = [row(i, video) for i, video in enumerate(["a", "b", None, "a", "b", "b", "a"])]
+
+
+def letters(completions, ground_truth, **_) -> list[float]:
+    """How much of a completion is the wanted letter or its neighbours in the alphabet."""
+    texts = [completion[0]["content"] for completion in completions]
+    return [sum(abs(ord(c) - ord(t)) < 12 for c in text) / 8 for text, t in zip(texts, ground_truth, strict=True)]
+
+
+def adapted(folder, seed: int = 0, **settings) -> Loaded:
+    """The model of a folder with a fresh adapter, the same for the same seed; logits spread as in a trained model."""
+    loaded = models.load(str(folder))
+    with torch.no_grad():
+        loaded.model.model.language_model.norm.weight.mul_(8)
+    torch.manual_seed(seed)
+    return Loaded(add_lora(loaded.model, profiles.get("tiny", lora_r=4)), loaded.tokenizer, loaded.info)
+
+
+def arguments(folder, **changes):
+    """Four completions of at most eight tokens to each of three questions, four steps."""
+    settings = {"num_generations": 4, "max_completion_length": 8, "per_device_train_batch_size": 12, "max_steps": 4}
+    settings |= {"learning_rate": 1e-2, "beta": 0.1, "save_steps": 1}
+    return config(profiles.get("tiny"), folder, **(settings | changes))
+
+
+def adapter_of(loaded: Loaded) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
+
+
+__all__ = ["ROWS", "adapted", "adapter_of", "arguments", "letters", "row", "see", "small_folder"]

@@ -1,0 +1,185 @@
+"""GRPO on questions about videos (paper, section 3.2): training on rows, and the study's vsGRPO-V, -T and -O."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig
+
+from vsr import models, rewards, runs
+from vsr.engine.features import FeatureCache
+from vsr.errors import VsrError
+from vsr.models import Loaded
+from vsr.profiles import Profile
+from vsr.progress import track
+from vsr.questions.bench import Bench
+from vsr.questions.bench import load as load_bench
+from vsr.runs import Run
+from vsr.train import options
+from vsr.train.data import See, check_rows, sample
+from vsr.train.group_trainer import GroupTrainer
+from vsr.train.rewarding import RewardFunction
+
+TOKEN_BUDGET = 1 << 14  # tokens a forward pass: 28 layers of Qwen2-VL-2B keep 1.4 GB of checkpoints for it in bf16
+OnStep = Callable[[dict], None]
+CODE = ("engine", "train", "answers.py", "prompts.py", "rewards.py", "video.py")  # what a run's result depends on
+
+
+def train_grpo(
+    loaded: Loaded,
+    rows: list[dict],
+    reward_functions: Sequence[RewardFunction],
+    args: GRPOConfig,
+    see: See,
+    *,
+    token_budget: int = TOKEN_BUDGET,
+    split_every: int = 1,
+    on_step: OnStep | None = None,
+) -> None:
+    """Train the adapter of `loaded.model` in place with GRPO.
+
+    rows: one dict a question with `id`, `prompt` (a conversation, or text), `video` (a path or None) and the columns
+    that `reward_functions` read, which have TRL's signature. args: see `vsr.train.options`; `output_dir` receives
+    log.jsonl, completions.jsonl and checkpoints, and training continues from the last whole checkpoint found there,
+    to the same adapter as without the break. see: features and grid of a video, e.g. `vsr.engine.FeatureCache`.
+    Raises VsrError, naming the sample where one is at fault, after saving a checkpoint of the last whole step."""
+    options.check(args)
+    check_rows(rows)
+    if not isinstance(loaded.model, PeftModel):
+        raise VsrError("the model has no adapter: GRPO's reference is the model without it; use vsr.models.add_lora")
+    if not reward_functions or len(args.reward_weights or reward_functions) != len(reward_functions):
+        raise VsrError(f"{len(reward_functions)} reward functions, reward_weights={args.reward_weights}: give one each")
+    folder = Path(args.output_dir)
+    trainer = GroupTrainer(
+        loaded,
+        rows,
+        reward_functions,
+        args,
+        see,
+        folder,
+        token_budget=token_budget,
+        split_every=split_every,
+        on_step=on_step,
+    )
+    trainer.add_callback(_Progress(f"training {folder.name}"))
+    checkpoint = _last_checkpoint(folder)
+    _cut_logs(folder, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except (VsrError, KeyboardInterrupt):
+        trainer.keep()
+        raise
+    finally:
+        loaded.model.eval()
+
+
+def run_grpo(
+    profile: Profile,
+    mode: str,
+    data: str | Path,
+    out: str | Path,
+    seed: int = 0,
+    *,
+    beta: float | None = None,
+    loaded: Loaded | None = None,
+    on_step: OnStep | None = None,
+    fresh: bool = False,
+) -> Run:
+    """The run `grpo-<mode>-seed<seed>` (with `-beta<beta>` where it is not the profile's): vsGRPO trained with the
+    prompts and rewards of `mode` on the questions and videos in folder `data`; its adapter is in `adapter/`.
+
+    A finished run is returned as it is, a broken one continued. `loaded` saves loading the base again; it comes back
+    without an adapter."""
+    functions = rewards.trl_rewards(mode)
+    if beta is not None:
+        profile = replace(profile, beta=beta)
+    name = f"grpo-{mode}-seed{seed}" + ("" if beta is None else f"-beta{beta:g}")
+    bench = load_bench(data)
+    info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
+    run = Run.open(
+        out,
+        name,
+        settings={"mode": mode, "model": info, **asdict(profile)},
+        inputs={"questions": runs.fingerprint([asdict(q) for q in bench.questions]), "code": _code_hash()},
+        seed=seed,
+        fresh=fresh,
+    )
+    if run.finished:
+        return run
+    args = options.config(profile, run.path, seed=seed)  # its errors come before any work
+    base = loaded or models.load(**models.arguments("base", profile))
+    torch.manual_seed(seed)
+    adapted = Loaded(models.add_lora(base.model, profile), base.tokenizer, base.info)
+    see = FeatureCache(base.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
+    try:
+        train_grpo(adapted, rows_of(bench, mode), functions, args, see, on_step=on_step)
+        save_adapter(adapted.model, run.path / "adapter")
+    finally:
+        adapted.model.unload()
+    for checkpoint in run.path.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.info["device"])
+    return run
+
+
+def rows_of(bench: Bench, mode: str) -> list[dict]:
+    """Training rows of all questions of a bench."""
+    return [sample(question, bench.video_path(question.scene_name), mode) for question in bench.questions]
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Write the adapter as safetensors; an interrupted save leaves no half folder."""
+    staging = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging, save_embedding_layers=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def _code_hash() -> str:
+    package = Path(__file__).resolve().parents[1]
+    return runs.hash_files(*(package / name for name in CODE))
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; those that a killed process left half-written are removed."""
+    while (found := get_last_checkpoint(folder) if folder.is_dir() else None) is not None:
+        path = Path(found)
+        try:
+            json.loads((path / "trainer_state.json").read_text())  # written last
+            return path
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(path)
+    return None
+
+
+def _cut_logs(folder: Path, step: int) -> None:
+    """Forget lines after `step`: they will be written again."""
+    for name in ("log.jsonl", "completions.jsonl"):
+        if (folder / name).is_file():
+            kept = [row for row in runs.read_jsonl(folder / name) if row["step"] <= step]
+            runs.atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+
+class _Progress(TrainerCallback):
+    """Shows steps the way everything else in the study does."""
+
+    def __init__(self, description: str):
+        self.description = description
+        self.steps: Iterator[int] = iter(())
+
+    def on_train_begin(self, args, state, control, **_):
+        """Start counting, at the step that training resumes from."""
+        if state.is_world_process_zero:
+            self.steps = track(range(state.global_step, state.max_steps), self.description)
+            next(self.steps, None)
+
+    def on_step_end(self, args, state, control, **_):
+        """One step done."""
+        next(self.steps, None)
