@@ -40,7 +40,7 @@ def questions(
     scene: Scene, rules: Rules, rng: np.random.Generator, seen: Mapping[str, float] | None
 ) -> Iterator[Draft]:
     """Four categories that appear more than the rule set's gap apart; none where nobody looked at the frames."""
-    labels = sorted(seen or {}, key=lambda label: seen[label])
+    labels = sorted(seen or {}, key=lambda label: (seen[label], label))
     fours = [four for four in combinations(labels, CATEGORIES) if _apart(four, seen, rules.order_gap)]
     for i in rng.permutation(len(fours)):
         order = fours[i]

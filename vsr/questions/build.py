@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).resolve().parents[1]  # what makes rooms and questions
 LETTERS = "ABCD"
-POOL = 8  # candidates looked at for each question asked
+POOL = 24  # candidates looked at for each question asked
 # Questions on one room's video under `vsibench`: about VSI-Bench's own mean per scene. Its caps are the most it has.
 PER_ROOM = {
     "object_counting": 1,
@@ -77,10 +77,11 @@ def build(
 
 
 def _choose(candidates: Iterator[Draft], cap: int | None, used: Counter) -> list[Draft]:
-    """At most `cap` candidates, rarest answers first."""
-    pool = list(candidates if cap is None else islice(candidates, cap * POOL))
-    chosen: list[Draft] = []
-    while pool and len(chosen) != cap:
+    """All candidates, or at most `cap` of them, those with the rarest answers first."""
+    if cap is None:
+        return list(candidates)
+    pool, chosen = list(islice(candidates, cap * POOL)), []
+    while pool and len(chosen) < cap:
         draft = min(pool, key=lambda draft: used[draft.question_type, draft.balance])
         pool.remove(draft)
         chosen.append(draft)
@@ -140,13 +141,14 @@ def build_rooms(
 
     Nothing is done if the folder is complete and neither settings nor the code that makes rooms and questions changed;
     an interrupted folder is continued. `world` defaults to the study's rooms. Their videos last seconds where
-    VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second.
+    VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second; closest points do not
+    hang on rounding (`Rules.rim`).
     """
     from vsr.scenes import procedural
 
     folder, world = Path(folder), world or procedural.STUDY
     per_scene = per_scene or (PER_ROOM if rules == "vsibench" else {})
-    rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps)
+    rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps, rim=True)
     settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": dict(per_scene)}
     code = hash_files(*sorted((CODE / "scenes").glob("*.py")))
     mark = fingerprint([settings, rules, seed, code, hash_files(*sorted((CODE / "questions").glob("*.py")))])

@@ -56,11 +56,15 @@ def questions(scene: Scene, rules: Rules, rng: np.random.Generator, question_typ
 
 def _angle(rules: Rules, stand: Box, face: Box, query: Box) -> float:
     points = [box.middle if rules.centres else box.center for box in (stand, face, query)]
-    return turn_angle(*points)
+    return float(turn_angle(*points))
 
 
 def _word(angle: float, level: str) -> str:
-    return _WORDS[level][np.searchsorted(_BOUNDS[level], angle, side="right") - 1]
+    return _WORDS[level][_sector(angle, level)]
+
+
+def _sector(angle: np.ndarray, level: str) -> np.ndarray:
+    return np.searchsorted(_BOUNDS[level], angle, side="right") - 1
 
 
 def _clear(rules: Rules, stand: Box, face: Box, query: Box, level: str) -> bool:
@@ -70,11 +74,11 @@ def _clear(rules: Rules, stand: Box, face: Box, query: Box, level: str) -> bool:
         return False
     if level == "free":
         return True
-    corners = [turn_angle(stand.center, face.center, corner) for corner in query.corners()]
-    if sum(_word(corner, level) != _word(angle, level) for corner in corners) > STRAY:
+    corners = turn_angle(stand.center, face.center, query.corners())
+    if np.count_nonzero(_sector(corners, level) != _sector(angle, level)) > STRAY:
         return False
     pairs = ((stand, face), (stand, query), (face, query))
-    return all(APART[0] <= box_distance(a, b) <= APART[1] for a, b in pairs)
+    return all(APART[0] <= box_distance(a, b, rules.rim) <= APART[1] for a, b in pairs)
 
 
 def _margin(angle: float, level: str) -> float:

@@ -36,7 +36,8 @@ class Rules:
     `options`: lettered options (VSI-Bench) or free-form answers (the paper). `centres`: distances and directions
     between point-cloud centres (the paper) or, for distances, between closest points (VSI-Bench). `caps`: questions of
     a type in one scene, None for all. `ignored`: labels that are no objects. `order_gap`: seconds between first
-    appearances.
+    appearances. `rim`: closest points are sampled with their outermost layer whole, not as VSI-Bench's rounding left
+    it (see `geometry.box_points`).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Rules:
     centres: bool
     ignored: frozenset[str] = frozenset()
     order_gap: float = 1.0
+    rim: bool = False
 
 
 SIZE = "What is the length of the longest dimension (length, width, or height) of the {label}, measured in centimeters?"

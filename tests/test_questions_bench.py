@@ -1,0 +1,196 @@
+"""Folders of questions, scenes and videos: written whole, resumed, read back, damaged."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import pandas
+import pytest
+
+from vsr.errors import VsrError
+from vsr.questions import bench, build
+from vsr.questions.question import FIELDS, Question, read_questions
+from vsr.runs import read_json
+from vsr.scenes import store
+from vsr.scenes.metainfo import read_scenes
+from vsr.scenes.procedural import STUDY, make_room
+from vsr.scenes.render import render
+from vsr.video import decode
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return build.build_rooms(tmp_path_factory.mktemp("rooms") / "bench", "bench", 4)
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "bench")
+
+
+def test_a_folder_of_rooms_is_complete(made):
+    loaded = bench.load(made)
+    assert loaded.missing == []
+    names = {f"room-{1000000 + i}" for i in range(4)}
+    assert {q.scene_name for q in loaded.questions} == set(loaded.scenes) == names
+    kinds = {q.question_type for q in loaded.questions}
+    assert kinds == set(build.PER_ROOM) | {"room_size_estimation"}
+    manifest = read_json(made / "manifest.json")
+    assert sum(manifest["tasks"].values()) == manifest["questions"] == len(loaded.questions)
+    for scene in loaded.scenes:
+        assert loaded.video_path(scene).stat().st_size > 1000
+
+
+def test_parquet_and_jsonl_are_the_same(made):
+    frame = pandas.read_parquet(made / "questions.parquet")
+    assert tuple(frame.columns) == FIELDS
+    for row, question in zip(frame.to_dict("records"), read_questions(made / "questions.jsonl"), strict=True):
+        options = None if row["options"] is None else tuple(row["options"])
+        assert {**row, "options": options, "pruned": None} == asdict(question)
+
+
+def test_training_rooms_are_other_rooms_under_the_papers_rules(tmp_path):
+    loaded = bench.load(build.build_rooms(tmp_path / "train", "train", 2, "vsi100k"))
+    assert set(loaded.scenes) == {"room-000000", "room-000001"}
+    assert all(q.options is None for q in loaded.questions)
+    assert {q.question_type for q in loaded.questions} <= set(build.rule_sets.VSI100K.templates)
+
+
+def times(folder) -> dict:
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_folder_is_left_alone(folder):
+    before = times(folder)
+    build.build_rooms(folder, "bench", 4)
+    assert times(folder) == before
+
+
+def test_an_interrupted_folder_is_continued(folder, made):
+    (folder / "manifest.json").unlink()
+    victims = ["room-1000001", "room-1000002"]
+    (folder / "videos" / f"{victims[0]}.mp4").unlink()
+    broken = folder / "videos" / f"{victims[1]}.mp4"
+    os.truncate(broken, 300)
+    kept = times(folder / "videos")
+    build.build_rooms(folder, "bench", 4)
+    after = times(folder / "videos")
+    assert {name for name in after if kept.get(name) != after[name]} == {
+        f"{victim}.{kind}" for victim in victims for kind in ("mp4", "json")
+    }
+    for victim in victims:
+        old, new = (decode(place / "videos" / f"{victim}.mp4", 8).astype(float) for place in (made, folder))
+        assert np.abs(old - new).mean() < 0.5
+    assert (folder / "questions.jsonl").read_text() == (made / "questions.jsonl").read_text()
+    assert read_json(folder / "manifest.json") == read_json(made / "manifest.json")
+
+
+def test_other_settings_make_other_questions(folder, made):
+    build.build_rooms(folder, "bench", 4, seed=1, per_scene={"object_size_estimation": 1})
+    old, new = read_json(made / "manifest.json"), read_json(folder / "manifest.json")
+    assert new["tasks"]["object_size_estimation"] == 4 < old["tasks"]["object_size_estimation"]
+    assert new["seed"] == 1
+    assert times(folder / "videos").keys() == times(made / "videos").keys()
+
+
+def test_missing_videos_are_listed_not_dropped(folder):
+    (folder / "videos" / "room-1000002.mp4").unlink()
+    loaded = bench.load(folder)
+    assert loaded.missing == ["room-1000002"]
+    assert any(q.scene_name == "room-1000002" for q in loaded.questions)
+    assert loaded.video_path("room-1000002") == folder / "videos" / "room-1000002.mp4"
+
+
+def test_videos_in_the_benchmarks_own_layout_are_found(folder):
+    (folder / "videos").rename(folder / "rooms")  # <dataset>/<scene>.mp4
+    (folder / "questions.jsonl").rename(folder / "test.jsonl")
+    loaded = bench.load(folder)
+    assert loaded.missing == []
+    assert loaded.video_path("room-1000000") == folder / "rooms" / "room-1000000.mp4"
+
+
+def test_the_video_shows_what_the_scene_says(made):
+    loaded = bench.load(made)
+    scene = loaded.scenes["room-1000000"]
+    shown = decode(loaded.video_path(scene.id), len(scene.camera)).astype(float)
+    drawn = render(scene, STUDY.width, STUDY.height).rgb
+    other = render(loaded.scenes["room-1000001"], STUDY.width, STUDY.height).rgb
+    assert np.abs(shown - drawn).mean() < 6 < np.abs(shown - other).mean()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no such folder; make one with 'vsr build"),
+        (lambda folder: (folder / "questions.jsonl").unlink(), "holds none of questions.jsonl, test.jsonl"),
+        (lambda folder: (folder / "questions.jsonl").write_text(""), "holds no questions"),
+        (lambda folder: (folder / "questions.jsonl").write_text('{"id": 1}\n'), "line 1: field 'dataset' is missing"),
+        (lambda folder: (folder / "questions.jsonl").write_text("{]\n{}\n"), "line 1: not valid json"),
+    ],
+)
+def test_a_damaged_folder_is_an_error_that_says_so(folder, damage, says):
+    damage(folder)
+    with pytest.raises(VsrError, match=says):
+        bench.load(folder)
+
+
+def test_scenes_read_back_exactly(tmp_path, shared):
+    scenes = [make_room(7), *read_scenes(shared / "scannet_meta_info_val.json")[:3]]
+    store.save(tmp_path / "scenes.jsonl", scenes)
+    for old, new in zip(scenes, store.load(tmp_path / "scenes.jsonl"), strict=True):
+        assert store.to_row(old) == store.to_row(new)
+        np.testing.assert_array_equal(old.objects[0].axes, new.objects[0].axes)
+        assert old.objects[0].axes.dtype == new.objects[0].axes.dtype
+    assert build.build(scenes) == build.build(store.load(tmp_path / "scenes.jsonl"))
+
+
+def damaged(row: dict, path: list, value: object) -> dict:
+    row = json.loads(json.dumps(row))
+    target = row
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    return row
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (["objects", 0, "center"], [0, float("nan"), 0], "center = .*nan.* is not finite"),
+        (["objects", 0, "center"], [0, 1], r"center has shape \(2,\)"),
+        (["objects", 0, "axes"], [[1, 0, 0]], r"axes has shape \(1, 3\)"),
+        (["objects", 0], {"label": "chair"}, "field 'center' is missing"),
+        (["camera", "pitch"], [0], r"pitch has shape \(1,\)"),
+        (["objects"], 7, "not iterable"),
+        (["floor"], "wide", "could not convert"),
+    ],
+)
+def test_a_damaged_scenes_file_names_file_scene_and_field(tmp_path, path, value, says):
+    file = tmp_path / "scenes.jsonl"
+    file.write_text(json.dumps(damaged(store.to_row(make_room(7)), path, value)) + "\n")
+    with pytest.raises(VsrError, match=says) as error:
+        store.load(file)
+    assert f"{file}: scene room-000007" in str(error.value)
+
+
+def test_no_questions_write_nothing(tmp_path):
+    with pytest.raises(VsrError, match="the scenes allow no question under vsibench"):
+        build.write(tmp_path / "out", [], "vsibench", 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    questions = [Question("1", "d", "s", "room_size_estimation", "How big?", None, "12.0")]
+    build.write(tmp_path, questions, "vsibench", 0)
+    before = (tmp_path / "questions.jsonl").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(VsrError, match="No space left on device"):
+        build.write(tmp_path, questions * 2, "vsibench", 0)
+    assert (tmp_path / "questions.jsonl").read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
