@@ -230,5 +230,5 @@ def test_a_blocked_way_is_no_route():
 def test_bad_arguments_of_build_are_named(rooms):
     with pytest.raises(VsrError, match="vsi100k has no questions of type 'route_planning'"):
         build(rooms[:1], "vsi100k", per_scene={"route_planning": 1})
-    with pytest.raises(VsrError, match=f"{rooms[0].id} comes"):
+    with pytest.raises(VsrError, match=f"scene {rooms[0].id} is given 2 times"):
         build([rooms[0], rooms[1], rooms[0]])

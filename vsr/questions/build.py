@@ -61,9 +61,9 @@ def build(
     strange = set(caps) - set(rule_set.templates)
     if strange:
         raise VsrError(f"per_scene: {rule_set.name} has no questions of type '{min(strange)}'")
-    twice = [name for name, times in Counter(scene.id for scene in scenes).items() if times > 1]
-    if twice:
-        raise VsrError(f"scene {twice[0]} comes {len(scenes)} scenes in more than once; give each scene once")
+    for name, times in Counter(scene.id for scene in scenes).items():
+        if times > 1:
+            raise VsrError(f"scene {name} is given {times} times; question ids need each scene once")
     used: Counter = Counter()
     questions = []
     for scene in scenes:
@@ -147,7 +147,8 @@ def build_rooms(
     from vsr.scenes import procedural
 
     folder, world = Path(folder), world or procedural.STUDY
-    per_scene = per_scene or (PER_ROOM if rules == "vsibench" else {})
+    if per_scene is None:
+        per_scene = PER_ROOM if rules == "vsibench" else {}
     rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps, rim=True)
     settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": dict(per_scene)}
     code = hash_files(*sorted((CODE / "scenes").glob("*.py")))

@@ -11,7 +11,9 @@ from vsr.scenes.scene import Scene
 
 TYPE = "object_rel_distance"
 OPTIONS = 4
-LEAST = 0.15  # metres, VSI-Bench: the closest is not nearer than this, and no two options are closer to a tie
+# Metres: the closest is not nearer than this, and no two options are closer to a tie. VSI-Bench's; the paper states
+# none, we take the same.
+LEAST = 0.15
 ROUNDS = 3  # sets of options tried for one target under `vsibench`
 
 
