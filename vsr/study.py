@@ -57,18 +57,13 @@ class Study:
         figures.savefig(figure, self.figures / name)
         return show.image(figure)
 
-    @cached_property
-    def model(self):
-        """The base model, loaded once."""
-        from vsr import models
+    def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
+        """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.
 
-        return models.load(self.profile.base, dtype=self.profile.dtype, quantization=self.profile.quantization)
-
-    def evaluate(self, mode: str = "vanilla", video: str = "true", model: object = None) -> dict:
-        """The summary of one model under one prompt mode and one kind of video; run now or read if finished."""
+        Run now, or read if finished; the model is loaded only if there is something left to answer."""
         from vsr import evaluate
 
-        run = evaluate.evaluate(model or self.model, self.bench, mode, video, self.profile, self.results)
+        run = evaluate.evaluate(model, self.bench, mode, video, self.profile, self.results)
         return runs.read_json(run.path / "summary.json")
 
 
