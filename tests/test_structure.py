@@ -15,11 +15,11 @@ FLOORS = [
     {"scenes"},
     {"answers", "averages", "scoring", "harness_rules", "stats", "rewards", "questions"},
     {"video", "prompts"},
-    {"models", "engine"},
+    {"models", "adapters", "folders", "quantize", "sizes", "sources", "engine"},
     {"train", "pretrain"},
     {"evaluate"},
     {"summaries", "tables", "figures", "claims", "report", "show"},
-    {"study"},
+    {"jobs", "live", "study"},
     {"estimate", "bench", "doctor", "notebooks"},
     {"cli"},
 ]

@@ -9,11 +9,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 EXECUTED = "VSR_EXECUTED"  # set by `vsr run` in the kernels it starts
+QUIET = "VSR_QUIET"  # set in worker processes, whose parent shows the progress of all
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` showing how many are done and how long the rest will take."""
     total = len(items) if total is None else total  # type: ignore[arg-type]
+    if os.environ.get(QUIET):
+        return iter(items)
     if os.environ.get(EXECUTED):
         return _updated_line(items, description, total)
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
@@ -50,6 +53,29 @@ def _plain_lines(items: Iterable[T], description: str, total: int) -> Iterator[T
         if time.monotonic() - shown > 30:
             shown = time.monotonic()
             print(_line(description, done, total, started), file=sys.stderr, flush=True)
+
+
+class Counted:
+    """Progress of work done elsewhere: call it with the number done."""
+
+    def __init__(self, description: str, total: int):
+        self.description, self.total, self.started = description, total, time.monotonic()
+        self.handle, self.shown = None, -1
+        if "ipykernel" in sys.modules:
+            from IPython.display import Pretty, display
+
+            self.handle = display(Pretty(f"{description}: 0/{total}"), display_id=True)
+
+    def __call__(self, done: int) -> None:
+        """Show it, at a terminal only when the number changed."""
+        line = _line(self.description, done, self.total, self.started)
+        if self.handle:
+            from IPython.display import Pretty
+
+            self.handle.update(Pretty(line))
+        elif done != self.shown:
+            print(line, file=sys.stderr, flush=True)
+        self.shown = done
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """What notebooks and commands call: where a profile's data, runs and figures are, and how to make what is missing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,10 @@ from matplotlib.figure import Figure
 
 from vsr import figures, profiles, report, runs, show
 from vsr.errors import VsrError
+from vsr.jobs import Job, run_all
+from vsr.live import Curves
 from vsr.profiles import Profile
+from vsr.progress import Counted
 from vsr.questions import agree, bench, build
 from vsr.questions.bench import Bench
 from vsr.questions.question import read_questions
@@ -65,6 +69,45 @@ class Study:
 
         run = evaluate.evaluate(model, self.bench, mode, video, self.profile, self.results)
         return runs.read_json(run.path / "summary.json")
+
+    def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
+        """The summaries of several (model, mode, video), two at a time on a laptop."""
+        from vsr import evaluate
+
+        self.bench  # noqa: B018  rooms are made once, not by each process
+        common = {"bench": self.bench, "profile": self.profile, "out": self.results}
+        todo = [
+            Job(f"{model} {mode} {video}", evaluate.evaluate, {"model": model, "mode": mode, "video": video, **common})
+            for model, mode, video in wanted
+        ]
+        run_all(todo, Counted("evaluations", len(todo)))
+        return [self.evaluate(mode, video, model) for model, mode, video in wanted]
+
+    def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
+        """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
+        from vsr.train import grpo
+
+        folder = self.train.folder
+        todo = [
+            Job(
+                grpo.run_name(mode, seed, beta),
+                grpo.run_grpo,
+                {
+                    "profile": self.profile,
+                    "mode": mode,
+                    "data": folder,
+                    "out": self.results,
+                    "seed": seed,
+                    "beta": beta,
+                },
+            )
+            for mode in modes
+            for beta in betas
+            for seed in range(self.profile.seeds)
+        ]
+        folders = [self.results / job.name for job in todo]
+        run_all(todo, Curves(folders, self.profile.max_steps) if live else None)
+        return folders
 
 
 def base_card() -> dict:

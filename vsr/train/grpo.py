@@ -79,6 +79,11 @@ def train_grpo(
         loaded.model.eval()
 
 
+def run_name(mode: str, seed: int, beta: float | None = None) -> str:
+    """The folder of a run; `beta` None is the profile's."""
+    return f"grpo-{mode}-seed{seed}" + ("" if beta is None else f"-beta{beta:g}")
+
+
 def run_grpo(
     profile: Profile,
     mode: str,
@@ -99,7 +104,7 @@ def run_grpo(
     functions = rewards.trl_rewards(mode)
     if beta is not None:
         profile = replace(profile, beta=beta)
-    name = f"grpo-{mode}-seed{seed}" + ("" if beta is None else f"-beta{beta:g}")
+    name = run_name(mode, seed, beta)
     bench = load_bench(data)
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
     run = Run.open(

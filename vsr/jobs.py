@@ -1,0 +1,80 @@
+"""Independent runs side by side: two processes of one thread beat one of two on a CPU; a GPU takes one at a time."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+
+from vsr.errors import VsrError
+from vsr.progress import EXECUTED, QUIET
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of an importable function that fills a run folder; what it returns is not sent back."""
+
+    name: str
+    function: Callable
+    arguments: dict = field(default_factory=dict)
+
+
+def workers(wanted: int) -> int:
+    """How many processes to use: one a core, but a single one where a GPU does the work."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else max(1, min(wanted, os.cpu_count() or 1))
+
+
+def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = None, every: float = 3.0) -> None:
+    """Run all jobs; `while_waiting` gets the number done every few seconds. The first failure names its job.
+
+    Finished run folders make a rerun continue where this one stopped."""
+    number = workers(len(jobs))
+    if number == 1:
+        for done, job in enumerate(jobs, 1):
+            job.function(**job.arguments)
+            if while_waiting:
+                while_waiting(done)
+        return
+    with ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(_call, job): job for job in jobs}
+        try:
+            _follow(futures, while_waiting, every)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+
+
+def _follow(futures: dict[Future, Job], while_waiting: Callable[[int], None] | None, every: float) -> None:
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=every, return_when="FIRST_COMPLETED")
+        for future in done:
+            try:
+                future.result()
+            except BrokenProcessPool:
+                name = futures[future].name
+                raise VsrError(f"{name}: its process was killed (out of memory?); run again to continue") from None
+            except VsrError as error:
+                raise VsrError(f"{futures[future].name}: {error}") from None
+        if while_waiting:
+            while_waiting(len(futures) - len(waiting))
+
+
+def _one_thread() -> None:
+    os.environ.pop(EXECUTED, None)  # a worker has no notebook to display in
+    os.environ[QUIET] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _call(job: Job) -> float:
+    started = time.monotonic()
+    job.function(**job.arguments)
+    return time.monotonic() - started

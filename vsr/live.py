@@ -1,0 +1,41 @@
+"""Training curves that grow while runs in other processes train: one picture, updated in place."""
+
+import io
+from pathlib import Path
+
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from vsr.progress import duration
+from vsr.runs import read_jsonl
+
+
+class Curves:
+    """Call it now and then: it redraws `column` of every run's log.jsonl. The picture stays as the cell's output."""
+
+    def __init__(self, folders: list[Path], steps: int, column: str = "reward", smooth: int = 10):
+        self.folders, self.steps, self.column, self.smooth = folders, steps, column, smooth
+        self.handle = display(self._picture(0), display_id=True)
+
+    def __call__(self, done: int) -> None:
+        """Redraw; `done` runs are complete."""
+        self.handle.update(self._picture(done))
+
+    def _picture(self, done: int) -> Image:
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        axes = figure.subplots()
+        spent = 0.0
+        for folder in self.folders:
+            rows = list(read_jsonl(folder / "log.jsonl")) if (folder / "log.jsonl").is_file() else []
+            spent += sum(row.get("seconds", 0.0) for row in rows)
+            values = [row[self.column] for row in rows if self.column in row]
+            means = [
+                sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - self.smooth) : i + 1])
+            ]
+            axes.plot(range(1, len(means) + 1), means, linewidth=1, label=folder.name)
+        axes.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.column}, mean of {self.smooth} steps")
+        axes.set_title(f"{done} of {len(self.folders)} runs complete, {duration(spent)} of training", loc="left")
+        axes.legend(fontsize=7, ncols=3, loc="lower right")
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=90, metadata={"Software": None})
+        return Image(content.getvalue(), width=800)
