@@ -9,9 +9,11 @@ from safetensors.torch import load_file, save_file
 from small import SIZES, small_folder, small_tokenizer
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import models, profiles
+from vsr import folders, models, profiles
 from vsr.errors import VsrError
-from vsr.models import add_lora, describe, load, model_hash, tiny_config
+from vsr.folders import model_hash
+from vsr.models import add_lora, describe, load
+from vsr.sizes import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_a_saved_folder_comes_back_with_the_same_weights(folder):
 
 
 def test_the_real_tokenizer_and_template(shared, tmp_path):
-    folder = models.random_folder(tmp_path / "m", SIZES, shared / "qwen2-vl-processor")
+    folder = folders.random_folder(tmp_path / "m", SIZES, shared / "qwen2-vl-processor")
     loaded = load(str(folder))
     assert loaded.model.config.video_token_id == 151656
     assert models.end_id(loaded.tokenizer) == 151645
@@ -102,7 +104,7 @@ def test_the_miniature_is_small():
     sizes = tiny_config()
     sizes["text"]["vocab_size"] = 1500
     with torch.device("meta"):
-        model = Qwen2VLForConditionalGeneration(models.build_config(sizes, small_tokenizer()))
+        model = Qwen2VLForConditionalGeneration(folders.build_config(sizes, small_tokenizer()))
     assert 1e6 < model.num_parameters() < 3e6  # float32 under 12 MB
 
 
@@ -110,7 +112,7 @@ def test_rotary_sections_must_fit():
     sizes = tiny_config()
     sizes["text"]["mrope_section"] = [4, 4, 4]
     with pytest.raises(VsrError, match="half the head size, 16"):
-        models.build_config(sizes, small_tokenizer())
+        folders.build_config(sizes, small_tokenizer())
 
 
 @pytest.mark.parametrize(

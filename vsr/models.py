@@ -3,9 +3,7 @@
 No AutoProcessor: it needs torchvision. Text goes through the tokenizer, video through `vsr.video.patchify`.
 """
 
-import logging
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,37 +11,31 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
     PreTrainedTokenizerBase,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
 from transformers.utils.logging import disable_progress_bar
 
+from vsr.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter
 from vsr.errors import VsrError, unknown
+from vsr.folders import END, PAD, VISION_TOKENS, check_processor, load_tokenizer, model_hash
 from vsr.profiles import Profile
-from vsr.runs import hash_files, read_json
+from vsr.quantize import QUANTIZATIONS, bits_and_bytes, weight_bytes
+from vsr.sources import Source, find
 
 disable_progress_bar()  # "loading weights" bars would fill every executed notebook
 
-TINY_FOLDER = Path(__file__).resolve().parent / "base"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("none", "nf4", "fp4", "int8")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-END, PAD = "<|im_end|>", "<|endoftext|>"
-LORA_TARGETS = r".*language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-ADAPTER_FILES = ("adapter_config.json", "adapter/adapter_config.json")
-MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.*")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")  # of the vision tower; the engine brings the language part's
+LORA_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device, in eval mode, with its tokenizer. `info` says what decides its answers: base, hash, dtype,
-    quantization, attention, adapter_hash (None without adapter), and `name`: 'base', or the run that trained it."""
+    """A model on its device, in eval mode, with its tokenizer. `info` says what decides its answers: base, hash (of the
+    files, or the hub's commit), dtype, quantization, attention, adapter_hash (None without adapter), and `name`:
+    'base', or the run that trained it."""
 
     model: Qwen2VLForConditionalGeneration | PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -58,31 +50,9 @@ def describe(
     attn: str = "sdpa",
     adapter: str | Path | None = None,
 ) -> dict:
-    """`Loaded.info` of the model that `load` would give, all names and files checked, before any weight is read."""
-    for kind, value, known in (
-        ("dtype", dtype, DTYPES),
-        ("quantization", quantization, QUANTIZATIONS),
-        ("attention", attn, ATTENTIONS),
-    ):
-        if value not in known:
-            raise unknown(kind, value, known)
-    source = _source(base)
-    config = _config(base, source)
-    local = Path(source).is_dir()
-    info = {
-        "name": "base",
-        "base": Path(base).name if local else base,
-        "hash": model_hash(source) if local else f"hub:{getattr(config, '_commit_hash', None)}",
-        "dtype": dtype,
-        "quantization": quantization,
-        "attention": attn,
-        "adapter_hash": None,
-    }
-    if adapter is not None:
-        folder = _adapter_folder(Path(adapter))
-        run = folder.parent if folder.name == "adapter" else folder
-        info.update(name=run.resolve().name, adapter_hash=hash_files(folder))
-    return info
+    """`Loaded.info` of the model that `load` would give; names, files, processor and adapter are checked, no
+    weight is read."""
+    return _examine(base, dtype, quantization, attn, adapter)[0]
 
 
 def load(
@@ -93,22 +63,22 @@ def load(
     attn: str = "sdpa",
     adapter: str | Path | None = None,
 ) -> Loaded:
-    """The model `base`: 'tiny' (shipped), a folder, or a hub id; `adapter` is a PEFT folder or a run folder with one.
+    """The model `base`: 'tiny' (shipped), a folder, or a hub id (owner/name or owner/name@revision); `adapter` is a
+    PEFT folder or a run folder with one.
 
-    On the first GPU (each process its own under `accelerate launch`), else on the CPU. The vision tower stays
-    unquantised.
+    On the first GPU (each process its own under `accelerate launch`), else on the CPU; VsrError, before any weight is
+    read, where the weights do not fit there. The vision tower stays unquantised.
     """
-    info = describe(base, dtype=dtype, quantization=quantization, attn=attn, adapter=adapter)
-    source = _source(base)
-    tokenizer = load_tokenizer(source)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    info, config, source, tokenizer = _examine(base, dtype, quantization, attn, adapter)
+    _check_memory(base, config, dtype, quantization)
     try:
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
-            source,
+            source.name,
+            revision=source.revision,
             dtype=DTYPES[dtype],
             attn_implementation=attn,
-            device_map={"": device},
-            quantization_config=_quantization(quantization, DTYPES[dtype]),
+            device_map={"": _device()},
+            quantization_config=bits_and_bytes(quantization, DTYPES[dtype]),
             output_loading_info=True,
         )
     except (OSError, SafetensorError) as error:
@@ -117,31 +87,20 @@ def load(
         raise VsrError(f"base '{base}': weights lack {sorted(report['missing_keys'])[0]}; copy or download it again")
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = (
-                False  # it would repack weights in bf16 at the first forward in eval mode
-            )
+            layer.support_avx512bf16_for_cpu = False  # or it repacks weights in bf16 at the first forward in eval mode
     model.name_or_path = info["base"]
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(_adapter_folder(Path(adapter))))
+        model = PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
     return Loaded(model.eval(), tokenizer, info)
 
 
 def arguments(name: str, profile: Profile) -> dict:
     """What `describe` and `load` take for a model that a command names: 'base' (the profile's), the folder of a
     training run (its adapter on the profile's base), or another base by folder or hub id."""
-    adapter = Path(name) if any((Path(name) / file).is_file() for file in ADAPTER_FILES) else None
+    adapter = Path(name) if any((Path(name) / f / ADAPTER_CONFIG).is_file() for f in (".", "adapter")) else None
     base = profile.base if adapter or name == "base" else name
-    return {"base": base, "dtype": profile.dtype, "quantization": profile.quantization, "adapter": adapter}
-
-
-def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id; one without a chat template or Qwen2-VL's special tokens is an error."""
-    tokenizer = AutoTokenizer.from_pretrained(str(source))
-    lacking = [t for t in (*VISION_TOKENS, END, PAD) if t not in tokenizer.get_vocab()]
-    if lacking or not tokenizer.chat_template:
-        what = f"special token '{lacking[0]}'" if lacking else "chat template"
-        raise VsrError(f"{source}: its tokenizer has no {what}; use a Qwen2-VL checkpoint")
-    return tokenizer
+    options = {"dtype": profile.dtype, "quantization": profile.quantization, "attn": profile.attention}
+    return {"base": base, "adapter": adapter, **options}
 
 
 def suppressed(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -162,7 +121,8 @@ def read(tokenizer: PreTrainedTokenizerBase, answer: list[int]) -> str:
 
 
 def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftModel:
-    """`model` with a fresh trainable adapter on the language model's linear layers; all else is frozen.
+    """`model` with a fresh trainable adapter on the language model's linear layers that `lora_targets` names; all else
+    is frozen.
 
     Rank and targets are unstated in the paper; the vision tower is frozen so that features can be kept.
     """
@@ -170,7 +130,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftMo
         r=profile.lora_r,
         lora_alpha=profile.lora_alpha,
         lora_dropout=profile.lora_dropout,
-        target_modules=LORA_TARGETS,
+        target_modules=rf".*language_model\..*\.({'|'.join(f'{t}_proj' for t in lora_targets(profile))})",
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config)
@@ -179,134 +139,61 @@ def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftMo
     return adapted
 
 
-def model_hash(folder: str | Path) -> str:
-    """16 hex digits over the files that decide what the model in `folder` says."""
-    return hash_files(*sorted(file for pattern in MODEL_FILES for file in Path(folder).glob(pattern)))
+def lora_targets(profile: Profile) -> list[str]:
+    """The layers that the adapter changes, out of LORA_LAYERS."""
+    named = [word.strip() for word in profile.lora_targets.split(",")]
+    for word in named:
+        if word not in LORA_LAYERS:
+            raise unknown("layer in lora_targets", word, LORA_LAYERS)
+    return named
 
 
-def tiny_config() -> dict:
-    """Sizes of the miniature, in transformers' names: about 2.5M parameters with a vocabulary of 1.5k."""
-    return {
-        "text": {
-            "hidden_size": 192,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 2,
-            "mrope_section": [4, 6, 6],
-        },
-        "vision": {"embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 2},
+def _examine(
+    base: str, dtype: str, quantization: str, attn: str, adapter: str | Path | None
+) -> tuple[dict, Qwen2VLConfig, Source, PreTrainedTokenizerBase]:
+    """What `load` needs, everything checked that can be without weights."""
+    for kind, value, known in (
+        ("dtype", dtype, DTYPES),
+        ("quantization", quantization, QUANTIZATIONS),
+        ("attention", attn, ATTENTIONS),
+    ):
+        if value not in known:
+            raise unknown(kind, value, known)
+    source, config = find(base)
+    tokenizer = load_tokenizer(source.name, source.revision)
+    check_processor(source.name, config, tokenizer, source.revision)
+    info = {
+        "name": "base",
+        "base": Path(base).name if source.local else base,
+        "hash": model_hash(source.name) if source.local else f"hub:{source.revision}",
+        "dtype": dtype,
+        "quantization": quantization,
+        "attention": attn,
+        "adapter_hash": None,
     }
+    if adapter is not None:
+        folder = adapter_folder(adapter)
+        check_adapter(folder, config, info["base"], info["hash"])
+        run = folder.parent if folder.name == "adapter" else folder
+        info.update(name=run.resolve().name, adapter_hash=adapter_hash(folder))
+    return info, config, source, tokenizer
 
 
-def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of the given sizes (see `tiny_config`) with the tokenizer's ids and vocabulary."""
-    text = dict(sizes["text"])
-    sections = text.pop("mrope_section")
-    width, heads = text["hidden_size"], text["num_attention_heads"]
-    if 2 * sum(sections) * heads != width:
-        raise VsrError(f"mrope_section {sections}: must sum to half the head size, {width // heads / 2:g}")
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*VISION_TOKENS, END, PAD)}
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            "bos_token_id": ids[PAD],
-            "eos_token_id": ids[END],
-            "pad_token_id": ids[PAD],
-            **text,
-        },
-        vision_config={"hidden_size": width, **sizes["vision"]},
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-        architectures=["Qwen2VLForConditionalGeneration"],
-    )
-
-
-def random_folder(path: str | Path, sizes: dict, tokenizer_from: str | Path, seed: int = 0) -> Path:
-    """Write a loadable folder with random float32 weights of the given sizes and the tokenizer of `tokenizer_from`."""
-    path = Path(path)
-    tokenizer = load_tokenizer(tokenizer_from)
-    torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(build_config(sizes, tokenizer))
-    save(model, tokenizer, path)
-    return path
-
-
-def save(model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer; an interrupted save leaves the old folder as it was."""
-    folder = Path(folder)
-    staging = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    config = model.config
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.text_config.bos_token_id,
-        eos_token_id=config.text_config.eos_token_id,
-        pad_token_id=config.text_config.pad_token_id,
-        do_sample=False,
-    )
-    try:
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
-    except OSError as error:
-        raise VsrError(f"{folder}: could not be written ({error.strerror}); free some space or choose --out") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _source(base: str) -> str:
-    """What transformers shall load for `base`: a folder's path or a hub id."""
-    if base == "tiny":
-        if not (TINY_FOLDER / "model.safetensors").is_file():
-            raise VsrError(f"{TINY_FOLDER}: the shipped miniature is missing; make it with 'python -m vsr.pretrain'")
-        return str(TINY_FOLDER)
-    folder = Path(base)
-    if folder.is_dir():
-        if not list(folder.glob("*.safetensors")):
-            raise VsrError(f"{base}: no *.safetensors in this folder; name the folder of a saved Qwen2-VL checkpoint")
-        return str(folder)
-    if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") != 1:
-        raise VsrError(f"base '{base}': no such folder, and no hub id (owner/name); use 'tiny', a folder or a hub id")
-    return base
-
-
-def _config(base: str, source: str) -> Qwen2VLConfig:
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+def _check_memory(base: str, config: Qwen2VLConfig, dtype: str, quantization: str) -> None:
+    """Raise VsrError where the weights alone do not fit on the GPU."""
+    if not torch.cuda.is_available():
+        return
+    need, (free, total) = weight_bytes(config, DTYPES[dtype], quantization), torch.cuda.mem_get_info(_device())
+    if need > free:
         raise VsrError(
-            f"base '{base}': {str(error).splitlines()[0]} Check the name; without a network (or with HF_HUB_OFFLINE=1) "
-            "the model must be in the hub cache already, or be given as a folder"
-        ) from None
-    if config.model_type != "qwen2_vl":
-        raise VsrError(f"base '{base}': model type '{config.model_type}'; this study needs qwen2_vl")
-    return config
+            f"base '{base}': its weights take {need / 2**30:.1f} GiB as {quantization} and {dtype}, the GPU has "
+            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; try --set quantization=nf4, or a smaller base"
+        )
 
 
-def _adapter_folder(path: Path) -> Path:
-    for folder in (path, path / "adapter"):
-        if (folder / "adapter_config.json").is_file():
-            read_json(folder / "adapter_config.json")
-            if not (folder / "adapter_model.safetensors").is_file():
-                raise VsrError(f"{folder}: adapter_model.safetensors is missing (not committed); train it again")
-            return folder
-    raise VsrError(f"adapter '{path}': no adapter_config.json there; name a run folder made by 'vsr train'")
+def _device() -> str:
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def _quantization(name: str, compute: torch.dtype) -> BitsAndBytesConfig | None:
-    if name == "none":
-        return None
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at every layer of every forward
-    keep = ["model.visual", "lm_head"]
-    if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=keep)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_compute_dtype=compute, llm_int8_skip_modules=keep
-    )
+from vsr.folders import build_config, random_folder, save  # noqa: E402, F401
+from vsr.sizes import tiny_config  # noqa: E402, F401

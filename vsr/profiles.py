@@ -24,6 +24,7 @@ class Profile:
     base: str = setting("tiny", "'tiny' is the shipped miniature; else a hub id or a folder")
     quantization: str = setting("none", UNSTATED + "none, nf4, fp4 or int8; the paper trains bf16 LoRA")
     dtype: str = setting("float32", UNSTATED + "bf16 is slower than fp32 on CPU")
+    attention: str = setting("sdpa", UNSTATED + "of the vision tower: sdpa, eager or flash_attention_2")
     seed: int = setting(0, UNSTATED + "reported with every number")
     seeds: int = setting(3, UNSTATED + "the paper shows one run a row; we train several")
     # data
@@ -39,6 +40,7 @@ class Profile:
     # adapter
     lora_r: int = setting(16, UNSTATED + "'LoRA'; rank 16 is common practice")
     lora_alpha: int = setting(32, UNSTATED + "twice the rank")
+    lora_targets: str = setting("q,k,v,o,gate,up,down", UNSTATED + "every linear layer of the language model")
     lora_dropout: float = setting(0.0, UNSTATED + "0 keeps policy and reference exact")
     # GRPO, section 3.2
     num_generations: int = setting(14, "section 3.2: 14 rollouts per question")
@@ -49,6 +51,10 @@ class Profile:
     questions_per_step: int = setting(8, UNSTATED + "prompts per optimiser step")
     max_steps: int = setting(150, UNSTATED + "the paper: 117k questions")
     max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
+    # SFT and DPO, on GRPO's questions and steps
+    sft_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-4 is usual for adapters")
+    dpo_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-5 is usual for adapters")
+    dpo_beta: float = setting(0.1, UNSTATED + "TRL's default")
 
 
 def _paper(name: str, base: str, learning_rate: float, where: str) -> Profile:
@@ -68,6 +74,8 @@ def _paper(name: str, base: str, learning_rate: float, where: str) -> Profile:
         questions_per_step=8,
         max_steps=14625,  # 117k questions, 8 a step
         max_completion_length=512,
+        sft_learning_rate=1e-4,
+        dpo_learning_rate=1e-5,
     )
 
 

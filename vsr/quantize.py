@@ -1,0 +1,61 @@
+"""4- and 8-bit weights through bitsandbytes, on CUDA and on the CPU; how many bytes they take.
+
+The language model's linear layers are quantised; embeddings, head, norms and the vision tower keep the model's dtype.
+"""
+
+import logging
+import math
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+QUANTIZATIONS = ("none", "nf4", "nf4-double", "fp4", "fp4-double", "int8")  # double: block scales in 8 bit too
+UNQUANTIZED = ("model.visual", "lm_head")
+BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one (bitsandbytes' defaults)
+
+
+def bits_and_bytes(name: str, compute: torch.dtype) -> BitsAndBytesConfig | None:
+    """What transformers takes for one of QUANTIZATIONS; matrix products of 4-bit weights run in `compute`."""
+    if name == "none":
+        return None
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at every layer of every forward
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(UNQUANTIZED))
+    kind, _, double = name.partition("-")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=bool(double),
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=list(UNQUANTIZED),
+    )
+
+
+def skeleton(config: Qwen2VLConfig) -> Qwen2VLForConditionalGeneration:
+    """The model without weights: every shape, no memory."""
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(config)
+    model.tie_weights()
+    return model
+
+
+def weight_bytes(config: Qwen2VLConfig, dtype: torch.dtype, quantization: str) -> int:
+    """Bytes of the loaded weights, scales included."""
+    model = skeleton(config)
+    quantised = {
+        id(layer.weight): layer_bytes(layer, quantization)
+        for layer in model.model.language_model.modules()
+        if isinstance(layer, nn.Linear) and quantization != "none"
+    }
+    return sum(quantised.get(id(p), p.numel() * dtype.itemsize) for p in model.parameters())
+
+
+def layer_bytes(layer: nn.Linear, quantization: str) -> int:
+    """Bytes of one quantised weight: its values and their scales."""
+    count = layer.weight.numel()
+    if quantization == "int8":
+        return count + 4 * layer.out_features
+    scales = math.ceil(count / BLOCK)
+    nested = scales + 4 * math.ceil(scales / NESTED_BLOCK) + 4 * NESTED_BLOCK  # and the table of 8-bit values
+    return math.ceil(count / 2) + (nested if quantization.endswith("-double") else 4 * scales)
