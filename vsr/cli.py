@@ -1,6 +1,7 @@
 """The `vsr` command. Every option that is a setting has the name of the profile's field; work happens elsewhere."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -89,16 +90,16 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import evaluate, models, study
+    from vsr import adapters, evaluate, show, study
     from vsr.questions import bench
 
     profile = _profile(args)
+    if args.model:
+        profile = dataclasses.replace(profile, base=args.model)
+    model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
     chosen = bench.load(args.bench) if args.bench else study.Study(profile, _out(args)).bench
-    loaded = models.load(
-        args.model or profile.base, dtype=profile.dtype, quantization=profile.quantization, adapter=args.adapter
-    )
-    run = evaluate.evaluate(loaded, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
-    print(evaluate.table(read_json(run.path / "summary.json")))
+    run = evaluate.evaluate(model, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
+    print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
     print(f"\nwritten to {run.path}")
 
 
