@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pandas
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 

@@ -87,7 +87,7 @@ class Study:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
         from vsr.train import grpo
 
-        folder = self.train.folder
+        common = {"profile": self.profile, "data": self.train.folder, "out": self.results}
         todo = [
             Job(
                 grpo.run_name(mode, seed, beta),
