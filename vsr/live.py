@@ -29,10 +29,8 @@ class Curves:
         for folder in self.folders:
             rows = list(read_jsonl(folder / "log.jsonl")) if (folder / "log.jsonl").is_file() else []
             spent += sum(row.get("seconds", 0.0) for row in rows)
-            values = [row[self.column] for row in rows if self.column in row]
-            means = [
-                sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i - self.smooth) : i + 1])
-            ]
+            values = pandas.Series([row[self.column] for row in rows if self.column in row], dtype=float)
+            means = values.rolling(self.smooth, min_periods=1).mean()
             axes.plot(range(1, len(means) + 1), means, linewidth=1, label=folder.name)
         axes.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.column}, mean of {self.smooth} steps")
         axes.set_title(f"{done} of {len(self.folders)} runs complete, {duration(spent)} of training", loc="left")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import profiles, runs
+from vsr import profiles, rewards, runs
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
@@ -78,6 +79,40 @@ def image(figure: Figure, width: int = 900) -> Image:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
     return Image(content.getvalue(), width=width)
+
+
+def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
+    """The kept rollouts of the first and last steps of each run, with what they earned."""
+    rows = []
+    for name, kept in runs_.items():
+        known = sorted({row["step"] for row in kept})
+        for step in dict.fromkeys((*known[: steps // 2], *known[-((steps + 1) // 2) :])):
+            rows += [
+                (name, step, r["truth"], f"`{r['completion']}`", f"{r['reward']:.2f}", f"{r['advantage']:+.2f}")
+                for r in kept
+                if r["step"] == step
+            ]
+    return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
+
+
+SHELL = re.compile(r"<(think|observe)>\W*</\1>")
+
+
+def hacks(runs_: dict[str, list[dict]]) -> Markdown:
+    """Shares of the kept rollouts, early and late in training: whole form, empty shells, repeated tags, no tags."""
+    rows = []
+    for name, kept in runs_.items():
+        last = max(row["step"] for row in kept)
+        for part, (low, high) in {"first fifth": (0, last / 5), "last fifth": (last * 4 / 5, last)}.items():
+            texts = [row["completion"] for row in kept if low < row["step"] <= high]
+            kinds = (
+                [rewards.format(text, "think") == 1 for text in texts],
+                [bool(SHELL.search(text)) for text in texts],
+                [len(re.findall(r"<(?:think|observe|answer)>", text)) > 2 for text in texts],
+                ["<" not in text for text in texts],
+            )
+            rows.append((name, part, len(texts), *(f"{100 * sum(kind) / max(1, len(kind)):.0f} %" for kind in kinds)))
+    return table(("run", "when", "rollouts", "whole form", "empty shell", "repeated tags", "no tags"), rows)
 
 
 def scores(summaries: dict[str, dict]) -> Markdown:

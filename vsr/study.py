@@ -1,7 +1,7 @@
 """What notebooks and commands call: where a profile's data, runs and figures are, and how to make what is missing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -83,6 +83,11 @@ class Study:
         run_all(todo, Counted("evaluations", len(todo)))
         return [self.evaluate(mode, video, model) for model, mode, video in wanted]
 
+    def hot(self, factor: float) -> "Study":
+        """The same study at `factor` times the learning rate, its runs in a folder of their own."""
+        profile = replace(self.profile, learning_rate=factor * self.profile.learning_rate)
+        return Study(profile, self.results / f"hot-{factor:g}")
+
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
         from vsr.train import grpo
@@ -92,14 +97,7 @@ class Study:
             Job(
                 grpo.run_name(mode, seed, beta),
                 grpo.run_grpo,
-                {
-                    "profile": self.profile,
-                    "mode": mode,
-                    "data": folder,
-                    "out": self.results,
-                    "seed": seed,
-                    "beta": beta,
-                },
+                {"mode": mode, "seed": seed, "beta": beta, **common},
             )
             for mode in modes
             for beta in betas
