@@ -20,8 +20,9 @@ from vsr.scenes.catalogue import CATALOGUE
 
 GRID = torch.tensor([[VIEWS, 4, 6]])
 NAMED = 5  # categories of a question that get a head of their own
-RETRIEVE, COLLECT, DERIVE = 0, 1, 3  # layers that are taught to look at objects, to bring them together, to compare
-RETRIEVE_HEADS = 2
+# Layers that are taught to look at objects, to bring them together, to compare them, to look at the chosen one.
+RETRIEVE, COLLECT, DERIVE, CHOOSE = 0, 1, 3, 4
+TAUGHT_HEADS = 2
 GEOMETRY = ("log_distance", "cos_turn", "sin_turn", *(f"log_distance_{i}" for i in range(NAMED - 1)))
 BLUR = 0.1  # standard deviation of a number's target, in its logarithm
 IGNORE = -1
@@ -35,7 +36,8 @@ class Batch:
     `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
     `place` (T, 2), row and column of what predicts `target` (T,). For M categories named in questions: `named` (M, 2)
     row and column, `holds` (M, video tokens) whether the category belongs to a video token, `values` (M, 10), nan unless
-    it occurs once. For Q questions: `last` (Q, 2), and `mention` (Q, NAMED) columns of the categories, IGNORE if fewer.
+    it occurs once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of the categories, IGNORE if fewer, and
+    `chosen` (Q, L), where in the prompt the answer stands.
     """
 
     ids: Tensor
@@ -49,6 +51,7 @@ class Batch:
     values: Tensor
     last: Tensor
     mention: Tensor
+    chosen: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -66,6 +69,8 @@ class Packer:
         self.prefix = torch.tensor(tokenizer(head)["input_ids"])
         self.place = positions(model, self.prefix, GRID)
         self.video = int((self.prefix == model.config.video_token_id).nonzero()[0])
+        self.letters = set(tokenizer.convert_tokens_to_ids(list("ABCD")))
+        self.dot = tokenizer.convert_tokens_to_ids(". ")
         self.category = torch.full((len(tokenizer),), IGNORE)
         self.category[tokenizer.convert_tokens_to_ids(list(CATALOGUE))] = torch.arange(len(CATALOGUE))
 
@@ -87,7 +92,7 @@ class Packer:
         ids = torch.zeros(count, length, dtype=torch.long)
         place = torch.zeros(3, count, length, dtype=torch.long)
         owner = torch.full((count, length), -2)
-        place_of, targets, named, last, mention = [], [], [], [], []
+        place_of, targets, named, last, mention, chosen = [], [], [], [], [], []
         for row, branch in enumerate(branches):
             ids[row, :start], place[:, row, :start], owner[row, :start] = self.prefix, self.place, -1
             at = start
@@ -103,15 +108,27 @@ class Packer:
                 spots = [at + k for k, token in enumerate(prompt) if self.category[token] >= 0]
                 mention.append((spots + [IGNORE] * NAMED)[:NAMED])
                 named += [(row, spot) for spot in spots]
+                chosen.append([at + k for k in self._standing(prompt, answer[0])])
                 at = end
         same = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == -1)
         mask = same & torch.ones(length, length, dtype=torch.bool).tril()
         mask |= torch.eye(length, dtype=torch.bool)
+        stands = torch.zeros(len(chosen), length, dtype=torch.bool)
+        for question, columns in enumerate(chosen):
+            stands[question, columns] = True
         holds, values = self._truth(rooms, ids, torch.tensor(named).view(-1, 2))
         return Batch(
             ids, features, place, mask[:, None], torch.tensor(place_of), torch.tensor(targets),
             torch.tensor(named).view(-1, 2), holds, values, torch.tensor(last), torch.tensor(mention),
+            stands,
         )  # fmt: skip
+
+    def _standing(self, prompt: list[int], answer: int) -> list[int]:
+        """Where an answer's first token stands in a prompt; for a letter, the words behind it, which know of it."""
+        at = [k for k, token in enumerate(prompt) if token == answer]
+        if answer in self.letters:
+            return [k + 2 for k in at if prompt[k + 1] == self.dot]
+        return at
 
     def _truth(self, rooms: Sequence[int], ids: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         room = torch.as_tensor(np.asarray(rooms))[named[:, 0]]
@@ -166,6 +183,8 @@ class Objective(nn.Module):
                 losses["retrieve"] = self._retrieve(layer, hidden, rope, batch)
             if number == COLLECT:
                 losses["collect"] = self._collect(layer, hidden, rope, batch)
+            if number == CHOOSE:
+                losses["choose"] = self._choose(layer, hidden, rope, batch)
             hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rope)
             if number == RETRIEVE:
                 known = ~batch.values[:, 0].isnan()
@@ -198,10 +217,17 @@ class Objective(nn.Module):
         """How little the first heads look from a category's word at its video tokens."""
         seen = batch.holds.any(1)
         at = batch.named[seen]
-        weights = attention(layer, hidden, rope, at, batch.mask, range(RETRIEVE_HEADS))
+        weights = attention(layer, hidden, rope, at, batch.mask, range(TAUGHT_HEADS))
         count = batch.features.shape[1]
         found = (weights[..., self.video : self.video + count] * batch.holds[seen][:, None]).sum(-1)
         return -torch.log(found + 1e-6).mean()
+
+    def _choose(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
+        """How little the first heads look from the last token of the prompt at the answer, where it stands in it."""
+        stands = batch.chosen.any(1)
+        weights = attention(layer, hidden, rope, batch.last[stands], batch.mask, range(TAUGHT_HEADS))
+        found = (weights * batch.chosen[stands][:, None]).sum(-1)
+        return -torch.log(found + 1e-6).mean() if stands.any() else hidden.new_zeros(())
 
     def _collect(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
         """How little head i looks from the last token of the prompt at the i-th category."""
