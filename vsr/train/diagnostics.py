@@ -24,6 +24,16 @@ def reward_facts(names: list[str], rewards: Tensor, total: Tensor) -> dict[str, 
     return {key: float(value) for key, value in facts.items()}
 
 
+def task_facts(names: list[str], rewards: Tensor, rows: list[dict], kinds: list[str]) -> dict[str, float]:
+    """Mean of each reward by question type, as `reward/<name>/<type>`; `rewards` (groups, G, functions), `rows` the
+    groups' samples. All `kinds` are there on every process, nan where this step asks none."""
+    facts = {}
+    for kind in kinds:
+        asked = torch.tensor([row["question_type"] == kind for row in rows])
+        facts |= {f"reward/{name}/{kind}": float(rewards[asked, :, i].mean()) for i, name in enumerate(names)}
+    return facts
+
+
 def length_facts(completions: list[list[Tensor]], eos: int) -> dict[str, float]:
     """Tokens a completion, and the share cut off by the budget, not ended by the model."""
     lengths = torch.tensor([float(len(c)) for group in completions for c in group])

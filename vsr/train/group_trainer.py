@@ -5,6 +5,7 @@ The model runs through `vsr.engine`; the objective is `vsr.train.objective.grpo_
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 
 import torch
@@ -76,6 +77,7 @@ class GroupTrainer(Trainer):
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(reward_functions))
         self.token_budget, self.split_every = token_budget, split_every
         self.eos, self.suppress = end_id(loaded.tokenizer), suppressed(loaded.tokenizer)
+        self.kinds = sorted({row["question_type"] for row in rows if "question_type" in row})
         self.batch: Batch
 
     def keep(self) -> None:
@@ -105,6 +107,7 @@ class GroupTrainer(Trainer):
         tokens["update"] = sum(map(len, sum(self.batch.completions, [p.ids for p in self.batch.prompts])))
         names = [name_of(function) for function in self.reward_functions]
         facts |= diagnostics.reward_facts(names, self.batch.rewards, self.batch.total)
+        facts |= diagnostics.task_facts(names, self.batch.rewards, self.batch.rows, self.kinds)
         facts |= diagnostics.length_facts(self.batch.completions, self.eos) | clock.facts(tokens)
         self._write(loss, facts, self.batch)
         return loss
@@ -126,12 +129,17 @@ class GroupTrainer(Trainer):
         plan = self._plan(prompts, [[len(c) for c in group] for group in groups], ~flat(total))
         batch = Batch(rows, prompts, groups, texts, rewards, total, group_advantages(total), plan)
         clock.mark("reward")
-        with torch.no_grad(), model.disable_adapter():
-            for keys in plan:
-                logps, _ = self._logps(model, batch, keys)
-                batch.reference |= _rows(keys, logps, groups)
+        self._score(model, batch)
         clock.mark("scoring")
         return batch
+
+    @torch.no_grad()
+    def _score(self, model, batch: Batch) -> None:
+        """Log-probabilities under the reference, which is the model without its adapter."""
+        with model.disable_adapter():
+            for keys in batch.plan:
+                logps, _ = self._logps(model, batch, keys)
+                batch.reference |= _rows(keys, logps, batch.completions)
 
     def _sample(self, model, prompts: list[Prompt]) -> list[list[LongTensor]]:
         """Rollouts that depend on (seed, step) alone, so that a resumed run draws what an unbroken one draws."""
@@ -198,12 +206,12 @@ class GroupTrainer(Trainer):
     def _write(self, loss: Tensor, facts: dict[str, float], batch: Batch) -> None:
         """A line of log.jsonl (means over processes) and some completions of the first group."""
         values = torch.tensor([list(facts.values())], dtype=torch.float64, device=self.args.device)
-        means = self.accelerator.gather(values).mean(0).tolist()
+        gathered = dict(zip(facts, self.accelerator.gather(values).nanmean(0).tolist(), strict=True))
         if not self.is_world_process_zero():
             return
         step = self.state.global_step + 1
         line = {"step": step, "loss": float(loss), "learning_rate": self._get_learning_rate()}
-        line |= dict(zip(facts, means, strict=True))
+        line |= {key: value for key, value in gathered.items() if not (key.startswith("reward/") and isnan(value))}
         append_jsonl(self.folder / "log.jsonl", line)
         for i in range(min(KEPT_COMPLETIONS, self.args.num_generations)):
             kept = {"step": step, "id": batch.rows[0]["id"], "truth": batch.rows[0].get("ground_truth")}
