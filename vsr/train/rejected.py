@@ -1,16 +1,16 @@
-"""DPO's less-preferred answers (paper, Table 2's baselines: "the correct answer modified to a wrong one").
+"""DPO's less-preferred answers (paper, baselines of Table 2: "the correct answer modified to a wrong one").
 
 The paper gives no rule for the modification. Ours, by the form of the answer:
 
-| answer | tasks | its wrong twin |
-|---|---|---|
-| a number | counting, sizes, distances | times or divided by a factor, even chances, log-uniform in 2..4, rounded away from the truth to as many decimals; multiplied where dividing would leave 0. The accuracy reward of section 3.2 is 0 for every such answer |
-| a letter | any question with options | another of its letters |
-| an object | relative distance, free-form | another object of the question's list |
-| left or right | relative direction, free-form | the other one |
+- a number (counting, sizes, distances): times or divided by a factor, with even chances, log-uniform in 2..4, rounded
+  away from the truth to as many decimals; multiplied where dividing would leave 0. The accuracy reward of section 3.2
+  is 0 for every such answer.
+- a letter (any question with options): another of its letters.
+- an object (relative distance, free-form): another object of the question's list.
+- left or right (relative direction, free-form): the other one.
 
 The choice hangs on the seed and the question's id alone, so that every run with a seed sees the same pairs.
-"""  # noqa: E501
+"""
 
 import math
 import random
