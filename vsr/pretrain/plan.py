@@ -1,6 +1,6 @@
 """How long to learn what: every number of the recipe."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SIZES = {
     "text": {
@@ -41,6 +41,7 @@ LETTERS = {
     "letter rel_direction_medium": 1.0,
     "letter rel_direction_hard": 1.0,
 }
+SOME_LETTERS = {kind: 0.3 * weight for kind, weight in LETTERS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ class Plan:
     views: int = 128
     vision_muon: float = 0.03
     vision_adam: float = 0.002
-    language: tuple[Stage, ...] = field(
-        default=(Stage("find", 150, FIND), Stage("ask", 1100, ASK), Stage("letters", 750, ASK | LETTERS, tags=0.3))
+    language: tuple[Stage, ...] = (
+        Stage("find", 120, FIND),
+        Stage("ask", 700, ASK | SOME_LETTERS, tags=0.08),
+        Stage("letters", 400, ASK | LETTERS, tags=0.25),
     )
-    language_muon: float = 0.02
+    language_muon: float = 0.01
     language_adam: float = 0.0015
-    decay: float = 0.45
+    decay: float = 0.5
     rooms_per_step: int = 8
     questions_per_room: int = 6
     checkpoint: int = 200
