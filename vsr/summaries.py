@@ -49,6 +49,11 @@ class Run:
         """All COLUMNS."""
         return {column: self.value(column) for column in COLUMNS}
 
+    @property
+    def warning(self) -> str | None:
+        """What has to be said with every number of this run: its model was trained on rooms of the benchmark."""
+        return self.summary.get("model", {}).get("warning")
+
     def samples(self) -> list[dict]:
         """The answers that the summary was made from."""
         return list(read_jsonl(self.path / "samples.jsonl"))

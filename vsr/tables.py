@@ -62,7 +62,9 @@ def published_row(row: paper.Row) -> Row:
 def measured_row(results: Path, label: str, mode: str, name: str) -> Row:
     """Our row from the run folder `name`."""
     run = find(results, name)
-    return Row(f"ours: {label}", mode, run.id if run else f"{name} ({NOT_RUN})", run.values() if run else None)
+    if run is None:
+        return Row(f"ours: {label}", mode, f"{name} ({NOT_RUN})", None)
+    return Row(f"ours: {label}" + (f" [{run.warning}]" if run.warning else ""), mode, run.id, run.values())
 
 
 def table_1(results: Path) -> Table:

@@ -39,6 +39,7 @@ laptop|laptop|otherprop|.35 .25 .2;bottle|bottle|otherprop|.1 .1 .28;washing mac
 suitcase|suitcase|otherprop|.5 .3 .7;ottoman|ottoman|otherfurniture|.6 .6 .45;rug|rug|floor mat|1.8 1.2 .02
 """
 KINDS = tuple(tuple(entry.split("|")) for line in FURNITURE.split("\n") for entry in line.split(";") if entry)
+STRUCTURE = (("wall", "wall", "wall"), ("floor", "floor", "floor"))
 MULTIPLE = (2, 2.9)  # labels that occur several times in a scan: at least, and on average beyond that
 ONCE = (10.6, 5.6)  # labels that occur once: mean and standard deviation
 

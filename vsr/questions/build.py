@@ -16,7 +16,7 @@ from vsr.progress import track
 from vsr.questions import appearance, tasks
 from vsr.questions import rules as rule_sets
 from vsr.questions.draft import Draft
-from vsr.questions.question import Question, write_questions
+from vsr.questions.question import FIELDS, Question, write_questions
 from vsr.questions.rules import Rules
 from vsr.runs import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.scenes import store
@@ -105,16 +105,11 @@ def _question(draft: Draft, scene: Scene, name: str, used: Counter, rng: np.rand
 
 def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: int, **facts: object) -> None:
     """questions.jsonl, the same as questions.parquet, and manifest.json with counts, hashes and further `facts`."""
-    import pandas
-
     folder = Path(folder)
     if not questions:
         raise VsrError(f"{folder}: the scenes allow no question under {rules}; do labels occur once in them?")
     write_questions(folder / "questions.jsonl", questions)
-    frame = pandas.DataFrame([asdict(question) for question in questions]).drop(columns="pruned")
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    atomic_write(folder / "questions.parquet", buffer.getvalue())
+    atomic_write(folder / "questions.parquet", _parquet(questions))
     manifest = {
         "rules": rules,
         "seed": seed,
@@ -125,6 +120,18 @@ def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: i
         **facts,
     }
     write_json(folder / "manifest.json", manifest)
+
+
+def _parquet(questions: Sequence[Question]) -> bytes:
+    """VSI-Bench's columns; options are lists of text, also where no question has any."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {name: pyarrow.list_(pyarrow.string()) if name == "options" else pyarrow.string() for name in FIELDS}
+    columns = {name: [getattr(question, name) for question in questions] for name in FIELDS}
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(kinds.items())), buffer)
+    return buffer.getvalue()
 
 
 def build_rooms(

@@ -55,6 +55,11 @@ def _parse(line: str, where: str) -> Question:
         raise VsrError(f"{where}: not valid json ({error}); is the file cut short?") from None
     if not isinstance(row, dict):
         raise VsrError(f"{where}: expected an object, found {type(row).__name__}")
+    return from_row(row, where)
+
+
+def from_row(row: dict, where: str) -> Question:
+    """The question of a row in VSI-Bench's columns; `where` names the row in errors."""
     missing = [name for name in FIELDS if name not in row and name != "options"]
     if missing:
         raise VsrError(f"{where}: field '{missing[0]}' is missing; a question has {', '.join(FIELDS)}")

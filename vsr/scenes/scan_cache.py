@@ -1,11 +1,6 @@
 """Many scans, read in parallel and kept, each in one file, so that a killed build goes on where it was."""
 
 import json
-import multiprocessing
-import os
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +8,7 @@ from vsr.errors import VsrError
 from vsr.progress import track
 from vsr.runs import atomic_write, fingerprint, hash_files, read_json
 from vsr.scenes import store
+from vsr.scenes.pool import each
 from vsr.scenes.scannet import Scan, ScanFiles, read_scan, scan_files
 
 HERE = Path(__file__).resolve().parent
@@ -20,18 +16,14 @@ CODE = [
     HERE / f"{name}.py"
     for name in ("alpha", "annotations", "geometry", "mesh", "minimal_box", "scan_cache", "scannet", "scene", "store")
 ]
-AHEAD = 4  # scans handed to each worker in advance
 
 
 def read_all(folders: dict[str, Path], kept: Path, workers: int) -> dict[str, str]:
     """Read every scan whose result is not in `kept` yet; the errors by scan id. One scan's damage harms no other."""
     files = {name: scan_files(folder) for name, folder in folders.items()}
-    todo = [name for name in files if not is_kept(files[name], kept)]
-    failed: dict[str, str] = {}
-    for name, error in track(_each([(files[name], kept) for name in todo], workers), "scans", len(todo)):
-        if error:
-            failed[name] = error
-    return dict(sorted(failed.items()))
+    todo = [(scan, kept) for scan in files.values() if not is_kept(scan, kept)]
+    results = track(each(_read, todo, workers), "scans", len(todo))
+    return dict(sorted((name, error) for name, error in results if error))
 
 
 def is_kept(files: ScanFiles, kept: Path) -> bool:
@@ -50,33 +42,6 @@ def load(kept: Path, name: str) -> tuple[Scan, str]:
         return Scan(store.from_row(row["scene"]), row["areas"], tuple(row["notes"])), row["hash"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VsrError(f"{path}: no kept scan ({error}); delete the file and build again") from None
-
-
-def _each(tasks: list[tuple[ScanFiles, Path]], workers: int) -> Iterator[tuple[str, str]]:
-    """Results in the order in which they are done; workers are fresh processes (spawned, not forked)."""
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(_read, tasks)
-        return
-    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(threads, "1"))  # one thread a worker; inherited when they start
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        queue, running = iter(tasks), set[Future]()
-        while True:
-            for task in queue:
-                running.add(pool.submit(_read, task))
-                if len(running) >= AHEAD * workers:
-                    break
-            if not running:
-                return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    except BrokenProcessPool:
-        raise VsrError("a worker process died (out of memory?); run it again, with --workers 1 if need be") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in threads.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _read(task: tuple[ScanFiles, Path]) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from vsr import models, runs
 from vsr.engine.features import FeatureCache
 from vsr.models import Loaded
 from vsr.profiles import Profile
+from vsr.questions import leak
 from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run
@@ -61,6 +62,7 @@ def train(
     fresh: bool = False,
 ) -> Run:
     """The run `<method>-seed<seed>`, or `<method>-compute-seed<seed>` with a budget. See `run_sft`."""
+    caution = leak.check_folder(data.folder, (question.scene_name for question in data.questions))
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
     run = Run.open(
         out,
@@ -90,6 +92,7 @@ def train(
         device=_device(base),
         steps=trainer.args.max_steps,
         token_passes=compute.token_passes(run.path),
+        warning=caution,
     )
     return run
 

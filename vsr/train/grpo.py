@@ -18,6 +18,7 @@ from vsr.errors import VsrError
 from vsr.models import Loaded
 from vsr.profiles import Profile
 from vsr.progress import track
+from vsr.questions import leak
 from vsr.questions.bench import Bench
 from vsr.questions.bench import load as load_bench
 from vsr.runs import Run
@@ -106,6 +107,7 @@ def run_grpo(
         profile = replace(profile, beta=beta)
     name = run_name(mode, seed, beta)
     bench = load_bench(data)
+    caution = leak.check_folder(bench.folder, (question.scene_name for question in bench.questions))
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
     run = Run.open(
         out,
@@ -129,7 +131,7 @@ def run_grpo(
         adapted.model.unload()
     for checkpoint in run.path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.info["device"])
+    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.info["device"], warning=caution)
     return run
 
 
