@@ -3,14 +3,16 @@
 TRL 1.16 takes images; a video reaches the rollout at most, never the reference and the loss. Here each of them gets
 the video's pixels, or its cached features (`mm_encoder_outputs`), with the token types that M-RoPE needs."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import LongTensor, Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl import GRPOTrainer
+
+from vsr.bench.clock import now
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,10 @@ class SeeingGRPOTrainer(GRPOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch):
         """TRL's step, timed; what is neither rollout nor reference counts as update."""
-        started, before = time.perf_counter(), self.seconds["rollout"] + self.seconds["scoring"]
+        started, before = now(), self.seconds["rollout"] + self.seconds["scoring"]
         loss = super().training_step(model, inputs, num_items_in_batch)
         spent = self.seconds["rollout"] + self.seconds["scoring"] - before
-        self.seconds["update"] += self._now() - started - spent
+        self.seconds["update"] += now() - started - spent
         return loss
 
     def _tokenize_prompts(self, prompts):
@@ -52,12 +54,15 @@ class SeeingGRPOTrainer(GRPOTrainer):
         return [prompt.ids.tolist() for prompt in seen], None, fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        started = self._now()
+        started = now()
         if self.sample is None:
+            cached = {key: multimodal_fields.pop(key) for key in ["mm_encoder_outputs"] if key in multimodal_fields}
+            self.model.generate = partial(type(self.model).generate, self.model, **cached)  # TRL hands on tensors only
             found = super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+            del self.model.generate
         else:
             found = self.sample(self._texts), None
-        self.seconds["rollout"] += self._now() - started
+        self.seconds["rollout"] += now() - started
         return found
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *args, **kwargs):
@@ -68,10 +73,10 @@ class SeeingGRPOTrainer(GRPOTrainer):
                 vision["mm_token_type_ids"] = self._types(inputs["input_ids"])
             return model(**inputs, **vision)
 
-        started = self._now()
+        started = now()
         found = super()._get_per_token_logps_and_entropies(seeing, input_ids, attention_mask, *args, **kwargs)
         if not torch.is_grad_enabled():
-            self.seconds["scoring"] += self._now() - started
+            self.seconds["scoring"] += now() - started
         return found
 
     def _prompt_of(self, row: LongTensor) -> Seen:
@@ -91,9 +96,3 @@ class SeeingGRPOTrainer(GRPOTrainer):
             return {"pixel_values_videos": pixels, "video_grid_thw": grids}
         output = BaseModelOutputWithPooling(pooler_output=[prompt.features.to(device) for prompt in shown])
         return {"mm_encoder_outputs": {"video": output}, "video_grid_thw": grids}
-
-    @staticmethod
-    def _now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
