@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vsr import models, prompts, runs, scoring
 from vsr.engine.answering import answer_many
@@ -82,7 +81,7 @@ def evaluate(
     if not isinstance(model, Loaded):
         model = models.load(**models.arguments(model, profile))
     speed = _answer(model, bench, scenes, shown, setting, run.path / "samples.jsonl")
-    _close(run, profile, {"model": info, **asdict(setting)}, device=_device(model), **speed)
+    _close(run, profile, {"model": info, **asdict(setting)}, device=model.device_name, **speed)
     return run
 
 
@@ -236,8 +235,3 @@ def _close(run: Run, profile: Profile, facts: dict, **manifest: object) -> None:
     }
     runs.write_json(run.path / "summary.json", summary)
     run.finish(overall=summary["overall"], missing=summary["missing"]["questions"], **manifest)
-
-
-def _device(loaded: Loaded) -> str:
-    device = next(loaded.model.parameters()).device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

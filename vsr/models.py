@@ -21,7 +21,8 @@ from vsr.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_ada
 from vsr.errors import VsrError, unknown
 from vsr.folders import END, PAD, VISION_TOKENS, check_processor, load_tokenizer, model_hash
 from vsr.profiles import Profile
-from vsr.quantize import QUANTIZATIONS, bits_and_bytes, weight_bytes
+from vsr.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, weight_bytes
+from vsr.questions import leak
 from vsr.sources import Source, find
 
 disable_progress_bar()  # "loading weights" bars would fill every executed notebook
@@ -40,6 +41,12 @@ class Loaded:
     model: Qwen2VLForConditionalGeneration | PeftModel
     tokenizer: PreTrainedTokenizerBase
     info: dict
+
+    @property
+    def device_name(self) -> str:
+        """The GPU's name, or 'cpu'."""
+        device = next(self.model.parameters()).device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def describe(
@@ -85,9 +92,7 @@ def load(
         raise VsrError(f"base '{base}': its weights cannot be read ({error}); copy or download it again") from None
     if report["missing_keys"]:  # transformers would leave them random
         raise VsrError(f"base '{base}': weights lack {sorted(report['missing_keys'])[0]}; copy or download it again")
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False  # or it repacks weights in bf16 at the first forward in eval mode
+    keep_precision(model)
     model.name_or_path = info["base"]
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
@@ -176,6 +181,8 @@ def _examine(
         check_adapter(folder, config, info["base"], info["hash"])
         run = folder.parent if folder.name == "adapter" else folder
         info.update(name=run.resolve().name, adapter_hash=adapter_hash(folder))
+        if caution := leak.warning(run):
+            info["warning"] = caution
     return info, config, source, tokenizer
 
 

@@ -89,7 +89,7 @@ def train(
     shutil.rmtree(run.path / "checkpoints")
     run.finish(
         adapter=runs.hash_files(run.path / "adapter"),
-        device=_device(base),
+        device=base.device_name,
         steps=trainer.args.max_steps,
         token_passes=compute.token_passes(run.path),
         warning=caution,
@@ -180,11 +180,6 @@ def trl_guest(model: PreTrainedModel) -> Iterator[None]:
         model.__dict__.pop("forward", None)
         if before is not None:
             model.forward = before
-
-
-def _device(loaded: Loaded) -> str:
-    device = next(loaded.model.parameters()).device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 class _Log(TrainerCallback):

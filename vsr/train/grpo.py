@@ -131,7 +131,7 @@ def run_grpo(
         adapted.model.unload()
     for checkpoint in run.path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.info["device"], warning=caution)
+    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.device_name, warning=caution)
     return run
 
 
