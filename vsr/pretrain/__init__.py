@@ -91,9 +91,7 @@ def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates
     """Weights in bfloat16 with configuration, tokenizer, the read-outs of the vision tower and a manifest."""
     folder = run.path.parent / "base"
     models.save(model.to(torch.bfloat16), tokens, folder)
-    readout = {key: value.contiguous() for key, value in eyes.heads.state_dict().items()} | {
-        "words": eyes.words.detach()
-    }
+    readout = {**eyes.heads.state_dict(), "words": eyes.words.detach()}
     atomic_write(folder / "probes" / PROBES, save(readout))
     facts = {key: run.manifest[key] for key in ("seed", "settings", "inputs", "git", "versions")}
     hashes = {"model": models.model_hash(folder)}

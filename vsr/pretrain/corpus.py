@@ -1,4 +1,4 @@
-"""What the miniature reads: the study's kinds of questions in several wordings about pre-training rooms, and answers."""
+"""What the miniature reads: the study's kinds of questions about pre-training rooms, in several wordings."""
 
 import json
 from collections.abc import Mapping, Sequence

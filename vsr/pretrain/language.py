@@ -35,8 +35,8 @@ class Batch:
 
     `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
     `place` (T, 2), row and column of what predicts `target` (T,). For M categories named in questions: `named` (M, 2)
-    row and column, `holds` (M, video tokens) whether the category belongs to a video token, `values` (M, 10), nan unless
-    it occurs once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of the categories, IGNORE if fewer, and
+    row and column, `holds` (M, video tokens) whether the category belongs to a video token, `values` (M, 10), nan
+    unless it occurs once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of the categories, IGNORE if fewer, and
     `chosen` (Q, L), where in the prompt the answer stands.
     """
 

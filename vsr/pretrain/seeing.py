@@ -79,7 +79,7 @@ def train(seeing: Seeing, views: Views, plan: Plan, seed: int, path: Path, log: 
         loss = losses["presence"] + VALUES_WEIGHT * losses["values"] + losses["walls"]
         optimiser.step(loss, step / plan.vision_steps, (step + 1) / WARM)
         if (step + 1) % plan.log == 0:
-            told = {name: round(float(losses[name]), 4) for name in ("presence", "values", "walls")}
+            told = {name: round(float(losses[name].detach()), 4) for name in ("presence", "values", "walls")}
             log(stage="see", step=step + 1, seconds=round(time.monotonic() - started, 1), **told)
         if (step + 1) % plan.checkpoint == 0 or step + 1 == plan.vision_steps:
             keep(path, step + 1, {"seeing": seeing}, optimiser.tensors())

@@ -53,7 +53,7 @@ class Talking:
             loss = sum(WEIGHTS[name] * value for name, value in losses.items())
             self.optimiser.step(loss, step / ends[-1], (step + 1) / WARM)
             for name, value in losses.items():
-                sums[name] += float(value) / plan.log
+                sums[name] += float(value.detach()) / plan.log
             if (step + 1) % plan.log == 0:
                 told = {name: round(value, 4) for name, value in sums.items()}
                 log(stage=stage.name, step=step + 1, seconds=round(time.monotonic() - started, 1), **told)
@@ -72,7 +72,8 @@ class Talking:
 
     @torch.no_grad()
     def exam(self, weights: Mapping[str, float], shuffled: bool = False) -> dict[str, float]:
-        """Mean score in percent by kind of question on the held-out rooms, with their own or with the next one's video."""
+        """Mean score in percent by kind of question on the held-out rooms, with their own or with the next one's
+        video."""
         rng = np.random.default_rng(0)
         held = range(len(self.features) - self.plan.held, len(self.features))
         end = self.model.config.text_config.eos_token_id

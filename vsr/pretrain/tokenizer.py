@@ -15,19 +15,8 @@ from vsr.scenes.catalogue import CATALOGUE
 
 SPECIAL = (PAD, "<|im_start|>", END, *VISION_TOKENS)
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "observe", "answer") for slash in ("", "/"))
-WORDS = (
-    "left",
-    "right",
-    "back",
-    "front-left",
-    "front-right",
-    "back-left",
-    "back-right",
-    "east",
-    "west",
-    "north",
-    "south",
-)
+SIDES = ("left", "right", "back", "front-left", "front-right", "back-left", "back-right")
+QUARTERS = ("east", "west", "north", "south")
 SYSTEM = "You are a helpful assistant."
 TEMPLATE = (  # Qwen2-VL's, for one system line and video or text content
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
@@ -38,6 +27,7 @@ TEMPLATE = (  # Qwen2-VL's, for one system line and video or text content
     "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+STD = 0.06  # of token embeddings; larger ones learn more slowly
 INTEGERS = tuple(str(n) for n in range(401))
 DECIMALS = tuple(f"{n / 10:.1f}" for n in range(801))
 
@@ -63,7 +53,7 @@ def build(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    plain = (*TAGS, *CATALOGUE, *WORDS, *study_phrases(), *more, *INTEGERS[10:], *DECIMALS)
+    plain = (*TAGS, *CATALOGUE, *SIDES, *QUARTERS, *study_phrases(), *more, *INTEGERS[10:], *DECIMALS)
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in dict.fromkeys(plain)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -78,22 +68,20 @@ def build(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
 
 
 def numbers(tokenizer: PreTrainedTokenizerFast, decimal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (M,) of the positive whole numbers, or of those with one decimal, and the natural logs of their values."""
+    """Token ids (M,) of the positive whole numbers, or of those with one decimal, and the logarithms of their values."""
     texts = [text for text in (DECIMALS if decimal else INTEGERS) if float(text) > 0]
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(texts))
     return ids, torch.tensor([math.log(float(text)) for text in texts])
 
 
-def embeddings(
-    tokenizer: PreTrainedTokenizerFast, width: int, generator: torch.Generator, std: float = 0.06
-) -> torch.Tensor:
+def embeddings(tokenizer: PreTrainedTokenizerFast, width: int, generator: torch.Generator) -> torch.Tensor:
     """First token embeddings (vocabulary, width): random, but numbers of similar size start out similar (random Fourier
     features of the logarithm), so that what is learnt about 2.4 helps with 2.5."""
-    table = torch.randn(len(tokenizer), width, generator=generator) * std
+    table = torch.randn(len(tokenizer), width, generator=generator) * STD
     pitch = torch.randn(width, generator=generator) * 3
     phase = torch.rand(width, generator=generator) * 2 * math.pi
     for decimal in (False, True):
         ids, log = numbers(tokenizer, decimal)
-        kind = torch.randn(width, generator=generator) * std
-        table[ids] = (torch.cos(log[:, None] * pitch + phase) * std * 2**0.5 + kind) / 2**0.5
+        kind = torch.randn(width, generator=generator) * STD
+        table[ids] = (torch.cos(log[:, None] * pitch + phase) * STD * 2**0.5 + kind) / 2**0.5
     return table
