@@ -107,6 +107,22 @@ class Study:
         run_all(todo, Curves(folders, self.profile.max_steps) if live else None)
         return folders
 
+    def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
+        """SFT and DPO for every seed on GRPO's questions; with `budget_of` (GRPO's run folders, one a seed) for as many
+        token passes as those runs took. The run folders."""
+        from vsr.train import compute, dpo, sft
+
+        common = {"profile": self.profile, "data": self.train, "out": self.results}
+        todo = []
+        for name, function in (("sft", sft.run_sft), ("dpo", dpo.run_dpo)):
+            for seed in range(self.profile.seeds):
+                budget = compute.token_passes(budget_of[seed]) if budget_of else None
+                run = f"{name}-compute-seed{seed}" if budget else f"{name}-seed{seed}"
+                todo.append(Job(run, function, {"seed": seed, "budget": budget, **common}))
+        folders = [self.results / job.name for job in todo]
+        run_all(todo, Curves(folders, self.profile.max_steps, column="loss") if live else None)
+        return folders
+
 
 def base_card() -> dict:
     """How the shipped base model was made, from its manifest."""
