@@ -1,0 +1,40 @@
+"""Jobs side by side: all are done, the first failure names its job, a worker shows no progress of its own."""
+
+import os
+
+import pytest
+
+from vsr import jobs
+from vsr.errors import VsrError
+from vsr.jobs import Job, run_all
+
+
+def write(path: str, text: str) -> None:
+    """What a worker does here."""
+    import torch
+
+    with open(path, "w") as file:
+        file.write(f"{text} {torch.get_num_threads()} {os.getpid()}")
+
+
+def fail(why: str) -> None:
+    raise VsrError(why)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_every_job_is_done_and_counted(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(jobs, "workers", lambda wanted: number)
+    counted = []
+    todo = [Job(f"job {i}", write, {"path": str(tmp_path / f"{i}"), "text": "done"}) for i in range(3)]
+    run_all(todo, counted.append, every=0.1)
+    assert [path.read_text().split()[0] for path in sorted(tmp_path.iterdir())] == ["done"] * 3
+    assert counted[-1] == 3
+    if number == 2:
+        assert {path.read_text().split()[1] for path in tmp_path.iterdir()} == {"1"}
+        assert str(os.getpid()) not in {path.read_text().split()[2] for path in tmp_path.iterdir()}
+
+
+def test_a_failing_job_is_named(monkeypatch):
+    monkeypatch.setattr(jobs, "workers", lambda wanted: 2)
+    with pytest.raises(VsrError, match="grpo-think-seed1: video missing"):
+        run_all([Job("grpo-think-seed1", fail, {"why": "video missing"})])
