@@ -18,12 +18,24 @@ FLOORS = [
     {"models", "adapters", "folders", "quantize", "sizes", "sources", "engine"},
     {"train", "pretrain"},
     {"evaluate"},
-    {"summaries", "tables", "figures", "claims", "report", "show"},
+    {"summaries", "tables", "figures", "figures_rosetta", "claims", "report", "show"},
     {"jobs", "live", "study"},
     {"estimate", "bench", "doctor", "notebooks"},
     {"cli"},
 ]
-NO_TORCH = {"tables", "figures", "claims", "scoring", "answers", "stats", "rewards", "paper", "profiles", "runs"}
+NO_TORCH = {
+    "tables",
+    "figures",
+    "figures_rosetta",
+    "claims",
+    "scoring",
+    "answers",
+    "stats",
+    "rewards",
+    "paper",
+    "profiles",
+    "runs",
+}
 
 
 def imported(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from vsr.runs import read_json, write_json
 EXAMPLES = """examples:
   vsr run                              the whole study in miniature, no GPU, no network
   vsr run --only 01 --set bench_rooms=50
+  vsr build scannet --scenes ScanNet --dry-run
   vsr agree --scenes meta_info.json --questions vsibench.jsonl
   vsr evaluate --mode think --video shuffled
 """
@@ -67,6 +68,10 @@ def cmd_build(args: argparse.Namespace) -> None:
         number = args.rooms or (profile.train_rooms if args.split == "train" else profile.bench_rooms)
         folder = args.out or Path("data") / f"{args.split}-{number}-{args.rules}"
         build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
+    elif args.door == "scannet":
+        folder = _build_scannet(args, profile.seed)
+        if folder is None:
+            return
     else:
         from vsr.scenes import metainfo
 
@@ -76,6 +81,38 @@ def cmd_build(args: argparse.Namespace) -> None:
         questions = build.build(metainfo.read_scenes(args.scenes), args.rules, seed=profile.seed)
         build.write(folder, questions, args.rules, profile.seed)
     print(f"{folder}: {build.describe(folder)}")
+
+
+def _build_scannet(args: argparse.Namespace, seed: int) -> Path | None:
+    """The folder built from raw scans, with what went wrong on stderr; None after a dry run."""
+    from vsr.questions import from_scans
+
+    if args.scenes is None:
+        raise VsrError("vsr build scannet: --scenes FOLDER is missing, a copy of ScanNet v2")
+    plan = from_scans.plan(args.scenes, args.list, split=args.split, paper_scenes=args.paper_scenes)
+    if args.dry_run:
+        print(from_scans.dry_run(plan, args.labels))
+        return None
+    folder = args.out or Path("data") / f"scannet-{args.rules}"
+    failed = from_scans.build_scans(
+        folder,
+        plan,
+        args.rules,
+        seed=seed,
+        labels=args.labels,
+        workers=args.workers,
+        paper_counts=args.paper_counts,
+        videos=args.videos,
+        strict=args.strict,
+    )
+    if plan.left_out:
+        print(f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans", file=sys.stderr)
+    if plan.warning:
+        print(f"warning: {plan.warning}", file=sys.stderr)
+    if failed:
+        total = len(plan.folders)
+        print(f"{len(failed)} of {total} scans had errors:\n{from_scans.summary(failed)}", file=sys.stderr)
+    return folder
 
 
 def cmd_agree(args: argparse.Namespace) -> None:
@@ -91,16 +128,40 @@ def cmd_agree(args: argparse.Namespace) -> None:
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
     from vsr import adapters, evaluate, show, study
-    from vsr.questions import bench
+    from vsr.questions import vsibench
 
     profile = _profile(args)
     if args.model:
         profile = dataclasses.replace(profile, base=args.model)
     model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
-    chosen = bench.load(args.bench) if args.bench else study.Study(profile, _out(args)).bench
+    given = args.bench and vsibench.open_bench(args.bench, args.config, args.subset)
+    chosen = given or study.Study(profile, _out(args)).bench
+    if given and given.missing:
+        print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
     run = evaluate.evaluate(model, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
     print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
     print(f"\nwritten to {run.path}")
+
+
+def cmd_train(args: argparse.Namespace) -> None:
+    """train an adapter: vsGRPO, or the baselines SFT and DPO on the same questions"""
+    if args.method == "grpo" and args.compute_of:
+        raise VsrError("--compute-of: it is for sft and dpo, which are measured against a GRPO run")
+    if args.method != "grpo" and args.mode not in (None, "vanilla"):
+        raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
+    from vsr import study
+    from vsr.questions import bench
+    from vsr.train import compute, dpo, grpo, sft
+
+    profile, out = _profile(args), _out(args)
+    budget = compute.token_passes(args.compute_of) if args.compute_of else None
+    data = bench.load(args.data) if args.data else study.Study(profile, out).train
+    if args.method == "grpo":
+        run = grpo.run_grpo(profile, args.mode or "vanilla", data.folder, out, profile.seed, fresh=args.fresh)
+    else:
+        train = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[args.method]
+        run = train(profile, data, out, profile.seed, budget=budget, fresh=args.fresh)
+    print(f"written to {run.path}")
 
 
 def cmd_report(args: argparse.Namespace) -> None:
@@ -112,11 +173,16 @@ def cmd_report(args: argparse.Namespace) -> None:
 
 
 def cmd_score(args: argparse.Namespace) -> None:
-    """one predictions file under several harnesses' rules"""
-    from vsr import scoring
+    """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
+    from vsr import figures, figures_rosetta, report, scoring
     from vsr.runs import read_jsonl
 
-    print(scoring.rosetta_table(list(read_jsonl(args.predictions)), args.rules))
+    samples = list(read_jsonl(args.predictions))
+    print(scoring.rosetta_table(samples, args.rules))
+    if args.rules == "all":
+        drawn = figures_rosetta.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")
+        for path in figures.savefig(drawn, report.figures_folder(_out(args)) / "rosetta"):
+            print(path)
 
 
 def cmd_pretrain(args: argparse.Namespace) -> None:
@@ -160,11 +226,20 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--gpus", type=int, default=1, help="devices to train on")
     add("doctor", cmd_doctor)
     build = add("build", cmd_build)
-    build.add_argument("door", choices=("procedural", "metainfo"), help="where scenes come from")
-    build.add_argument("--scenes", type=Path, metavar="P", help="a meta_info json (door metainfo)")
+    build.add_argument("door", choices=("procedural", "metainfo", "scannet"), help="where scenes come from")
+    build.add_argument("--scenes", type=Path, metavar="P", help="a meta_info json, or a copy of ScanNet v2")
     build.add_argument("--rules", choices=("vsi100k", "vsibench"), default="vsi100k", help="the paper's or VSI-Bench's")
-    build.add_argument("--split", choices=("train", "bench"), default="train", help="which rooms (door procedural)")
+    build.add_argument("--split", choices=("train", "bench"), default="train", help="what the questions are for")
     build.add_argument("--rooms", type=int, help="how many rooms (default: the profile's)")
+    raw = build.add_argument_group("door scannet")
+    raw.add_argument("--list", type=Path, metavar="FILE", help="ids of the scans, one a line (default: all)")
+    raw.add_argument("--labels", type=Path, metavar="TSV", help="the label table (default: beside the scans)")
+    raw.add_argument("--paper-scenes", action="store_true", help="train on VSI-Bench's rooms too, with a warning")
+    raw.add_argument("--paper-counts", action="store_true", help="at most as many questions a task as the paper has")
+    raw.add_argument("--videos", action="store_true", help="export every scan's video to mp4")
+    raw.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    raw.add_argument("--strict", action="store_true", help="fail if any scan cannot be read")
+    raw.add_argument("--dry-run", action="store_true", help="list what would be read and what is missing")
     agree = add("agree", cmd_agree)
     agree.add_argument("--scenes", type=Path, required=True, metavar="P", help="VSI-Bench's meta_info json")
     agree.add_argument("--questions", type=Path, required=True, metavar="Q", help="questions as jsonl")
@@ -172,10 +247,18 @@ def parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", cmd_evaluate)
     evaluate.add_argument("--model", metavar="M", help="'tiny', a folder or a hub id (default: the profile's base)")
     evaluate.add_argument("--adapter", type=Path, help="a trained run's folder")
-    evaluate.add_argument("--bench", type=Path, metavar="B", help="a bench folder (default: the profile's)")
+    evaluate.add_argument("--bench", metavar="B", help="a folder, VSI-Bench's archive or hub id (default: our rooms)")
+    evaluate.add_argument("--config", choices=("full", "debiased", "pruned"), default="full", help="VSI-Bench's half")
+    evaluate.add_argument("--subset", action="store_true", help="the bench is a part of VSI-Bench: do not count it")
     evaluate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="the prompt")
     evaluate.add_argument("--video", choices=("true", "none", "shuffled", "one"), default="true", help="what is shown")
     evaluate.add_argument("--limit", type=int, help="only the first questions")
+    train = add("train", cmd_train)
+    train.add_argument("method", choices=("grpo", "sft", "dpo"), help="how to train")
+    train.add_argument("--mode", choices=("vanilla", "think", "observe"), help="grpo's prompt and rewards (vanilla)")
+    train.add_argument("--data", type=Path, metavar="D", help="questions and videos (default: the profile's)")
+    train.add_argument("--compute-of", type=Path, metavar="RUN", help="sft, dpo: compute as much as this GRPO run")
+    train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")
     add("report", cmd_report)
     score = add("score", cmd_score)
     score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")

@@ -231,8 +231,10 @@ RULES: dict[str, Rules] = {
 }
 
 
-def get(name: str) -> Rules:
-    """The rules by name; an unknown name is an error with the nearest known one."""
+def get(name: str | Rules) -> Rules:
+    """The rules by name, or rules as they are; an unknown name is an error with the nearest known one."""
+    if isinstance(name, Rules):
+        return name
     if name not in RULES:
         raise unknown("scoring rules", name, RULES)
     return RULES[name]
