@@ -30,7 +30,8 @@ def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
     except (OSError, ValueError) as error:
         raise VsrError(f"{source}: no tokenizer ({str(error).splitlines()[0]}); copy tokenizer.json there") from None
-    lacking = [t for t in (*VISION_TOKENS, END, PAD) if t not in tokenizer.get_vocab()]
+    known = tokenizer.backend_tokenizer.token_to_id  # get_vocab() copies 150k entries
+    lacking = [token for token in (*VISION_TOKENS, END, PAD) if known(token) is None]
     if lacking or not tokenizer.chat_template:
         what = f"special token '{lacking[0]}'" if lacking else "chat template"
         raise VsrError(f"{source}: its tokenizer has no {what}; use a Qwen2-VL checkpoint")

@@ -6,6 +6,7 @@ The language model's linear layers are quantised; embeddings, head, norms and th
 import logging
 import math
 
+import bitsandbytes
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -30,6 +31,31 @@ def bits_and_bytes(name: str, compute: torch.dtype) -> BitsAndBytesConfig | None
         bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=list(UNQUANTIZED),
     )
+
+
+def keep_precision(model: nn.Module) -> None:
+    """Stop 4-bit layers on a CPU from repacking themselves in bf16 at their first forward in eval mode."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def dequantise(model: nn.Module) -> None:
+    """Replace every quantised layer by a plain one with the very weights it stands for, float32: the reference that
+    the 4- and 8-bit kernels are measured against."""
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, bitsandbytes.nn.Linear4bit):
+                weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+                scales = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+                weight = layer.weight.data.float() * scales[:, None] / 127
+            else:
+                continue
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.weight = nn.Parameter(weight.float(), requires_grad=False)
+            plain.bias = layer.bias
+            setattr(parent, name, plain)
 
 
 def skeleton(config: Qwen2VLConfig) -> Qwen2VLForConditionalGeneration:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoConfig, Qwen2VLConfig
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from vsr.errors import VsrError
 
@@ -36,8 +38,9 @@ def find(base: str) -> tuple[Source, Qwen2VLConfig]:
         ) from None
     if config.model_type != "qwen2_vl":
         raise VsrError(f"base '{base}': model type '{config.model_type}'; this study needs qwen2_vl")
-    if not source.local:  # the commit: everything else must come from the same one
-        source = Source(source.name, getattr(config, "_commit_hash", None) or source.revision)
+    if not source.local:  # everything else must come from the same commit
+        file = cached_file(source.name, "config.json", revision=source.revision)
+        source = Source(source.name, extract_commit_hash(file, None) or source.revision)
     return source, config
 
 
