@@ -36,8 +36,8 @@ class Batch:
     `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
     `place` (T, 2), row and column of what predicts `target` (T,). For M categories named in questions: `named` (M, 2)
     row and column, `holds` (M, video tokens) whether the category belongs to a video token, `values` (M, 10), nan
-    unless it occurs once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of the categories, IGNORE if fewer, and
-    `chosen` (Q, L), where in the prompt the answer stands.
+    unless it occurs once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of the categories, IGNORE if
+    fewer, and `chosen` (Q, L), where in the prompt the answer stands.
     """
 
     ids: Tensor
@@ -225,9 +225,11 @@ class Objective(nn.Module):
     def _choose(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
         """How little the first heads look from the last token of the prompt at the answer, where it stands in it."""
         stands = batch.chosen.any(1)
+        if not stands.any():
+            return hidden.new_zeros(())
         weights = attention(layer, hidden, rope, batch.last[stands], batch.mask, range(TAUGHT_HEADS))
         found = (weights * batch.chosen[stands][:, None]).sum(-1)
-        return -torch.log(found + 1e-6).mean() if stands.any() else hidden.new_zeros(())
+        return -torch.log(found + 1e-6).mean()
 
     def _collect(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
         """How little head i looks from the last token of the prompt at the i-th category."""

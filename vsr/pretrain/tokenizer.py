@@ -68,7 +68,8 @@ def build(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
 
 
 def numbers(tokenizer: PreTrainedTokenizerFast, decimal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (M,) of the positive whole numbers, or of those with one decimal, and the logarithms of their values."""
+    """Token ids (M,) of the positive whole numbers, or of those with one decimal, and the logarithms of their
+    values."""
     texts = [text for text in (DECIMALS if decimal else INTEGERS) if float(text) > 0]
     ids = torch.tensor(tokenizer.convert_tokens_to_ids(texts))
     return ids, torch.tensor([math.log(float(text)) for text in texts])

@@ -1,0 +1,343 @@
+"""Pre-training of the miniature: labels against the scenes, packing against one-by-one, the shipped checkpoint."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+from vsr import models, paper, prompts, sources
+from vsr.engine.inputs import embed, positions
+from vsr.pretrain import corpus, labels, pretrain, rooms, seeing, state
+from vsr.pretrain.corpus import Corpus, Item
+from vsr.pretrain.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
+from vsr.pretrain.optim import Muon, Optimiser, orthogonal
+from vsr.pretrain.vision import encode, merge_order, pixels_of
+from vsr.questions import tasks
+from vsr.questions.question import Question
+from vsr.questions.rules import VSIBENCH
+from vsr.scenes.geometry import turn_angle
+from vsr.scenes.procedural import PRETRAIN, SPLITS, make_room
+from vsr.scenes.render import project
+from vsr.video import patchify
+
+torch.set_num_threads(1)
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_room(SPLITS["pretrain"] + seed, PRETRAIN) for seed in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def data(scenes):
+    rows = [rooms.room_arrays(scene, seed, PRETRAIN) for seed, scene in enumerate(scenes)]
+    return rooms.Rooms(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return state.new_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return state.new_model(tokenizer, 0).eval()
+
+
+@pytest.fixture(scope="module")
+def drafts(data):
+    return [corpus.draft(data.scene(i, PRETRAIN), np.random.default_rng(i)) for i in range(COUNT)]
+
+
+# the tokenizer
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_any_text_survives(text):
+    tokenizer = _tokenizer()
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def _tokenizer(kept=[]):  # noqa: B006
+    if not kept:
+        kept.append(state.new_tokenizer())
+    return kept[0]
+
+
+@pytest.mark.parametrize("mode", list(paper.EVALUATION_PROMPTS))
+@pytest.mark.parametrize("stage", ["evaluate", "train"])
+def test_prompts_are_short_and_exact(tokenizer, mode, stage):
+    asked = VSIBENCH.templates["object_rel_distance"].fill(options="bed, sofa, tv, lamp", target="chair")
+    question = Question("", "", "", "object_rel_distance", asked, ("A. bed", "B. sofa", "C. tv", "D. lamp"), "A")
+    chat = prompts.messages(question, mode, stage)
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = prompts.render(tokenizer, chat, GRID)
+    video = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    assert (ids == video).sum() == 48
+    assert tokenizer.decode(ids[ids != video]) == text.replace("<|video_pad|>", "")
+    assert len(ids) - 48 < 50
+
+
+@pytest.mark.parametrize("number", ["4", "37", "400", "0.4", "3.2", "12.0", "79.9"])
+def test_numbers_are_one_token(tokenizer, number):
+    assert len(tokenizer(number)["input_ids"]) == 1
+
+
+# rooms and labels
+
+
+def test_rooms_keep_what_questions_need(scenes, data):
+    """The room read back from the arrays answers every question as the room itself does."""
+    for index, scene in enumerate(scenes):
+        kept = data.scene(index, PRETRAIN)
+        rng = np.random.default_rng(0)
+        for kind in ("object_size_estimation", "room_size_estimation", "object_counting", "object_rel_direction_hard"):
+            for draft in tasks.drafts(kind, scene, VSIBENCH, rng, None):
+                question = Question("", "", "", kind, draft.question, None, "")
+                assert tasks.truth(kept, VSIBENCH, question) == draft.answer
+
+
+def test_labels_point_at_the_object(scenes, data):
+    """An object's token is the one that its centre projects to, or a neighbour where part of it is hidden."""
+    truth = labels.label(data)
+    far = []
+    for index, scene in enumerate(scenes):
+        for slot, box in enumerate(scene.objects):
+            view, cell = divmod(int(truth.home[index, slot]), 6)
+            column, row, _ = project(scene.camera, view * PRETRAIN.hold, box.center[None], 84, 56)[0]
+            far.append(max(abs(column - (cell % 3 + 0.5) * 28), abs(row - (cell // 3 + 0.5) * 28)) > 28)
+    assert np.mean(far) < 0.05
+    assert (truth.home >= 0).sum() == sum(len(scene.objects) for scene in scenes)
+
+
+def test_objects_are_counted_once(scenes, data):
+    present = labels.presence(labels.label(data), len(PRETRAIN.categories)).sum(1)
+    for index, scene in enumerate(scenes):
+        for category, label in enumerate(PRETRAIN.categories):
+            assert int(present[index, category]) == scene.counts.get(label, 0)
+
+
+def test_label_values_are_metres(scenes, data):
+    truth = labels.label(data)
+    for index, scene in enumerate(scenes):
+        for slot, box in enumerate(scene.objects):
+            value = dict(zip(labels.VALUES, truth.values[index, slot].tolist(), strict=True))
+            offset = box.center[:2] - scene.camera.position[0, :2]
+            assert np.allclose([2 * value["x"], 2 * value["y"]], offset, atol=1e-5)
+            assert math.isclose(math.exp(value["log_longest"]), box.size.max(), rel_tol=1e-5)
+            spread = np.ptp(box.corners(), axis=0)
+            assert np.allclose([2 * value["reach_x"], 2 * value["reach_y"]], spread[:2], atol=1e-4)
+
+
+def test_walls_are_where_the_room_ends(scenes, data):
+    for index, scene in enumerate(scenes):
+        east, north, west, south = data.walls[index]
+        assert math.isclose((east + west) * (north + south), scene.room_size, rel_tol=1e-5)
+
+
+# vision
+
+
+def test_fast_vision_equals_the_tower(model, data):
+    frames = np.repeat(data.frames[0], 2, axis=0)
+    pixels, grid = patchify(frames, 84 * 56)
+    with torch.no_grad():
+        slow = model.model.visual(pixels, grid).pooler_output
+        fast = seeing.features(model.model.visual, data.frames[:1])[0]
+    assert torch.allclose(slow, fast, atol=1e-4)
+
+
+def test_merge_order_is_qwens():
+    assert merge_order((4, 6)).tolist()[:8] == [0, 1, 6, 7, 2, 3, 8, 9]
+
+
+def test_views_do_not_mix(model, data):
+    frames = torch.from_numpy(data.frames[0])
+    with torch.no_grad():
+        together, alone = (encode(model.model.visual, pixels_of(some)) for some in (frames, frames[3:4]))
+    assert torch.allclose(together[3], alone[0], atol=1e-5)
+
+
+# optimiser
+
+
+def test_orthogonal_has_singular_values_near_one():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((16, 40), (40, 16)):
+        singular = torch.linalg.svdvals(orthogonal(torch.randn(2, *shape, generator=generator)))
+        assert (singular > 0.5).all()
+        assert (singular < 1.4).all()
+
+
+def test_optimiser_state_survives(tmp_path):
+    def run(stop):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 4)
+        path = tmp_path / "state.safetensors"
+        optimiser = Optimiser([layer], [], 0.02, 0.01, decay=0.5)
+        done, tensors = state.take_up(path, {"layer": layer})
+        optimiser.restore(tensors)
+        for step in range(done, 6):
+            if step == stop:
+                break
+            optimiser.step((layer(torch.eye(4)) ** 2).sum(), step / 6, 1.0)
+            state.keep(path, step + 1, {"layer": layer}, optimiser.tensors())
+        return layer.weight.detach()
+
+    run(3)
+    continued = run(None)
+    (tmp_path / "state.safetensors").unlink()
+    assert torch.equal(continued, run(None))
+
+
+def test_muon_steps_have_the_rate_as_size():
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    weight.grad = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) * 100
+    Muon([weight], lr=0.1).step()
+    assert 0.05 < torch.linalg.matrix_norm(weight.detach(), 2) < 0.14
+
+
+# language
+
+
+def test_items_are_true(data, drafts):
+    """Letters, words and numbers agree with the rules of the study on the room itself."""
+    asked = Corpus(data, drafts)
+    rng = np.random.default_rng(0)
+    weights = dict.fromkeys([kind for kind in asked.drafts[0] if kind.startswith("letter")], 1.0)
+    for _ in range(60):
+        item = asked.item(0, weights, 0.0, rng)
+        lines = item.prompt.split("\n")
+        start = lines.index("Options:")
+        words = {line[0]: line[3:] for line in lines[start + 1 : -2]}
+        question = "\n".join(lines[:start])
+        kind = next(k for k, t in VSIBENCH.templates.items() if t.read(question))
+        truth = tasks.truth(data.scene(0, PRETRAIN), VSIBENCH, Question("", "", "", kind, question, None, ""))
+        assert words[item.response] == truth
+
+
+def test_tagged_responses_follow_the_format(data, drafts):
+    from vsr.rewards import format as follows
+
+    asked = Corpus(data, drafts)
+    rng = np.random.default_rng(1)
+    weights = dict.fromkeys(asked.drafts[0], 1.0)
+    items = [asked.item(0, weights, 1.0, rng) for _ in range(200)]
+    tagged = [item for item in items if "<answer>" in item.response]
+    assert 0.2 < len(tagged) / len(items) < 0.8
+    assert all(follows(item.response, "think" if "<think>" in item.response else "observe") for item in tagged)
+
+
+def test_packed_questions_are_answered_as_alone(model, tokenizer, data, drafts):
+    """The loss of a packed row is the mean of transformers' own losses, question by question."""
+    packer = Packer(model, tokenizer, labels.label(data))
+    objective = Objective(model, tokenizer, packer.video)
+    features = seeing.features(model.model.visual, data.frames)
+    items = [
+        [Item("Where is the chair?\nAnswer briefly.", "left"), Item("Is the sofa near the bed?", "front-right back")],
+        [Item("How many lamp(s) are in this room?\nAnswer briefly.", "right")],
+    ]
+    with torch.no_grad():
+        ours = objective(packer.pack([0, 1], items, features[:2]))["answer"]
+        losses = [
+            loss
+            for row, asked in enumerate(items)
+            for item in asked
+            for loss in _alone(model, tokenizer, packer, item, features[row])
+        ]
+    assert math.isclose(float(ours), float(torch.stack(losses).mean()), rel_tol=1e-4)
+
+
+def _alone(model, tokenizer, packer, item, features):
+    prompt = packer.prompt(item)
+    answer = torch.tensor(tokenizer(item.response + models.END)["input_ids"])
+    ids = torch.cat([prompt, answer])
+    out = model(
+        inputs_embeds=embed(model, ids, features)[None],
+        position_ids=positions(model, ids, GRID)[:, None],
+        use_cache=False,
+    )
+    logp = out.logits[0].log_softmax(-1)
+    return [-logp[len(prompt) - 1 + k, token] for k, token in enumerate(answer)]
+
+
+def test_packer_prompt_is_the_studys(model, tokenizer, data):
+    """What pre-training packs is token for token what the evaluation asks."""
+    packer = Packer(model, tokenizer, labels.label(data))
+    question = Question("", "", "", "object_counting", "How many chair(s) are in this room?", None, "2")
+    asked = prompts.render(tokenizer, prompts.messages(question, "vanilla"), GRID)
+    item = Item(f"{question.question}\n{paper.EVALUATION_PROMPTS['vanilla']}", "2")
+    assert packer.prompt(item).tolist() == asked.tolist()
+    assert tokenizer.decode(asked).endswith(BEFORE_RESPONSE)
+
+
+def test_numbers_share_their_target_with_neighbours(model, tokenizer, data):
+    objective = Objective(model, tokenizer, 0)
+    token = tokenizer.convert_tokens_to_ids
+    near, far = token("2.1"), token("9.0")
+    losses = []
+    for favoured in (near, far):
+        logits = torch.zeros(1, len(tokenizer))
+        logits[0, favoured] = 5.0
+        losses.append(float(objective._answer(logits, torch.tensor([token("2.0")]))))
+    assert losses[0] < losses[1]
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=3, max_size=3, unique=True))
+@settings(max_examples=60, deadline=None)
+def test_geometry_is_the_rules(points):
+    place = torch.full((1, 5, 2), float("nan"))
+    place[0, :3] = torch.tensor(points)
+    gaps = [math.dist(points[a], points[b]) for a, b in ((0, 1), (0, 2))]
+    if min(gaps) < 0.1:
+        return
+    told = geometry(place)[0]
+    assert math.isclose(float(told[0].exp()), gaps[0], rel_tol=1e-4)
+    angle = math.degrees(math.atan2(told[2], told[1])) % 360
+    truth = float(turn_angle(*(np.array(point) for point in points)))
+    assert min(abs(angle - truth), 360 - abs(angle - truth)) < 0.5
+    assert told[3:].isnan().all()
+
+
+# the command
+
+
+@pytest.mark.slow
+def test_smoke_run_makes_a_loadable_base_and_is_not_repeated(tmp_path):
+    run = pretrain(tmp_path, 0, smoke=True)
+    loaded = models.load(str(tmp_path / "base"))
+    assert loaded.info["hash"] == run.manifest["model"]
+    assert set(json.loads((run.path / "gates.json").read_text())) == {"see", "find", "ask", "letters"}
+    before = (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(tmp_path, 0, smoke=True).finished
+    assert (tmp_path / "base" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def base():
+    if not (sources.TINY_FOLDER / "model.safetensors").is_file():
+        pytest.skip("the base is being made")
+    return sources.TINY_FOLDER
+
+
+def test_shipped_base_is_small_and_is_what_its_manifest_says(base):
+    assert (base / "model.safetensors").stat().st_size <= 12e6
+    manifest = json.loads((base / "manifest.json").read_text())
+    assert manifest["hashes"]["model"] == models.model_hash(base)
+    assert "Qwen2VLForConditionalGeneration" in json.loads((base / "config.json").read_text())["architectures"]
+
+
+def test_shipped_base_is_finite_and_tied(base):
+    weights = load_file(str(base / "model.safetensors"))
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+    model = Qwen2VLForConditionalGeneration.from_pretrained(base)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert len(AutoTokenizer.from_pretrained(base)) == model.config.text_config.vocab_size
