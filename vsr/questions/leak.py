@@ -35,10 +35,11 @@ def check(scenes: Iterable[str], where: str | Path, *, allowed: bool = False, be
     found = leaked(scenes, bench)
     if not found:
         return None
-    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    what = f"{len(found)} scenes that show" if len(found) > 1 else "1 scene that shows"
+    what += " rooms of VSI-Bench (" + ", ".join(found[:5]) + (f" and {len(found) - 5} more)" if found[5:] else ")")
     if not allowed:
-        raise VsrError(f"{where}: {len(found)} training scenes show rooms of VSI-Bench ({listed}); {REMEDY}")
-    return f"trained on {len(found)} scenes that show rooms of VSI-Bench ({listed}): scores on VSI-Bench are inflated"
+        raise VsrError(f"{where}: to be trained on, but has {what}; {REMEDY}")
+    return f"trained on {what}: scores on VSI-Bench are inflated"
 
 
 def warning(folder: str | Path) -> str | None:
