@@ -247,12 +247,8 @@ def test_packed_questions_are_answered_as_alone(model, tokenizer, data, drafts):
     ]
     with torch.no_grad():
         ours = objective(packer.pack([0, 1], items, features[:2]))["answer"]
-        losses = [
-            loss
-            for row, asked in enumerate(items)
-            for item in asked
-            for loss in _alone(model, tokenizer, packer, item, features[row])
-        ]
+        pairs = [(item, features[row]) for row, asked in enumerate(items) for item in asked]
+        losses = [loss for item, seen in pairs for loss in _alone(model, tokenizer, packer, item, seen)]
     assert math.isclose(float(ours), float(torch.stack(losses).mean()), rel_tol=1e-4)
 
 

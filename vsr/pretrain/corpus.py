@@ -114,7 +114,7 @@ class Corpus:
             return Item(PLACE.format(label=self._label(room, slot)) + PLAIN, self._spot(room, slot).strip())
         row = self.drafts[room][kind][rng.integers(len(self.drafts[room][kind]))]
         mode = str(rng.choice(["think", "observe"])) if rng.random() < tags else "vanilla"
-        stage = "evaluate" if row["choices"] or rng.random() < 0.5 else "train"
+        stage = "evaluate" if rng.random() < 0.6 else "train"
         question, answer = row["q"], row["a"]
         suffix = "\n" + SUFFIXES[stage][mode]
         if row["choices"]:
