@@ -16,7 +16,7 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("run", "doctor", "build", "agree", "evaluate", "report", "score", "pretrain", "bench"):
+    for command in ("run", "doctor", "build", "agree", "evaluate", "train", "report", "score", "pretrain", "bench"):
         assert f"\n    {command} " in shown
 
 
@@ -31,6 +31,8 @@ def test_help_names_every_command(capsys):
         (["agree", "--scenes", "none.json", "--questions", "none.jsonl"], "none.json"),
         (["evaluate", "--bench", "nowhere"], "nowhere: no such folder"),
         (["score", "--predictions", "none.jsonl"], "none.jsonl: no such file"),
+        (["train", "sft", "--mode", "think"], "--mode think: it is for grpo"),
+        (["train", "grpo", "--compute-of", "run"], "--compute-of: it is for sft and dpo"),
     ],
 )
 def test_mistakes_name_file_value_and_remedy(capsys, tmp_path, monkeypatch, words, message):

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vsr import cli, scoring
-from vsr.figures import savefig
-from vsr.figures_rosetta import CAUSES, falls, waterfall
+from vsr.figures_rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.harness_rules import RULES
+from vsr.plotting import savefig
 
 
 def answer(number: int, kind: str, truth: str, response: str) -> dict:
@@ -69,6 +69,7 @@ def test_the_figure_says_what_it_shows_and_repeats_to_the_byte(tmp_path):
     steps = [points for fall in reversed(falls(said)) for points in fall.steps.values() if abs(points) > 0.05]
     assert widths == pytest.approx(steps)
     assert waterfall(PLAIN, "x").axes[0].get_title(loc="left") == "Every harness gives these answers 100.0"
+    assert "not run" in {text.get_text()[:7] for text in rosetta(tmp_path).axes[0].texts}
 
 
 def test_vsr_score_prints_the_table_and_draws_the_figure(tmp_path, capsys):

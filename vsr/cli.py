@@ -174,14 +174,14 @@ def cmd_report(args: argparse.Namespace) -> None:
 
 def cmd_score(args: argparse.Namespace) -> None:
     """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
-    from vsr import figures, figures_rosetta, report, scoring
+    from vsr import figures_rosetta, plotting, report, scoring
     from vsr.runs import read_jsonl
 
     samples = list(read_jsonl(args.predictions))
     print(scoring.rosetta_table(samples, args.rules))
     if args.rules == "all":
         drawn = figures_rosetta.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")
-        for path in figures.savefig(drawn, report.figures_folder(_out(args)) / "rosetta"):
+        for path in plotting.savefig(drawn, report.figures_folder(_out(args)) / "rosetta"):
             print(path)
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vsr import harness_rules, scoring
-from vsr.figures import GREY, style
+from vsr.plotting import GREY, PALETTE, not_run, style
+from vsr.summaries import find
 
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
     "number": "reading numbers",
@@ -18,7 +19,8 @@ CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness
     "direction": "averaging directions",
     "overall": "averaging all",
 }
-COLOURS = dict(zip(CAUSES, sns.color_palette("colorblind", len(CAUSES)), strict=True))
+COLOURS = dict(zip(CAUSES, PALETTE[: len(CAUSES)], strict=True))
+ANSWERS = "eval-base-think-true"
 LEAST = 0.05  # points that can be seen
 BAR = 0.2  # of a harness's line
 
@@ -57,6 +59,17 @@ def _fall(samples: list[dict], official: harness_rules.Rules, other: harness_rul
 
 def _overall(samples: list[dict], rules: harness_rules.Rules) -> float:
     return scoring.summarise(samples, rules, resamples=1)["overall"]
+
+
+def rosetta(results: str | Path) -> Figure:
+    """The waterfall of the base's answers in think mode, the wordiest of the report."""
+    run = find(Path(results), ANSWERS)
+    if run is not None:
+        return waterfall(run.samples(), run.id)
+    with style():
+        fig = Figure(figsize=(8.6, 4.8), layout="constrained")
+        not_run(fig.subplots(), ANSWERS)
+    return fig
 
 
 def waterfall(samples: Iterable[dict], source: str) -> Figure:
