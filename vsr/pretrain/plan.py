@@ -60,9 +60,9 @@ class Plan:
     """The whole recipe. `held` rooms are kept for the gates; `views` are headings a vision step, `rooms_per_step` x
     `questions_per_room` questions a language step; `checkpoint` steps between two checkpoints."""
 
-    rooms: int = 4500
+    rooms: int = 8000
     held: int = 150
-    vision_steps: int = 2800
+    vision_steps: int = 3200
     views: int = 128
     vision_muon: float = 0.03
     vision_adam: float = 0.002
