@@ -21,7 +21,7 @@ def prompts_of(model, lengths):
     return found
 
 
-@pytest.mark.parametrize("budget", [1, 100, 10_000])
+@pytest.mark.parametrize("budget", [35, 100, 10_000])
 def test_greedy_rollouts_equal_generate_one_by_one(budget):
     model = random_model(2)
     prompts = prompts_of(model, [3, 9, 5, 5])

@@ -3,7 +3,7 @@
 import torch
 from torch import LongTensor, Tensor
 
-from vsr.engine.budget import batches
+from vsr.engine.budget import passes
 from vsr.engine.decoding import Group, Pick, decode
 from vsr.engine.inputs import Prompt, positions
 
@@ -22,13 +22,13 @@ def rollouts(
 ) -> list[list[LongTensor]]:
     """`group_size` sampled completions for each prompt, 1-D token ids on the CPU, `eos` kept where the model ended.
 
-    Groups are decoded together as long as their prompts and completions hold at most `token_budget` tokens; the draws,
-    from `generator` on the CPU, do not depend on that, nor on the device. Temperature 0 is greedy."""
+    Groups are decoded together, or in parts, so that prompts and completions hold at most `token_budget` tokens; the
+    draws, from `generator` on the CPU, do not depend on that, nor on the device. Temperature 0 is greedy."""
     draws = torch.rand(len(prompts) * group_size, max_new_tokens, generator=generator, dtype=torch.float64)
-    sizes = [len(prompt.ids) + group_size * max_new_tokens for prompt in prompts]
+    wanted = [[max_new_tokens] * group_size] * len(prompts)
     completions: list[LongTensor] = []
-    for batch in batches(sizes, token_budget):
-        groups = [_group(model, prompts[index], group_size) for index in batch]
+    for one in passes([len(prompt.ids) for prompt in prompts], wanted, token_budget):
+        groups = [_group(model, prompts[index], len(members)) for index, members in one]
         pick = _sampler(draws[len(completions) :], temperature)
         completions += map(torch.tensor, decode(model, groups, pick, max_new_tokens, eos, suppress))
     return [completions[i : i + group_size] for i in range(0, len(completions), group_size)]
