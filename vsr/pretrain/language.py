@@ -35,9 +35,9 @@ class Batch:
 
     `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
     `place` (T, 2), row and column of what predicts `target` (T,). For M categories named in questions: `named` (M, 2)
-    row and column, `holds` (M, video tokens) whether the category belongs to a video token, `values` (M, 10), nan
-    unless it occurs once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of the categories, IGNORE if
-    fewer, and `chosen` (Q, L), where in the prompt the answer stands.
+    row and column, `holds` (M, video tokens) whether the category belongs to a video token, `times` (M,) how often it
+    occurs, `values` (M, 10), nan unless that is once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of
+    the categories, IGNORE if fewer, and `chosen` (Q, L), where in the prompt the answer stands.
     """
 
     ids: Tensor
@@ -48,6 +48,7 @@ class Batch:
     target: Tensor
     named: Tensor
     holds: Tensor
+    times: Tensor
     values: Tensor
     last: Tensor
     mention: Tensor
@@ -116,10 +117,10 @@ class Packer:
         stands = torch.zeros(len(chosen), length, dtype=torch.bool)
         for question, columns in enumerate(chosen):
             stands[question, columns] = True
-        holds, values = self._truth(rooms, ids, torch.tensor(named).view(-1, 2))
+        holds, times, values = self._truth(rooms, ids, torch.tensor(named).view(-1, 2))
         return Batch(
             ids, features, place, mask[:, None], torch.tensor(place_of), torch.tensor(targets),
-            torch.tensor(named).view(-1, 2), holds, values, torch.tensor(last), torch.tensor(mention),
+            torch.tensor(named).view(-1, 2), holds, times, values, torch.tensor(last), torch.tensor(mention),
             stands,
         )  # fmt: skip
 
@@ -130,15 +131,16 @@ class Packer:
             return [k + 2 for k in at if prompt[k + 1] == self.dot]
         return at
 
-    def _truth(self, rooms: Sequence[int], ids: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+    def _truth(self, rooms: Sequence[int], ids: Tensor, named: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         room = torch.as_tensor(np.asarray(rooms))[named[:, 0]]
         category = self.category[ids[named[:, 0], named[:, 1]]]
         match = (self.labels.kind[room] == category[:, None]) & (self.labels.home[room] >= 0)
         holds = torch.zeros(len(named), self.labels.tokens)
         holds.scatter_add_(1, self.labels.home[room].clamp(min=0), match.float())
         value = (self.labels.values[room] * match[..., None]).sum(1)
-        value[match.sum(1) != 1] = float("nan")
-        return holds > 0, value
+        times = match.sum(1)
+        value[times != 1] = float("nan")
+        return holds > 0, times, value
 
 
 class Probes(nn.Module):
@@ -148,6 +150,7 @@ class Probes(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.found = nn.Linear(width, len(VALUES))
+        self.counted = nn.Linear(width, 1)
         self.collected = nn.Linear(width, NAMED * 2)
         self.derived = nn.Linear(width, len(GEOMETRY))
 
@@ -187,6 +190,8 @@ class Objective(nn.Module):
                 losses["choose"] = self._choose(layer, hidden, rope, batch)
             hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rope)
             if number == RETRIEVE:
+                told = self.probes.counted(hidden[batch.named[:, 0], batch.named[:, 1]])[:, 0]
+                losses["counted"] = F.smooth_l1_loss(told, batch.times.float(), beta=0.1)
                 known = ~batch.values[:, 0].isnan()
                 at = batch.named[known]
                 losses["found"] = F.smooth_l1_loss(

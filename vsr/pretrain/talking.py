@@ -21,7 +21,16 @@ from vsr.pretrain.state import keep, take_up
 from vsr.questions.question import Question
 from vsr.scoring import score
 
-WEIGHTS = {"answer": 1.0, "retrieve": 0.3, "collect": 0.3, "found": 2.0, "inside": 2.0, "derived": 1.0, "choose": 0.3}
+WEIGHTS = {
+    "answer": 1.0,
+    "retrieve": 0.3,
+    "collect": 0.3,
+    "found": 2.0,
+    "counted": 0.3,
+    "inside": 2.0,
+    "derived": 1.0,
+    "choose": 0.3,
+}
 WARM = 50
 ANSWER_TOKENS = 3
 
