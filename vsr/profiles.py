@@ -29,8 +29,8 @@ class Profile:
     seeds: int = setting(3, UNSTATED + "the paper shows one run a row; we train several")
     # data
     data: str = setting("rooms", "'rooms' (procedural), or a folder made by 'vsr build'")
-    train_rooms: int = setting(600, "ours; the paper has about 1.5k scans (section 3.1)")
-    bench_rooms: int = setting(200, "ours; VSI-Bench has 288 scenes")
+    train_rooms: int = setting(200, "ours; the paper has about 1.5k scans (section 3.1)")
+    bench_rooms: int = setting(120, "ours; VSI-Bench has 288 scenes")
     frames: int = setting(16, UNSTATED + "uniform over the video; reported with every number")
     max_pixels: int = setting(84 * 56, UNSTATED + "pixels a frame at most")
     # evaluation
@@ -49,7 +49,7 @@ class Profile:
     epsilon: float = setting(0.2, UNSTATED + "TRL's and PPO's default clip range")
     learning_rate: float = setting(3e-4, "ours: the paper's 1e-5 is for 2B; a 2M-parameter model needs larger steps")
     questions_per_step: int = setting(8, UNSTATED + "prompts per optimiser step")
-    max_steps: int = setting(150, UNSTATED + "the paper: 117k questions")
+    max_steps: int = setting(120, UNSTATED + "the paper: 117k questions")
     max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
     # SFT and DPO, on GRPO's questions and steps
     sft_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-4 is usual for adapters")
