@@ -51,46 +51,67 @@ class Profile:
     questions_per_step: int = setting(8, UNSTATED + "prompts per optimiser step")
     max_steps: int = setting(120, UNSTATED + "the paper: 117k questions")
     max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
+    token_budget: int = setting(1 << 14, "ours: tokens a forward pass at most; bounds memory, changes no result")
+    split_every: int = setting(1, "ours: steps between measurements of the gradient's parts")
     # SFT and DPO, on GRPO's questions and steps
     sft_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-4 is usual for adapters")
     dpo_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-5 is usual for adapters")
     dpo_beta: float = setting(0.1, UNSTATED + "TRL's default")
 
 
-def _paper(name: str, base: str, learning_rate: float, where: str) -> Profile:
-    return Profile(
-        name=name,
-        base=base,
-        dtype="bfloat16",
-        seeds=1,
-        data="vsi100k",
-        train_rooms=1513,
-        bench_rooms=288,
-        frames=16,
-        max_pixels=128 * 28 * 28,
-        max_new_tokens=16,
-        max_new_tokens_reasoning=512,
-        learning_rate=learning_rate,
-        questions_per_step=8,
-        max_steps=14625,  # 117k questions, 8 a step
-        max_completion_length=512,
-        sft_learning_rate=1e-4,
-        dpo_learning_rate=1e-5,
-    )
+Given = dict[str, tuple[object, str]]  # setting -> value, source
 
-
+SMALLEST = "ours: as little as runs every cell"
+SMOKE: Given = {
+    "seeds": (1, SMALLEST),
+    "train_rooms": (6, SMALLEST),
+    "bench_rooms": (6, SMALLEST),
+    "bootstrap": (200, SMALLEST),
+    "num_generations": (4, SMALLEST),
+    "questions_per_step": (2, SMALLEST),
+    "max_steps": (2, SMALLEST),
+    "max_new_tokens_reasoning": (12, SMALLEST),
+    "max_completion_length": (12, SMALLEST),
+}
+QWEN: Given = {
+    "dtype": ("bfloat16", UNSTATED + "the released weights' own precision"),
+    "seeds": (1, "the paper shows one run a row"),
+    "data": ("data/vsi100k", "section 3.1: a folder with train/ (VSI-100k) and bench/ (VSI-Bench); see the README"),
+    "train_rooms": (1513, "section 3.1: about 1.5k scans; ScanNet v2 has 1,513"),
+    "bench_rooms": (288, "VSI-Bench's scenes"),
+    "max_pixels": (128 * 28 * 28, UNSTATED + "16 frames of 480x640 become 936 tokens"),
+    "max_new_tokens": (16, UNSTATED + "VSI-Bench's harness"),
+    "max_new_tokens_reasoning": (512, UNSTATED + "room for the chain of thought"),
+    "questions_per_step": (8, UNSTATED + "112 completions a step"),
+    "max_steps": (14625, "section 3.1: VSI-100k's 117k questions once, 8 a step"),
+    "max_completion_length": (512, UNSTATED + "room for the chain of thought"),
+    "split_every": (50, "ours: a diagnostic that costs a backward pass"),
+    "sft_learning_rate": (1e-4, UNSTATED + "usual for adapters"),
+    "dpo_learning_rate": (1e-5, UNSTATED + "usual for adapters"),
+}
+TWO: Given = {
+    "base": ("Qwen/Qwen2-VL-2B-Instruct", "section 3.2"),
+    "learning_rate": (1e-5, "section 3.2: 1e-5 for 2B"),
+}
+SEVEN: Given = {
+    "base": ("Qwen/Qwen2-VL-7B-Instruct", "section 3.2"),
+    "learning_rate": (5e-6, "section 3.2: 5e-6 for 7B"),
+}
+STUDENT: Given = {
+    "quantization": ("nf4", "ours: QLoRA's (Dettmers et al. 2023), for a GPU of 16 to 24 GB; the paper has plain LoRA"),
+    "max_steps": (1000, "ours: 8,000 questions; 'vsr estimate' says how long that takes"),
+    "token_budget": (1 << 13, "ours: fits a GPU of 16 GB by 'vsr estimate'"),
+}
+GIVEN: dict[str, Given] = {
+    "tiny": {},
+    "smoke": SMOKE,
+    "qlora-2b": QWEN | TWO | STUDENT,
+    "paper-2b": QWEN | TWO,
+    "paper-7b": QWEN | SEVEN,
+}
 PROFILES: dict[str, Profile] = {
-    "tiny": Profile(),
-    "smoke": Profile(
-        name="smoke", seeds=1, train_rooms=6, bench_rooms=6, bootstrap=200, num_generations=4,
-        questions_per_step=2, max_steps=2, max_new_tokens_reasoning=12, max_completion_length=12,
-    ),
-    "qlora-2b": dataclasses.replace(
-        _paper("qlora-2b", "Qwen/Qwen2-VL-2B-Instruct", 1e-5, "section 3.2"), quantization="nf4", max_steps=1000
-    ),
-    "paper-2b": _paper("paper-2b", "Qwen/Qwen2-VL-2B-Instruct", 1e-5, "section 3.2"),
-    "paper-7b": _paper("paper-7b", "Qwen/Qwen2-VL-7B-Instruct", 5e-6, "section 3.2"),
-}  # fmt: skip
+    name: Profile(name=name, **{key: value for key, (value, _) in given.items()}) for name, given in GIVEN.items()
+}
 
 
 def get(name: str, /, **changes: object) -> Profile:
@@ -125,6 +146,6 @@ def _cast(key: str, value: object, kind: type) -> object:
     return value
 
 
-def sources() -> dict[str, str]:
-    """Where each setting comes from."""
-    return {f.name: f.metadata["source"] for f in dataclasses.fields(Profile)}
+def sources(name: str = "tiny") -> dict[str, str]:
+    """Where each setting of a profile comes from."""
+    return {f.name: GIVEN[name].get(f.name, (None, f.metadata["source"]))[1] for f in dataclasses.fields(Profile)}

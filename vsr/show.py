@@ -31,7 +31,7 @@ def facts(record: dict) -> Markdown:
 
 def settings(profile: Profile, *names: str) -> Markdown:
     """The profile's settings (all, or some by name) with the source of each."""
-    sources = profiles.sources()
+    sources = profiles.sources(profile.name)
     chosen = names or [field.name for field in dataclasses.fields(profile)]
     return table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
 

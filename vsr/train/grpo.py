@@ -125,7 +125,8 @@ def run_grpo(
     adapted = Loaded(models.add_lora(base.model, profile), base.tokenizer, base.info)
     see = FeatureCache(base.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
     try:
-        train_grpo(adapted, rows_of(bench, mode), functions, args, see, on_step=on_step)
+        limits = {"token_budget": profile.token_budget, "split_every": profile.split_every}
+        train_grpo(adapted, rows_of(bench, mode), functions, args, see, on_step=on_step, **limits)
         save_adapter(adapted.model, run.path / "adapter")
     finally:
         adapted.model.unload()
