@@ -137,6 +137,21 @@ def build_scans(
         failed |= _film({name: chosen.folders[name] for name in good}, out / "videos", workers)
     if not good or (strict and failed):
         raise VsrError(f"{len(failed)} of {len(chosen.folders)} scans could not be read:\n{summary(failed)}")
+    ask(out, chosen, good, failed, rules, table, seed, paper_counts)
+    return failed
+
+
+def ask(
+    out: Path,
+    chosen: Plan,
+    good: Sequence[str],
+    failed: dict[str, str],
+    rules: str,
+    table: Labels,
+    seed: int,
+    paper_counts: bool,
+) -> None:
+    """The second half of a build: questions, scenes, manifest and card from the scans kept in `out/scans`."""
     scenes, hashes, notes = _load(good, out / "scans", rules, table)
     questions = build(scenes, rules, seed)
     left = _account(scenes, rules, questions)
@@ -160,7 +175,6 @@ def build_scans(
         rejected=left,
     )
     atomic_write(out / "README.md", _card(questions, rules, chosen))
-    return failed
 
 
 def summary(failed: dict[str, str]) -> str:

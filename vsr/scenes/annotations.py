@@ -96,7 +96,10 @@ def read_alignment(path: str | Path) -> np.ndarray | None:
 
 
 def _object(path: str | Path) -> dict:
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except RecursionError:
+        raise VsrError(f"{path}: nested too deep for an annotation; {REMEDY}") from None
     if not isinstance(content, dict):
         raise VsrError(f"{path}: the file is {_kind(content)}, expected an object; {REMEDY}")
     return content

@@ -23,7 +23,7 @@ def read_vertices(path: str | Path) -> np.ndarray:
     except PlyParseError as error:
         raise VsrError(f"{path}: not a whole ply mesh ({error}); {REMEDY}") from None
     except KeyError as error:
-        raise VsrError(f"{path}: element vertex: no {_missing(error)}; is this a mesh?") from None
+        raise VsrError(f"{path}: no element {error}; is this a mesh?") from None
     except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
         raise VsrError(f"{path}: not a readable ply mesh ({error}); {REMEDY}") from None
     if not len(points):
@@ -33,7 +33,3 @@ def read_vertices(path: str | Path) -> np.ndarray:
         x, y, z = points[broken[0]]
         raise VsrError(f"{path}: vertex {broken[0]} is ({x}, {y}, {z}), and {len(broken)} in all are not finite")
     return points
-
-
-def _missing(error: KeyError) -> str:
-    return f"'{error.args[0]}'" if error.args else "coordinates"

@@ -44,19 +44,18 @@ def load(kept: Path, name: str) -> tuple[Scan, str]:
         raise VsrError(f"{path}: no kept scan ({error}); delete the file and build again") from None
 
 
+def keep(kept: Path, scan: Scan, mark: str, content: str) -> None:
+    """Write a scan's result; `mark` tells whether it is still up to date, `content` is the hash of its files."""
+    row = {"mark": mark, "hash": content, "scene": store.to_row(scan.scene), "areas": scan.areas, "notes": scan.notes}
+    atomic_write(kept / f"{scan.scene.id}.json", json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def _read(task: tuple[ScanFiles, Path]) -> tuple[str, str]:
     """Read and keep one scan; its id, and what is wrong with it or ''."""
     files, kept = task
     try:
         scan = read_scan(files)
-        row = {
-            "mark": _mark(files),
-            "hash": hash_files(*files.present()),
-            "scene": store.to_row(scan.scene),
-            "areas": scan.areas,
-            "notes": scan.notes,
-        }
-        atomic_write(kept / f"{files.id}.json", json.dumps(row, ensure_ascii=False) + "\n")
+        keep(kept, scan, mark=_mark(files), content=hash_files(*files.present()))
     except VsrError as error:
         return files.id, str(error)
     except (ArithmeticError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError) as error:

@@ -1,0 +1,255 @@
+"""Damaged raw data: every case is an error that names file and field, and harms no other scan."""
+
+import json
+import re
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from damage import DAMAGE, GROUPS, INFO, MESH, NAME, SEGMENTS, cut, damaged_copy, edit, swap, utf16
+
+from vsr.bench.raw_scans import KINDS, make_layout, write_scan
+from vsr.bench.scan_writer import write_sens, write_table
+from vsr.cli import main
+from vsr.errors import VsrError
+from vsr.questions import from_scans, vsibench
+from vsr.questions.question import read_questions
+from vsr.runs import read_json
+from vsr.scenes.labels import TABLE, read_labels
+from vsr.scenes.sens import export_video
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One undamaged scan."""
+    return write_scan(tmp_path_factory.mktemp("whole"), make_layout(NAME, 3, objects=16), 2500)
+
+
+def test_there_are_enough_cases():
+    assert len(DAMAGE) + len(TABLES) + len(STREAMS) + len(ARCHIVES) + len(LISTS) + len(ROWS) >= 40
+
+
+def test_damaged_scans_are_summarised_and_harm_no_other(whole, tmp_path, capsys):
+    """All damages in one copy of ScanNet, beside two whole scans: one build, one line each, and the same questions on
+    the whole ones as if they were alone."""
+    root, alone = tmp_path / "scannet", tmp_path / "alone"
+    names = {f"scene{number:04d}_01": case for number, case in enumerate(DAMAGE)}
+    for (name, case), (file, damage, _) in zip(names.items(), DAMAGE.values(), strict=True):
+        assert case
+        damaged_copy(whole, root / "scans" / name, file, damage, name)
+    for copy in (root, alone):
+        for number in (900, 901):
+            write_scan(copy, make_layout(f"scene0{number}_00", 1, objects=16), 2500)
+    words = ["build", "scannet", "--scenes"]
+    assert main([*words, str(alone), "--out", str(tmp_path / "a"), "--workers", "1"]) == 0
+    capsys.readouterr()
+    assert main([*words, str(root), "--out", str(tmp_path / "b"), "--split", "bench"]) == 0
+    shown = capsys.readouterr().err
+    assert f"{len(DAMAGE)} of {len(DAMAGE) + 2} scans had errors" in shown
+    failed = read_json(tmp_path / "b" / "manifest.json")["failed"]
+    assert list(failed) == list(names)
+    for name, case in names.items():
+        file, _, message = DAMAGE[case]
+        wanted = message.replace(NAME, name)
+        assert re.search(wanted, failed[name]), (case, failed[name])
+        assert file.replace(NAME, name) in failed[name], case
+        assert failed[name] in shown
+        assert str(root) not in failed[name]
+    for file in ("questions.jsonl", "scenes.jsonl"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert (
+        main([*words, str(root), "--out", str(tmp_path / "b"), "--split", "bench", "--workers", "1", "--strict"]) == 2
+    )
+    assert "could not be read" in capsys.readouterr().err
+
+
+def test_nothing_but_damage_is_an_error(whole, tmp_path, capsys):
+    damaged_copy(whole, tmp_path / "s" / NAME, MESH, cut(0.5))
+    assert main(["build", "scannet", "--scenes", str(tmp_path / "s"), "--out", str(tmp_path / "out")]) == 2
+    assert "1 of 1 scans could not be read" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("questions*"))
+
+
+def test_the_dry_run_lists_what_is_missing_and_writes_nothing(whole, tmp_path, capsys):
+    damaged_copy(whole, tmp_path / "s" / NAME, SEGMENTS, None)
+    damaged_copy(whole, tmp_path / "s" / "scene0001_00", INFO, None, "scene0001_00")
+    (tmp_path / "list.txt").write_text(f"{NAME}\nscene0001_00\nscene0002_00\n")
+    words = ["build", "scannet", "--scenes", str(tmp_path / "s"), "--list", str(tmp_path / "list.txt"), "--dry-run"]
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "3 scans to read, 2 of them incomplete" in shown
+    assert f"{NAME}: {SEGMENTS} missing" in shown
+    assert "scene0002_00: the folder missing" in shown
+    assert "without <id>.txt, will be left as scanned: 2 (scene0001_00, scene0002_00)" in shown
+    assert "label table" in shown
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_odd_but_usable_annotations_are_noted(whole, tmp_path):
+    """Empty groups, groups of one point, segments that are not there, segments of two groups, unknown labels."""
+
+    def odd(content: dict) -> None:
+        groups = content["segGroups"]
+        groups[0].update(segments=[], label="box fort")
+        groups[1]["segments"] = [10**9]
+        groups[3]["segments"] = groups[2]["segments"]
+
+    folder = damaged_copy(whole, tmp_path / "s" / NAME, GROUPS, edit(odd))
+    write_table(tmp_path / "s", KINDS)
+    plan = from_scans.plan(tmp_path / "s")
+    assert from_scans.build_scans(tmp_path / "out", plan, labels=tmp_path / "s" / TABLE) == {}
+    notes = read_json(tmp_path / "out" / "manifest.json")["notes"][folder.name]
+    for wanted in (
+        "object 0 'box fort': 0 points, no box", "1 segments not in the mesh", "shares segments with an earlier object",
+        "label 'box fort' is not in the label table", "object 2 '",
+    ):  # fmt: skip
+        assert any(wanted in note for note in notes), (wanted, notes)
+    assert read_questions(tmp_path / "out" / "questions.jsonl")
+
+
+TABLES = {
+    "table missing": (None, "no such file; it comes with ScanNet"),
+    "table empty": (lambda _: b"", "column 'raw_category' is missing"),
+    "table of another version": (swap(b"nyu40class", b"nyu_class"), "column 'nyu40class' is missing"),
+    "table with commas": (lambda data: data.replace(b"\t", b","), "column 'raw_category' is missing"),
+    "table in utf-16": (utf16, "not a tab-separated text in utf-8"),
+    "table with a short row": (lambda data: data + b"99\tufo\n", r"line \d+: 2 columns, no nyu40class"),
+    "table without rows": (lambda data: data.split(b"\n")[0] + b"\n", "holds no labels"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_damaged_label_tables(tmp_path, case):
+    damage, message = TABLES[case]
+    path = write_table(tmp_path, KINDS)
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(VsrError, match=message) as error:
+        read_labels(path)
+    assert str(path) in str(error.value)
+
+
+STREAMS = {
+    "stream empty": (lambda _: b"", "version: 4 bytes expected, 0 left"),
+    "stream cut mid-frame": (cut(0.6), r"frame \d of 4: \w+: \d+ bytes expected, \d+ left; is the file cut short"),
+    "stream of version 3": (lambda d: struct.pack("<I", 3) + d[4:], "version 3, expected 4"),
+    "stream with a name that never ends": (lambda d: d[:4] + b"\xff" * 8 + d[12:], "sensor's name: .* bytes expected"),
+    "stream with unknown compression": (swap(struct.pack("<ii", 2, 1), struct.pack("<ii", 7, 1)), "colour 7 and"),
+    "stream without a picture in it": (swap(b"\xff\xd8\xff", b"\x00\x00\x00"), "colour: not a readable picture"),
+    "stream with a frame of no end": (lambda d: d[: 319 + 80] + b"\xff" * 8 + d[319 + 88 :], "frame 0 of 4: colour"),
+    "stream that counts too many frames": (lambda d: d[:311] + struct.pack("<Q", 10**9) + d[319:], "cut short"),
+    "stream without frames": (lambda d: d[:311] + struct.pack("<Q", 0), "there are no frames to write"),
+    "stream is a picture": (lambda _: b"\x89PNG" * 999, "version 1196314761, expected 4"),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_damaged_streams(tmp_path, case):
+    damage, message = STREAMS[case]
+    path = tmp_path / f"{NAME}.sens"
+    rng = np.random.default_rng(0)
+    write_sens(path, rng.integers(0, 255, (4, 32, 48, 3)).astype(np.uint8), moving=0)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(VsrError, match=message) as error:
+        export_video(path, tmp_path / "out.mp4")
+    assert NAME in str(error.value) or "out.mp4" in str(error.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_damaged_stream_leaves_the_questions(whole, tmp_path, capsys):
+    for number in (0, 1):
+        name = f"scene000{number}_00"
+        folder = damaged_copy(whole, tmp_path / "s" / name, INFO, lambda data: data, name)
+        write_sens(folder / f"{name}.sens", np.zeros((3, 32, 48, 3), np.uint8))
+    path = folder / f"{name}.sens"
+    path.write_bytes(path.read_bytes()[:700])
+    words = ["build", "scannet", "--scenes", str(tmp_path / "s"), "--out", str(tmp_path / "out"), "--videos"]
+    assert main([*words, "--workers", "1"]) == 0
+    assert "1 of 2 scans had errors" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out" / "videos").iterdir()] == ["scene0000_00.mp4"]
+    assert "cut short" in read_json(tmp_path / "out" / "manifest.json")["failed"]["scene0001_00"]
+    assert {q.scene_name for q in read_questions(tmp_path / "out" / "questions.jsonl")} == {NAME, "scene0001_00"}
+
+
+def flipped(data: bytes) -> bytes:
+    at = data.index(b"video-bytes")
+    return data[:at] + b"V" + data[at + 1 :]
+
+
+ARCHIVES = {
+    "archive cut": (cut(0.6), "not a whole zip archive"),
+    "archive empty": (lambda _: b"", "not a whole zip archive"),
+    "archive is a page": (lambda _: b"<html>", "not a whole zip archive"),
+    "archive with a wrong checksum": (flipped, "not a whole zip archive .*CRC"),
+    "archive with ../": (lambda d: d.replace(b"scannet/x", b"../../../"), "leads out of the folder"),
+    "archive with a password": (lambda d: d.replace(b"PK\1\2\x14\x03\x14\0\0", b"PK\1\2\x14\x03\x14\0\1"), "password"),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_damaged_archives(tmp_path, case):
+    damage, message = ARCHIVES[case]
+    path = tmp_path / "scannet.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"scannet/{NAME}.mp4", b"video-bytes" * 20)
+        archive.writestr("scannet/x", b"more")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(VsrError, match=message) as error:
+        vsibench.extract(path, tmp_path / "out", {NAME})
+    assert str(path) in str(error.value)
+    assert not [entry for entry in tmp_path.rglob("*") if entry.is_file() and entry != path]
+
+
+LISTS = {
+    "list missing": (None, "no such file; ScanNet's splits are"),
+    "list empty": (b"\n\n", "lists no scans"),
+    "list of paths": (b"scans/scene0000_00\n", "line 1: 'scans/scene0000_00' is no scan id"),
+    "list with a scan twice": (b"scene0000_00\nscene0001_00\nscene0000_00\n", "line 3: scene0000_00 is also in line 1"),
+    "list in utf-16": ("scene0000_00\n".encode("utf-16"), "not a text in utf-8"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_damaged_lists(whole, tmp_path, case):
+    content, message = LISTS[case]
+    path = tmp_path / "train.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(VsrError, match=message) as error:
+        from_scans.plan(whole.parents[1], path)
+    assert str(path) in str(error.value)
+
+
+ROW = {"id": 1, "dataset": "scannet", "scene_name": NAME, "question_type": "object_counting", "question": "?"}
+ROWS = {
+    "row twice": ([ROW | {"ground_truth": "2"}] * 2, "id 1 occurs more than once"),
+    "row without truth": ([ROW], "line 1: field 'ground_truth' is missing"),
+    "row of an unknown type": ([ROW | {"ground_truth": "2", "question_type": "object_weight"}], "'object_weight'"),
+    "too few rows": ([ROW | {"ground_truth": "2"}], "1 questions of type object_counting, VSI-Bench has 565"),
+    "row is a list": ([[1, 2]], "line 1: expected an object, found list"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_damaged_questions(tmp_path, case):
+    rows, message = ROWS[case]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(VsrError, match=message) as error:
+        vsibench.load(tmp_path)
+    assert "test.jsonl" in str(error.value)
+
+
+def test_no_copy_of_scannet_is_named(tmp_path):
+    with pytest.raises(VsrError, match="nowhere: no such folder"):
+        from_scans.plan(tmp_path / "nowhere")
+    with pytest.raises(VsrError, match="holds no scan folders such as scans/scene0000_00"):
+        from_scans.plan(tmp_path)
+    (tmp_path / "test-0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(VsrError, match=r"test-0\.parquet: not a readable parquet table"):
+        vsibench.load(tmp_path)
+    (tmp_path / "test-0.parquet").unlink()
+    with pytest.raises(VsrError, match=r"holds no test\.jsonl"):
+        vsibench.load(tmp_path)
+    with pytest.raises(VsrError, match="unknown config 'debaised': did you mean 'debiased'"):
+        vsibench.load(tmp_path, "debaised")
