@@ -7,6 +7,7 @@ from baseline_setup import adapter, blind, die_at, furthest, gradients, log, los
 from vsr import models, prompts, runs
 from vsr.errors import VsrError
 from vsr.questions.bench import Bench
+from vsr.train import baseline
 from vsr.train.baseline import make, rows_of
 from vsr.train.collate import AnswerCollator
 from vsr.train.compute import token_passes
@@ -139,6 +140,19 @@ def test_killed_and_continued_it_ends_with_the_same_adapter(stage, whole, tmp_pa
     assert all(torch.equal(adapter(broken)[name], p) for name, p in adapter(whole).items())
     keys = ("step", "loss", "tokens", "learning_rate")
     assert [[line[k] for k in keys] for line in log(broken)] == [[line[k] for k in keys] for line in log(whole)]
+
+
+def test_killed_after_the_last_step_it_only_saves(stage, whole, tmp_path, monkeypatch):
+    def full(*_):
+        raise VsrError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(baseline, "save_adapter", full)
+        with pytest.raises(VsrError, match="disk full"):
+            run_sft(stage.profile(), stage.data, tmp_path)
+    done = run_sft(stage.profile(), stage.data, tmp_path, on_step=die_at(6))
+    assert all(torch.equal(adapter(done)[name], p) for name, p in adapter(whole).items())
+    assert len(log(done)) == 6
 
 
 def test_equal_compute_takes_as_many_steps_as_the_budget_buys(stage, tmp_path):

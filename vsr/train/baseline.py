@@ -152,9 +152,7 @@ def _fit(trainer: Trainer, method: Method, folder: Path, on_step: OnStep | None)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Log(folder / "log.jsonl", method.passes, on_step))
     trainer.add_callback(_Progress(f"training {folder.name}"))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)  # TRL asks for it at each step
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 class AdapterCheckpoints:
@@ -189,7 +187,7 @@ class _Log(TrainerCallback):
         self.path, self.passes, self.on_step = path, passes, on_step
         self.tokens, self.last = 0, time.perf_counter()
 
-    def on_step_begin(self, args, state, control, **_):
+    def on_train_begin(self, args, state, control, **_):
         """Start the clock."""
         self.last = time.perf_counter()
 
@@ -201,7 +199,9 @@ class _Log(TrainerCallback):
         self.tokens += tokens
         line = {"step": state.global_step, **{key: value for key, value in logs.items() if key not in OMITTED}}
         line |= {"tokens": tokens, "token_passes": self.passes * tokens}
-        line |= {"seconds": time.perf_counter() - self.last, "peak_memory_mb": peak_memory()}
+        now = time.perf_counter()
+        line |= {"seconds": now - self.last, "peak_memory_mb": peak_memory()}
+        self.last = now
         runs.append_jsonl(self.path, line)
         if self.on_step is not None:
             self.on_step(line)
