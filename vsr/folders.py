@@ -11,6 +11,7 @@ from transformers.utils import cached_file
 from vsr import video
 from vsr.errors import VsrError
 from vsr.runs import hash_files, write_json
+from vsr.sizes import shape
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 END, PAD = "<|im_end|>", "<|endoftext|>"
@@ -92,28 +93,10 @@ def check_processor(
 def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
     """A Qwen2-VL configuration of the given sizes (see `vsr.sizes`) with the tokenizer's ids and, unless the sizes name
     one, vocabulary."""
-    text, tied = dict(sizes["text"]), sizes.get("tied", True)
-    sections = text.pop("mrope_section")
-    width, heads = text["hidden_size"], text["num_attention_heads"]
-    if 2 * sum(sections) * heads != width:
-        raise VsrError(f"mrope_section {sections}: must sum to half the head size, {width // heads / 2:g}")
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in (*VISION_TOKENS, END, PAD)}
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": tied,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            "bos_token_id": ids[PAD],
-            "eos_token_id": ids[END],
-            "pad_token_id": ids[PAD],
-            **text,
-        },
-        vision_config={"hidden_size": width, **sizes["vision"]},
-        **{name: ids[token] for name, token in CONFIG_IDS.items()},
-        tie_word_embeddings=tied,
-        architectures=["Qwen2VLForConditionalGeneration"],
-    )
+    special = {"bos_token_id": PAD, "eos_token_id": END, "pad_token_id": PAD}
+    text = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
+    text = {"vocab_size": len(tokenizer)} | text | sizes["text"]
+    return shape(sizes | {"text": text}, **{n: tokenizer.convert_tokens_to_ids(t) for n, t in CONFIG_IDS.items()})
 
 
 def random_folder(path: str | Path, sizes: dict, tokenizer_from: str | Path, seed: int = 0) -> Path:

@@ -1,5 +1,9 @@
 """Sizes of the models: the miniature's, and those of Qwen2-VL as their config.json on the hub gives them."""
 
+from transformers import Qwen2VLConfig
+
+from vsr.errors import VsrError
+
 _QWEN_VISION = {"embed_dim": 1280, "depth": 32, "num_heads": 16, "mlp_ratio": 4}
 
 # Qwen/Qwen2-VL-*-Instruct, config.json; 2,208,985,600 and 8,291,375,616 parameters
@@ -57,3 +61,24 @@ def reduced(sizes: dict, layers: int, depth: int) -> dict:
         "text": {**sizes["text"], "num_hidden_layers": layers, "max_window_layers": layers},
         "vision": {**sizes["vision"], "depth": depth},
     }
+
+
+def shape(sizes: dict, **ids: int) -> Qwen2VLConfig:
+    """The Qwen2-VL configuration of some sizes, with the ids of special tokens where given."""
+    text, tied = dict(sizes["text"]), sizes.get("tied", True)
+    sections = text.pop("mrope_section")
+    width, heads = text["hidden_size"], text["num_attention_heads"]
+    if 2 * sum(sections) * heads != width:
+        raise VsrError(f"mrope_section {sections}: must sum to half the head size, {width // heads / 2:g}")
+    return Qwen2VLConfig(
+        text_config={
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": tied,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            **text,
+        },
+        vision_config={"hidden_size": width, **sizes["vision"]},
+        tie_word_embeddings=tied,
+        architectures=["Qwen2VLForConditionalGeneration"],
+        **ids,
+    )

@@ -30,21 +30,31 @@ def packed_logps(
     one pass without padding: `completions[i]` follow `prompts[i]`; logits are divided by `temperature`."""
     install(model)
     base = base_model(model)
-    text = base.model.language_model
     rows = [_row(base, prompt, group) for prompt, group in zip(prompts, completions, strict=True)]
     shape = [(len(prompt.ids) - 1, [len(c) for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
+    flat = [completion for group in completions for completion in group]
+    embeddings, places = torch.cat([row for row, _ in rows]), torch.cat([place for _, place in rows], 1)
+    logps, entropies = branch_logps(base, embeddings, places, shape, torch.cat(flat), temperature)
+    lengths = [len(completion) for completion in flat]
+    return _padded(logps, lengths), _padded(entropies, lengths)
+
+
+def branch_logps(
+    base, embeddings: Tensor, places: LongTensor, shape: list[tuple[int, list[int]]], targets: LongTensor, temperature
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies (branch tokens,) of `targets` in a packed row: `embeddings` (tokens, hidden size)
+    at `places` (3, tokens), laid out by `shape`, (prefix length, branch lengths) of each group. Its cost hangs on
+    shapes alone."""
+    text = base.model.language_model
     hidden = text(
-        inputs_embeds=torch.cat([embeddings for embeddings, _ in rows])[None],
-        position_ids=torch.cat([places for _, places in rows], 1)[:, None].to(base.device),
+        inputs_embeds=embeddings[None],
+        position_ids=places[:, None].to(base.device),
         attention_mask=UNMASKED,
         use_cache=False,
         layout=Packed(shape, text.config.num_attention_heads // text.config.num_key_value_heads, base.device),
     ).last_hidden_state[0]
     in_branch = torch.cat([torch.arange(prefix + sum(lengths)) >= prefix for prefix, lengths in shape])
-    flat = [completion for group in completions for completion in group]
-    logps, entropies = _token_logps(base.lm_head, hidden[in_branch.to(hidden.device)], torch.cat(flat), temperature)
-    lengths = [len(completion) for completion in flat]
-    return _padded(logps, lengths), _padded(entropies, lengths)
+    return _token_logps(base.lm_head, hidden[in_branch.nonzero()[:, 0].to(hidden.device)], targets, temperature)
 
 
 def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:
