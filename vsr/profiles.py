@@ -72,6 +72,7 @@ SMOKE: Given = {
     "max_steps": (2, SMALLEST),
     "max_new_tokens_reasoning": (12, SMALLEST),
     "max_completion_length": (12, SMALLEST),
+    "split_every": (1, SMALLEST),
 }
 QWEN: Given = {
     "dtype": ("bfloat16", UNSTATED + "the released weights' own precision"),
