@@ -16,7 +16,6 @@ from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL, Question, read_questions
 from vsr.scoring import (
     best_constant,
-    compare,
     mean_relative_accuracy,
     readable,
     rosetta_table,
@@ -312,38 +311,6 @@ def test_rosetta_shows_every_harness_beside_the_official_score():
     assert len(rosetta_table(samples, "official, TsT").splitlines()) == 3
     with pytest.raises(VsrError, match="unknown scoring rules"):
         rosetta_table(samples, "none")
-
-
-# --- paired comparison ---
-def number_of(summary: dict, over: str) -> float:
-    return summary["tasks"][over]["score"] if over in TASKS else summary[over]
-
-
-def test_compare_is_the_difference_of_the_summaries():
-    ours = random_samples(1)
-    theirs = [{**s, "response": "1" if s["question_type"] in NUMERICAL else "A"} for s in ours]
-    for over in ("overall", "trained", "route_planning", "object_rel_direction"):
-        a, b = summarise(ours), summarise(theirs)
-        effect = compare(ours, theirs, over)
-        assert effect.value == pytest.approx(number_of(a, over) - number_of(b, over), abs=1e-3)
-        assert effect.low <= effect.value <= effect.high
-        assert compare(theirs, ours, over).value == pytest.approx(-effect.value)
-
-
-def test_pairing_removes_what_both_runs_share():
-    ours = random_samples(2, scenes=30)
-    rng = random.Random(0)
-    theirs = [{**s, "response": s["ground_truth"]} if rng.random() < 0.05 else s for s in ours]
-    effect, summary = compare(ours, theirs), summarise(ours)
-    assert effect.high - effect.low < 0.7 * (summary["overall_high"] - summary["overall_low"])
-
-
-def test_compare_refuses_different_questions():
-    ours = random_samples(0)
-    with pytest.raises(VsrError, match="different questions"):
-        compare(ours, ours[1:])
-    with pytest.raises(VsrError, match="different questions"):
-        compare(ours, [*ours[1:], {**ours[0], "id": "other"}])
 
 
 # --- constants ---

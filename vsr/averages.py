@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vsr.paper import TASKS
+from vsr.paper import TASKS, TRAINED
 
 DIRECTION = "object_rel_direction"
 LEVELS = tuple(f"{DIRECTION}_{level}" for level in ("easy", "medium", "hard"))
@@ -55,6 +55,20 @@ def task_means(sums: Sums, direction: Callable[[Sums], np.ndarray] = levels) -> 
     if directions:
         found[DIRECTION] = direction(directions)
     return {task: found[task] for task in TASKS if task in found}
+
+
+def trained(tasks: Means) -> np.ndarray:
+    """The mean of the means of the paper's six tasks; nan if none of them was asked."""
+    nothing = np.full_like(next(iter(tasks.values())), np.nan)
+    return mean_of([tasks[task] for task in TRAINED if task in tasks] or [nothing])
+
+
+def official(sums: Sums, over: str) -> np.ndarray:
+    """The official metric over everything (overall), the six trained tasks (trained) or one task; nan if not asked."""
+    tasks = task_means(sums)
+    if over in ("overall", "trained"):
+        return mean_of(list(tasks.values())) if over == "overall" else trained(tasks)
+    return tasks.get(over, np.full_like(next(iter(tasks.values())), np.nan))
 
 
 Average = Callable[[Sums, Means], np.ndarray]  # of the sums by question type and the means by task

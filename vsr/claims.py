@@ -5,21 +5,17 @@ in `tiny` about the miniature.
 """
 
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
-from vsr import paper
+from vsr import paper, profiles
+from vsr.findings import Finding, NotRunError, combine
+from vsr.judgements import TESTS
 from vsr.paper import CLAIMS, Claim
 from vsr.runs import atomic_write, write_json
-from vsr.scoring import compare
-from vsr.stats import Effect
-from vsr.summaries import Run, find_all
-from vsr.tables import NOT_RUN, markdown_table
+from vsr.table_text import NOT_RUN, markdown_table
 
-REPRODUCED, NOT_REPRODUCED, CANNOT_TELL = "reproduced", "not reproduced", "cannot tell at this size"
 ROUNDING = 0.1  # eight scores and one average printed to 0.1: each is off by at most 0.05
-NO_CHANGE = (
-    2.0  # points; a change whose interval stays below is no improvement (the paper's smallest claimed one is 2.1)
-)
 
 
 @dataclass(frozen=True)
@@ -51,98 +47,27 @@ def audit(rows: tuple[paper.Row, ...] = paper.TABLE_1 + paper.TABLE_2) -> list[A
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One comparison that a claim needs: run `ours` against run `theirs` on `over`, in points.
-
-    `better`: the claim says ours is higher. Otherwise it says that there is no improvement, which holds if the
-    interval stays below NO_CHANGE.
-    """
-
-    ours: str
-    theirs: str
-    over: str = "overall"
-    better: bool = True
-
-    def verdict(self, effect: Effect) -> str:
-        """What an interval says of this comparison."""
-        if self.better:
-            return REPRODUCED if effect.low > 0 else NOT_REPRODUCED if effect.high < 0 else CANNOT_TELL
-        return REPRODUCED if effect.high < NO_CHANGE else NOT_REPRODUCED if effect.low > 0 else CANNOT_TELL
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How a claim is decided; `profiles` are those whose base model it is about (empty: any)."""
-
-    comparisons: tuple[Comparison, ...]
-    profiles: tuple[str, ...] = ()
-    note: str = ""
-
-
-BASE = "eval-base-vanilla-true"
-GRPO = "eval-vsgrpo-v-vanilla-true"
-
-JUDGEMENTS: dict[int, Judgement] = {
-    1: Judgement((Comparison(BASE, "eval-base-think-true"), Comparison(BASE, "eval-base-observe-true"))),
-    2: Judgement((Comparison(GRPO, BASE),), note="the comparison with GPT-4o needs VSI-Bench itself"),
-    3: Judgement((Comparison(GRPO, BASE),), profiles=("paper-7b",)),
-    4: Judgement(
-        (
-            Comparison(GRPO, "eval-vsgrpo-t-think-true"),
-            Comparison(GRPO, "eval-vsgrpo-o-observe-true"),
-            Comparison("eval-vsgrpo-t-think-true", "eval-vsgrpo-t-vanilla-true"),
-            Comparison("eval-vsgrpo-o-observe-true", "eval-vsgrpo-o-vanilla-true"),
-        )
-    ),
-    6: Judgement(
-        (
-            Comparison(GRPO, "eval-sft-vanilla-true"),
-            Comparison("eval-sft-vanilla-true", "eval-dpo-vanilla-true"),
-            Comparison("eval-dpo-vanilla-true", BASE),
-        )
-    ),
-    7: Judgement(
-        (Comparison(GRPO, BASE, "route_planning"), Comparison(GRPO, BASE, "obj_appearance_order", better=False))
-    ),
-}
-
-
-@dataclass(frozen=True)
 class Entry:
-    """One line of the ledger: a claim, its comparisons with their effects, and the verdict."""
+    """One line of the ledger: a claim, what was found about it, and the verdict; `note` says why there is none."""
 
     claim: Claim
-    effects: tuple[tuple[Comparison, Effect], ...]
-    runs: tuple[str, ...]
+    findings: tuple[Finding, ...]
     verdict: str
-    note: str
+    note: str = ""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The ids of the runs behind the findings."""
+        return tuple(dict.fromkeys(run for finding in self.findings for run in finding.runs))
 
 
-def combine(verdicts: list[str]) -> str:
-    """One comparison that fails refutes the claim; all must hold to reproduce it."""
-    for verdict in (NOT_REPRODUCED, CANNOT_TELL):
-        if verdict in verdicts:
-            return verdict
-    return REPRODUCED
-
-
-def judge(claim: Claim, results: Path) -> Entry:
+def judge(claim: Claim, results: str | Path) -> Entry:
     """The ledger's line for one claim; "not run" as soon as one of its runs is missing."""
-    judgement = JUDGEMENTS.get(claim.number)
-    if judgement is None:
-        return Entry(claim, (), (), NOT_RUN, "is decided by training logs, of which there are none")
-    if judgement.profiles and Path(results).name not in judgement.profiles:
-        return Entry(claim, (), (), NOT_RUN, "is about the model of profile " + ", ".join(judgement.profiles))
-    names = list(dict.fromkeys(name for c in judgement.comparisons for name in (c.ours, c.theirs)))
-    runs: dict[str, Run] = find_all(results, names)
-    missing = [name for name in names if name not in runs]
-    if missing:
-        return Entry(claim, (), (), NOT_RUN, "missing: " + ", ".join(missing))
-    effects = tuple(
-        (c, compare(runs[c.ours].samples(), runs[c.theirs].samples(), c.over)) for c in judgement.comparisons
-    )
-    verdict = combine([comparison.verdict(effect) for comparison, effect in effects])
-    return Entry(claim, effects, tuple(runs[name].id for name in names), verdict, judgement.note)
+    try:
+        findings = TESTS[claim.number](Path(results))
+    except NotRunError as lack:
+        return Entry(claim, (), NOT_RUN, str(lack))
+    return Entry(claim, tuple(findings), combine([found.verdict for found in findings if found.verdict]))
 
 
 def ledger(results: str | Path) -> list[Entry]:
@@ -161,33 +86,49 @@ def write(results: str | Path, out: str | Path) -> list[Path]:
 
 
 def ledger_markdown(entries: list[Entry], profile: str) -> str:
-    """The ledger as a table; effects are paired differences in points with 95 % intervals."""
+    """The ledger as a table; effects in points with 95 % intervals unless they say otherwise."""
+    small = profiles.PROFILES.get(profile, profiles.PROFILES["tiny"]).base == "tiny"
     rows = [
         [
             str(entry.claim.number),
             entry.claim.text,
             f"{entry.claim.figure} ({entry.claim.where})".replace("<", "&lt;"),
-            "<br>".join(describe(comparison, effect) for comparison, effect in entry.effects) or "–",
-            "<br>".join(f"{effect.detectable:.1f}" for _, effect in entry.effects) or "–",
-            f"**{entry.verdict}**" + (f" ({entry.note})" if entry.note else ""),
-            "<br>".join(f"`{run}`" for run in entry.runs) or "–",
+            "<br>".join(map(describe, entry.findings)) or "–",
+            "<br>".join(_number(found.effect.detectable) for found in entry.findings) or "–",
+            _verdict(entry, small),
         ]
         for entry in entries
     ]
-    header = ["", "claim", "the paper", "ours, points", "smallest detectable", "verdict", "runs"]
-    about = f"Verdicts are about the model and questions of profile {profile}."
-    how = (
-        "Effects are paired differences on the same questions with 95 % intervals from a bootstrap over scenes; "
-        "smallest detectable is the effect found with 80 % power."
-    )
-    return f"**Claims ledger**\n\n{markdown_table(header, rows)}\n{about}\n{how}\n"
+    header = ["", "claim", "the paper", "ours", "smallest detectable", "verdict"]
+    about = "its small model and rendered rooms, not about Qwen2-VL" if small else "this model and its questions"
+    table = markdown_table(header, rows)
+    runs = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
+    return f"**Claims ledger**\n\n{table}\nVerdicts of profile {profile} are about {about}.\n{HOW}\nRuns:\n\n{runs}"
 
 
-def describe(comparison: Comparison, effect: Effect) -> str:
-    """One comparison in words."""
-    name = f"{comparison.ours.removeprefix('eval-')} − {comparison.theirs.removeprefix('eval-')}"
-    over = "" if comparison.over == "overall" else f", {paper.TASKS.get(comparison.over, comparison.over)}"
-    return f"{name}{over}: {effect.value:+.1f} [{effect.low:+.1f}, {effect.high:+.1f}]"
+HOW = """Effects are in points. Evaluations are compared in pairs on the same questions, with 95 % intervals from a \
+bootstrap over scenes, and over the choice of seeds where a method has several; figures of training logs vary between \
+runs. Smallest detectable is the effect found with 80 % power. In parentheses: shown beside, without a vote.
+"""
+
+
+def describe(found: Finding) -> str:
+    """One finding in words."""
+    unit = "" if found.unit == "points" else f" {found.unit}"
+    effect = found.effect
+    interval = "" if isnan(effect.low) else f" [{effect.low:+.1f}, {effect.high:+.1f}]"
+    text = f"{found.what}: {effect.value:+.1f}{unit}{interval}"
+    return text if found.verdict else f"({text})"
+
+
+def _verdict(entry: Entry, small: bool) -> str:
+    note = f" ({entry.note})" if entry.note else ""
+    judged = " in the miniature" if small and entry.findings else ""
+    return f"**{entry.verdict}**{judged}{note}"
+
+
+def _number(value: float) -> str:
+    return "–" if isnan(value) else f"{value:.1f}"
 
 
 def audit_markdown(rows: list[AuditRow]) -> str:
@@ -206,18 +147,20 @@ def _record(entry: Entry) -> dict:
         "verdict": entry.verdict,
         "note": entry.note,
         "runs": list(entry.runs),
-        "effects": [
+        "findings": [
             {
-                "ours": comparison.ours,
-                "theirs": comparison.theirs,
-                "over": comparison.over,
-                "value": round(effect.value, 4),
-                "low": round(effect.low, 4),
-                "high": round(effect.high, 4),
-                "detectable": round(effect.detectable, 4),
-                "n": effect.n,
-                "scenes": effect.scenes,
+                "what": found.what,
+                "unit": found.unit,
+                "verdict": found.verdict or None,
+                **{name: _plain(getattr(found.effect, name)) for name in ("value", "low", "high", "detectable")},
+                "n": found.effect.n,
+                "scenes": found.effect.scenes,
+                "seeds": list(found.effect.seeds),
             }
-            for comparison, effect in entry.effects
+            for found in entry.findings
         ],
     }
+
+
+def _plain(value: float) -> float | None:
+    return None if isnan(value) else round(value, 4)

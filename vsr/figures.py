@@ -4,77 +4,60 @@ Colours are seaborn's colour-blind palette. A title says what the figure shows, 
 panel whose run is missing says "not run".
 """
 
-import io
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import paper
+from vsr import figures_errors, figures_honesty, figures_rosetta, figures_training, methods, paper, seeds
+from vsr.methods import BASE, CONSTANT, DPO, GRPO_V, SFT
 from vsr.paper import TASKS
-from vsr.runs import atomic_write
-from vsr.summaries import Run, Value, find
-from vsr.tables import NOT_RUN
+from vsr.plotting import GREY, PALETTE, legend, name_runs, savefig, style, title
+from vsr.stats import Value
+from vsr.summaries import COLUMNS, Evaluation, Run, evaluation, find
+from vsr.table_text import NOT_RUN
 
-_PALETTE = sns.color_palette("colorblind")
-MODE_COLOURS = {"think": _PALETTE[1], "observe": _PALETTE[2], "vanilla": _PALETTE[0]}
+__all__ = ["GREY", "before_after", "prompting", "savefig", "style", "video_matters", "write_all"]
+
+MODE_COLOURS = {"think": PALETTE[1], "observe": PALETTE[2], "vanilla": PALETTE[0]}
 VIDEO_RUNS = {  # what the model saw -> run
     "true video": "eval-base-vanilla-true",
     "shuffled video": "eval-base-vanilla-shuffled",
     "no video": "eval-base-vanilla-none",
 }
-VIDEO_COLOURS = dict(zip(VIDEO_RUNS, (_PALETTE[0], _PALETTE[1], _PALETTE[7]), strict=True))
-GREY = "0.45"
-_STABLE = {"svg.hashsalt": "vsr", "svg.fonttype": "path"}
+VIDEO_COLOURS = dict(zip(VIDEO_RUNS, (PALETTE[0], PALETTE[1], PALETTE[7]), strict=True))
+METHOD_STYLES = {BASE: (GREY, "o"), DPO: (PALETTE[2], "D"), SFT: (PALETTE[1], "s"), GRPO_V: (PALETTE[0], "^")}
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """The study's look, for this block only."""
-    settings = {
-        **sns.axes_style("whitegrid"),
-        **sns.plotting_context("notebook", font_scale=0.85),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-        "legend.frameon": False,
-        "figure.dpi": 110,
+def all_figures() -> dict[str, Callable[[str | Path], Figure]]:
+    """Every figure of the report by its file's name."""
+    return {
+        "figure1": figures_errors.figure_1,
+        "figure3_left": figures_training.figure3_left,
+        "figure3_right": figures_training.figure3_right,
+        "gradient_shares": figures_training.gradient_shares,
+        "table1_modes": prompting,
+        "video_matters": video_matters,
+        "before_after": before_after,
+        "honesty": figures_honesty.honesty,
+        "prior": figures_honesty.prior,
+        "errors": figures_errors.errors,
+        "rosetta": figures_rosetta.rosetta,
     }
-    with mpl.rc_context(settings):
-        yield
-
-
-def savefig(fig: Figure, path: str | Path) -> list[Path]:
-    """Write `fig` as path.svg and path.png, byte for byte the same for the same figure; the paths written."""
-    path = Path(path)
-    written = []
-    for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
-        content = io.BytesIO()
-        with mpl.rc_context(_STABLE):
-            fig.savefig(content, format=suffix[1:], metadata=metadata, bbox_inches="tight", dpi=160)
-        written.append(path.with_name(path.name + suffix))
-        atomic_write(written[-1], content.getvalue())
-    return written
 
 
 def write_all(results: str | Path, out: str | Path) -> list[Path]:
     """Write every figure to `out`; the paths written."""
-    figures = {"table1_modes": prompting, "video_matters": video_matters}
-    return [path for name, draw in figures.items() for path in savefig(draw(results), Path(out) / name)]
+    return [path for name, draw in all_figures().items() for path in savefig(draw(results), Path(out) / name)]
 
 
 def prompting(results: str | Path) -> Figure:
     """Table 1 as bars: the three prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
     runs = {mode: find(Path(results), f"eval-base-{mode}-true") for mode in paper.MODES}
     ours = {mode: run.values() for mode, run in runs.items() if run}
-    constant = find(Path(results), "eval-constant")
+    constant = find(Path(results), CONSTANT)
     printed = {
         row.mode: {"overall": Value(row.average), **{task: Value(row.score(task)) for task in TASKS}}
         for row in paper.TABLE_1
@@ -86,12 +69,14 @@ def prompting(results: str | Path) -> Figure:
         _mode_bars(above, ours)
         if constant:
             _marks(above, constant)
+        if not ours:
+            above.text(0.5, 0.5, NOT_RUN, transform=above.transAxes, ha="center", color=GREY, fontsize="large")
         above.set_title(f"Ours, {Path(results).name}: {_ranking(ours)}", pad=26)
         _mode_bars(below, printed)
         below.set_title("The paper, Qwen2-VL-2B: vanilla 23.3, think 22.9 (mean of its row: 20.7), observe 21.8")
-        _legend(above, below, labels=(*paper.MODES, "best constant answer"), x=0)
+        legend(above, below, labels=(*paper.MODES, "best constant answer"), x=0)
         fig.supylabel("score, %", fontsize="medium")
-        _name_runs(fig, [run for run in (*runs.values(), constant) if run])
+        name_runs(fig, [run.id for run in (*runs.values(), constant) if run])
     return fig
 
 
@@ -107,8 +92,6 @@ def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]]) -> None:
         values = [rows[mode][column] for column in _BARS]
         axes.bar(at, [value.score if value else 0 for value in values], 0.25, color=MODE_COLOURS[mode], label=mode)
         _whiskers(axes, at, values)
-    if not rows:
-        axes.text(0.5, 0.5, NOT_RUN, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize="x-large")
     axes.axvline(0.5, color="0.8", linewidth=1)
     axes.grid(axis="x", visible=False)
     axes.set_xticks(np.arange(len(_BARS)), ["average", *TASKS.values()])
@@ -151,7 +134,7 @@ def _apart(higher: Value, lower: Value) -> bool:
 def video_matters(results: str | Path) -> Figure:
     """What the base scores with the true, a shuffled and no video, by task, beside the best constant answer."""
     runs = {what: run for what, name in VIDEO_RUNS.items() if (run := find(Path(results), name))}
-    constant = find(Path(results), "eval-constant")
+    constant = find(Path(results), CONSTANT)
     with style():
         fig = Figure(figsize=(7.6, 4.6), layout="constrained")
         axes = fig.subplots()
@@ -166,8 +149,8 @@ def video_matters(results: str | Path) -> Figure:
         missing = [what for what in VIDEO_RUNS if what not in runs]
         note = f"; {NOT_RUN}: {', '.join(missing)}" if missing else ""
         axes.set_title(_video_title(runs) + note, pad=26, x=-0.08)
-        _legend(axes, labels=(*VIDEO_RUNS, "best constant answer"), x=-0.09)
-        _name_runs(fig, [run for run in (*runs.values(), constant) if run])
+        legend(axes, labels=(*VIDEO_RUNS, "best constant answer"), x=-0.09)
+        name_runs(fig, [run.id for run in (*runs.values(), constant) if run])
     return fig
 
 
@@ -195,24 +178,6 @@ def _dumbbell(axes: Axes, y: int, values: dict[str, Value | None], constant: Run
         )
 
 
-def _name_runs(fig: Figure, runs: list[Run]) -> None:
-    """The runs behind a figure, in small print under it."""
-    text = textwrap.fill("runs: " + (", ".join(run.id for run in runs) or "none"), width=int(19 * fig.get_figwidth()))
-    fig.supxlabel(text, x=0.01, ha="left", fontsize=6.5, color=GREY)
-
-
-def _legend(axes: Axes, *others: Axes, labels: tuple[str, ...], x: float) -> None:
-    """One line above `axes`: the first handle of each label, in the order of `labels`."""
-    handles: dict[str, object] = {}
-    for handle, label in (
-        pair for one in (axes, *others) for pair in zip(*one.get_legend_handles_labels(), strict=True)
-    ):
-        handles.setdefault(label, handle)
-    shown = [label for label in labels if label in handles]
-    place = {"loc": "lower left", "bbox_to_anchor": (x, 0.99), "borderaxespad": 0.1, "columnspacing": 1.2}
-    axes.legend([handles[label] for label in shown], shown, ncols=4, **place)
-
-
 def _video_title(runs: dict[str, Run]) -> str:
     """On how many tasks the true video's interval stands above both others."""
     if len(runs) < len(VIDEO_RUNS):
@@ -221,3 +186,50 @@ def _video_title(runs: dict[str, Run]) -> str:
     tasks = [task for task in TASKS if true[task] is not None]
     seen = [task for task in tasks if all(other[task] and _apart(true[task], other[task]) for other in others)]
     return f"The true video beats a shuffled one and none on {len(seen)} of {len(tasks)} tasks"
+
+
+def before_after(results: str | Path) -> Figure:
+    """Every task before and after training: base, DPO, SFT and vsGRPO-V, means over seeds with intervals."""
+    found = {method: evaluation(results, method.evaluation()) for method in methods.LADDER}
+    constant = find(Path(results), CONSTANT)
+    with style():
+        fig = Figure(figsize=(8.6, 6.4), layout="constrained")
+        axes = fig.subplots()
+        rows = list(reversed(COLUMNS))
+        for y, column in enumerate(rows):
+            axes.axhspan(y - 0.5, y + 0.5, color="0.95" if y % 2 else "white", zorder=0, linewidth=0)
+            for offset, (method, run) in zip((0.27, 0.09, -0.09, -0.27), found.items(), strict=True):
+                if run and (value := run.value(column)):
+                    _dot(axes, y + offset, value, *METHOD_STYLES[method], label=method.label)
+            mark = constant.value(column) if constant else None
+            if mark:
+                axes.plot([mark.score] * 2, [y - 0.42, y + 0.42], ":", color="black", label="best constant answer")
+        axes.axhline(len(rows) - 2.5, color="0.6", linewidth=1)
+        names = COLUMNS | {"overall": "average of eight", "trained": "average of six trained"}
+        axes.set_yticks(range(len(rows)), [names[column] for column in rows])
+        axes.set_ylim(-0.5, len(rows) - 0.5)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("score, %")
+        title(axes, _gains(found), pad=26, x=-0.2)
+        legend(axes, labels=(*(method.label for method in found), "best constant answer"), x=-0.21)
+        name_runs(fig, [run.id for run in (*found.values(), constant) if run])
+    return fig
+
+
+def _dot(axes: Axes, y: float, value: Value, colour: object, marker: str, label: str) -> None:
+    if value.low is not None:
+        axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+    axes.plot([value.score], [y], marker, color=colour, markersize=6, markeredgecolor="white", label=label, zorder=3)
+
+
+def _gains(found: dict[methods.Method, Evaluation | None]) -> str:
+    """What each method adds to the base over the six trained tasks, the largest gain first."""
+    base = found[BASE]
+    trained = {method: run for method, run in found.items() if method != BASE}
+    missing = [method.label for method, run in found.items() if run is None]
+    note = f"; {NOT_RUN}: {', '.join(missing)}" if missing else ""
+    gains = {m: seeds.compare(run.answers, base.answers, "trained") for m, run in trained.items() if run and base}
+    if not gains:
+        return f"Before and after training{note}"
+    ranked = sorted(gains, key=lambda method: -gains[method].value)
+    return "Over the base on the six trained tasks: " + ", ".join(f"{m.label} {gains[m]}" for m in ranked) + note

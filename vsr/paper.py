@@ -23,6 +23,8 @@ TASKS: dict[str, str] = {
 TRAINED: tuple[str, ...] = tuple(TASKS)[:6]  # section 3.1: VSI-100k has six tasks; the last two are held out
 HELD_OUT: tuple[str, ...] = tuple(TASKS)[6:]
 MODES = ("think", "observe", "vanilla")
+QUESTIONS = 117_000  # section 3.1: what VSI-100k's six tasks add up to
+GPU_HOURS = 120.0  # training vsGRPO-2B
 
 # Section 2: appended to the question when a model is evaluated by prompting.
 EVALUATION_PROMPTS = {

@@ -16,7 +16,7 @@ from vsr.errors import VsrError
 from vsr.harness_rules import Rules
 from vsr.paper import TASKS, TRAINED
 from vsr.questions.question import NUMERICAL, Question
-from vsr.stats import Cells, Effect, effect, interval, resample, tabulate
+from vsr.stats import Cells, interval, resample, tabulate
 
 SAMPLE_FIELDS = ("id", "scene_name", "question_type", "options", "ground_truth", "response")
 
@@ -24,7 +24,6 @@ __all__ = [
     "TASKS",
     "TRAINED",
     "best_constant",
-    "compare",
     "mean_relative_accuracy",
     "rosetta_table",
     "score",
@@ -96,7 +95,7 @@ def summarise(samples: Iterable[dict], rules: str = "official", resamples: int =
     if not samples:
         raise VsrError("no samples to score: the predictions are empty; run 'vsr evaluate' first")
     chosen = harness_rules.get(rules)
-    cells = tabulate(score_samples(samples, rules), *_clusters(samples))
+    cells = tabulate(score_samples(samples, rules), *clusters(samples))
     drawn = Draws(cells, resamples, seed)
     tasks = averages.task_means(drawn.sample, chosen.direction)
     number = {task: sum(task_of(sample["question_type"]) == task for sample in samples) for task in tasks}
@@ -107,7 +106,7 @@ def summarise(samples: Iterable[dict], rules: str = "official", resamples: int =
         "n": len(samples),
         "scenes": cells.scenes,
         **drawn.bounds("overall", lambda sums: _average(chosen, sums, next(iter(headline)))),
-        **drawn.bounds("trained", lambda sums: _trained(chosen, sums)),
+        **drawn.bounds("trained", lambda sums: averages.trained(averages.task_means(sums, chosen.direction))),
         "averages": {name: _percent(_average(chosen, drawn.sample, name)) for name in headline},
         "tasks": {
             task: {
@@ -125,30 +124,6 @@ def summarise(samples: Iterable[dict], rules: str = "official", resamples: int =
     }
 
 
-def compare(
-    ours: Iterable[dict], theirs: Iterable[dict], over: str = "overall", resamples: int = 2000, seed: int = 0
-) -> Effect:
-    """The paired difference ours - theirs in points on the same questions, official rules, bootstrap over scenes.
-
-    `over` is overall, trained or one task. Samples of different questions are an error: nothing is dropped in silence.
-    """
-    ours, theirs = list(ours), {str(sample["id"]): sample for sample in theirs}
-    if sorted(str(sample["id"]) for sample in ours) != sorted(theirs):
-        raise VsrError("the two runs answered different questions; evaluate both with the same --bench")
-    if not ours:
-        raise VsrError("no samples to compare: both runs are empty; run 'vsr evaluate' first")
-    difference = score_samples(ours) - score_samples([theirs[str(sample["id"])] for sample in ours])
-    cells = tabulate(difference, *_clusters(ours))
-    official = harness_rules.get("official")
-    pick = {
-        "overall": lambda sums: _average(official, sums, "macro"),
-        "trained": lambda sums: _trained(official, sums),
-    }.get(over, lambda sums: averages.task_means(sums)[over])
-    drawn = Draws(cells, resamples, seed)
-    asked = sum(task_of(s["question_type"]) in _members(over) for s in ours)
-    return effect(100 * float(pick(drawn.sample)), 100 * pick(drawn.draws), asked, cells.scenes)
-
-
 def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
     """The same answers under several harnesses' rules, as text: `rules` is all, or names with commas between them."""
     samples = list(samples)
@@ -164,21 +139,13 @@ def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
     return "\n".join(lines)
 
 
-def _members(over: str) -> tuple[str, ...]:
-    return {"overall": tuple(TASKS), "trained": TRAINED}.get(over, (over,))
-
-
-def _clusters(samples: list[dict]) -> tuple[list[str], list[str]]:
+def clusters(samples: list[dict]) -> tuple[list[str], list[str]]:
+    """Scene and question type of each sample."""
     return [str(sample["scene_name"]) for sample in samples], [sample["question_type"] for sample in samples]
 
 
 def _average(rules: Rules, sums: Sums, name: str) -> np.ndarray:
     return dict(rules.overall)[name](sums, averages.task_means(sums, rules.direction))
-
-
-def _trained(rules: Rules, sums: Sums) -> np.ndarray:
-    tasks = [mean for task, mean in averages.task_means(sums, rules.direction).items() if task in TRAINED]
-    return averages.mean_of(tasks) if tasks else np.full_like(next(iter(sums.values()))[0], np.nan)
 
 
 def _percent(share: np.ndarray | float) -> float | None:

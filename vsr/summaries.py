@@ -1,29 +1,22 @@
-"""Finished runs as tables, figures and claims read them: the folder's manifest and summary, nothing else."""
+"""Finished evaluations as tables, figures and claims read them, one seed or all seeds of a method.
 
-from collections.abc import Iterable
+In a name `*` stands for the number of the seed: `eval-sft-seed*-vanilla-true` is every seed of SFT.
+"""
+
+import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
+from vsr import seeds
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.runs import read_json, read_jsonl
+from vsr.seeds import Answers
+from vsr.stats import Value
 
 AVERAGES = {"overall": "avg", "trained": "trained six"}
 COLUMNS: dict[str, str] = AVERAGES | TASKS  # a summary's numbers and their column heads
-
-
-@dataclass(frozen=True)
-class Value:
-    """A score in percent with its 95 % interval, where there is one."""
-
-    score: float
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.score:.1f}"
-        return f"{self.score:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,61 @@ def find(results: Path, name: str) -> Run | None:
     return Run(name, manifest["id"], folder, summary)
 
 
-def find_all(results: Path, names: Iterable[str]) -> dict[str, Run]:
-    """The finished ones among the runs of these names."""
-    found = {name: find(results, name) for name in names}
-    return {name: run for name, run in found.items() if run is not None}
+@dataclass(frozen=True)
+class Evaluation:
+    """All seeds of a method under one prompt and one kind of video; `name` is the pattern that found them."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def id(self) -> str:
+        """The runs' ids."""
+        return ", ".join(run.id for run in self.runs)
+
+    @property
+    def warning(self) -> str | None:
+        """What has to be said with every number of these runs: see `Run.warning`."""
+        return next((run.warning for run in self.runs if run.warning), None)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Every question's score by every seed."""
+        return seeds.stack([_answers(run.path / "samples.jsonl") for run in self.runs])
+
+    def value(self, column: str) -> Value | None:
+        """The number of one of COLUMNS: of a single run from its summary, of several seeds their mean."""
+        return self.runs[0].value(column) if len(self.runs) == 1 else self.answers.value(column)
+
+    def values(self) -> dict[str, Value | None]:
+        """All COLUMNS."""
+        return {column: self.value(column) for column in COLUMNS}
+
+
+def evaluation(results: str | Path, name: str) -> Evaluation | None:
+    """The finished runs of a name, `*` being any seed; None if there are none."""
+    runs = [run for one in matching(Path(results), name) if (run := find(Path(results), one)) is not None]
+    return Evaluation(name, tuple(runs)) if runs else None
+
+
+def matching(results: Path, name: str) -> list[str]:
+    """The folders in `results` of that name, in the order of their seeds."""
+    if "*" not in name:
+        return [name]
+    pattern = re.compile(re.escape(name).replace(re.escape("*"), r"(\d+)"))
+    found = [(int(match[1]), path.name) for path in results.glob(name) if (match := pattern.fullmatch(path.name))]
+    return [folder for _, folder in sorted(found)]
+
+
+def _answers(path: Path) -> Answers:
+    stat = path.stat() if path.is_file() else None
+    return _read_answers(path, stat and (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=256)
+def _read_answers(path: Path, stamp: tuple[int, int] | None) -> Answers:
+    """A report reads the same answers for tables, figures and verdicts; `stamp` is the state of the file."""
+    try:
+        return seeds.answers(list(read_jsonl(path)))
+    except VsrError as error:
+        raise VsrError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None

@@ -1,0 +1,125 @@
+"""What finished GRPO runs wrote down, read back: curves, where they end, how far they fall, when they arrive.
+
+A run's mode, KL coefficient and seed come from its manifest, not from its folder's name.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from vsr.errors import VsrError
+from vsr.rewards import TAGGED_MODES
+from vsr.runs import read_json, read_jsonl
+
+FORMAT, ACCURACY, TOTAL = "reward/format_reward", "reward/accuracy_reward", "reward"
+NAME = re.compile(r"grpo-[a-z]+-seed\d+(-beta[-+.e\d]+)?")
+ENDS, SMOOTH = 10, 20  # the first and last tenth of training; curves are smoothed over a twentieth
+
+
+@dataclass(frozen=True)
+class Training:
+    """One finished run: `rows` is log.jsonl, one dict a step."""
+
+    name: str
+    id: str
+    mode: str
+    beta: float
+    seed: int
+    path: Path
+    rows: tuple[dict, ...]
+
+    def curve(self, key: str) -> np.ndarray:
+        """A figure of every step (steps,), nan where a step has none."""
+        return np.array([row.get(key, np.nan) for row in self.rows], dtype=float)
+
+    def has(self, key: str) -> bool:
+        """Whether any step tells it."""
+        return any(key in row for row in self.rows)
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """The steps' numbers (steps,)."""
+        return np.array([row["step"] for row in self.rows], dtype=int)
+
+    def completions(self) -> list[dict]:
+        """The completions kept for reading."""
+        return list(read_jsonl(self.path / "completions.jsonl"))
+
+
+def find(results: str | Path) -> list[Training]:
+    """The finished GRPO runs of the study, by mode, falling beta and seed."""
+    folders = [path for path in Path(results).glob("grpo-*") if NAME.fullmatch(path.name)]
+    found = [run for folder in folders if (run := _read(folder)) is not None]
+    return sorted(found, key=lambda run: (run.mode, -run.beta, run.seed))
+
+
+def _read(folder: Path) -> Training | None:
+    """A finished run: its manifest names the adapter that came out."""
+    if not (folder / "manifest.json").is_file() or not (folder / "log.jsonl").is_file():
+        return None
+    manifest = read_json(folder / "manifest.json")
+    if "adapter" not in manifest:
+        return None
+    rows = tuple(read_jsonl(folder / "log.jsonl"))
+    settings = manifest["settings"]
+    if not rows or any("step" not in row for row in rows):
+        raise VsrError(f"{folder / 'log.jsonl'}: a line without 'step', or none at all; train again with 'vsr train'")
+    return Training(
+        folder.name, manifest["id"], settings["mode"], float(settings["beta"]), manifest["seed"], folder, rows
+    )
+
+
+def by_beta(runs: Iterable[Training]) -> dict[float, list[Training]]:
+    """Runs by KL coefficient, the largest first."""
+    found: dict[float, list[Training]] = {}
+    for run in runs:
+        found.setdefault(run.beta, []).append(run)
+    return dict(sorted(found.items(), reverse=True))
+
+
+def ablation(results: str | Path) -> dict[float, list[Training]]:
+    """The runs by beta in the mode with tags that was trained with most of them; think where modes tie."""
+    runs = find(results)
+    modes = [by_beta(run for run in runs if run.mode == mode) for mode in TAGGED_MODES]
+    return max(modes, key=len)
+
+
+def smooth(curve: np.ndarray, part: int = SMOOTH) -> np.ndarray:
+    """The mean over a window of a `part`-th of the steps, shorter at both ends; nan is left out."""
+    half = len(curve) // part // 2
+    windows = [curve[max(0, i - half) : i + half + 1] for i in range(len(curve))]
+    return np.array([np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows])
+
+
+def mean_curve(runs: list[Training], value: Callable[[Training], np.ndarray]) -> np.ndarray:
+    """The mean of a curve over runs, as far as the shortest goes."""
+    curves = [value(run) for run in runs]
+    length = min(map(len, curves))
+    whole = np.stack([curve[:length] for curve in curves])
+    present = ~np.isnan(whole)
+    return np.where(present.any(0), np.where(present, whole, 0).sum(0) / np.maximum(present.sum(0), 1), np.nan)
+
+
+def start(curve: np.ndarray) -> float:
+    """The mean over the first tenth."""
+    return float(np.nanmean(curve[: max(1, len(curve) // ENDS)]))
+
+
+def end(curve: np.ndarray) -> float:
+    """The mean over the last tenth."""
+    return float(np.nanmean(curve[-max(1, len(curve) // ENDS) :]))
+
+
+def fall(curve: np.ndarray) -> float:
+    """From the highest point of the smoothed curve down to its end; 0 where it ends highest."""
+    return max(0.0, float(np.nanmax(smooth(curve))) - end(curve))
+
+
+def arrival(curve: np.ndarray, level: float) -> float:
+    """The share of training, 0 to 1, after which the smoothed curve first is at `level`; 1 if it never is."""
+    there = np.flatnonzero(smooth(curve) >= level)
+    return float(there[0]) / len(curve) if len(there) else 1.0
