@@ -39,6 +39,10 @@ laptop|laptop|otherprop|.35 .25 .2;bottle|bottle|otherprop|.1 .1 .28;washing mac
 suitcase|suitcase|otherprop|.5 .3 .7;ottoman|ottoman|otherfurniture|.6 .6 .45;rug|rug|floor mat|1.8 1.2 .02
 """
 KINDS = tuple(tuple(entry.split("|")) for line in FURNITURE.split("\n") for entry in line.split(";") if entry)
+SEVERAL = frozenset(
+    {"office chair", "chair", "table", "cabinet", "kitchen cabinet", "shelf", "towel", "door", "doorframe", "window"}
+    | {"curtain", "blinds", "monitor", "pillow", "trash can", "box", "picture", "stool", "books", "bottle", "plant"}
+)  # what a room has several of
 STRUCTURE = (("wall", "wall", "wall"), ("floor", "floor", "floor"))
 MULTIPLE = (2, 2.9)  # labels that occur several times in a scan: at least, and on average beyond that
 ONCE = (10.6, 5.6)  # labels that occur once: mean and standard deviation
@@ -119,9 +123,10 @@ def _draw(number: int, rng: np.random.Generator) -> list[tuple]:
     several = 1 + MULTIPLE[0] + int(rng.poisson(MULTIPLE[1]) - 1)
     kinds = [KINDS[i] for i in rng.permutation(len(KINDS))]
     once = max(0, min(once, number - 2 * several, len(kinds) - several))
-    shared = kinds[once : once + several]
-    extra = [shared[i] for i in rng.integers(several, size=max(0, number - once - 2 * several))]
-    return kinds[:once] + (shared * 2)[: number - once] + extra
+    shared = [kind for kind in kinds if kind[0] in SEVERAL][:several]
+    alone = [kind for kind in kinds if kind not in shared][:once]
+    extra = [shared[i] for i in rng.integers(len(shared), size=max(0, number - once - 2 * len(shared)))]
+    return alone + (shared * 2)[: number - once] + extra
 
 
 def _place(kind: tuple, sides: tuple, notch: tuple, rng: np.random.Generator) -> Item:
