@@ -11,6 +11,7 @@ import numpy as np
 NAME = "scene0000_00"
 MESH, SEGMENTS = f"{NAME}_vh_clean_2.ply", f"{NAME}_vh_clean_2.0.010000.segs.json"
 GROUPS, INFO = f"{NAME}.aggregation.json", f"{NAME}.txt"
+HIRES = f"{NAME}_vh_clean.segs.json"
 HEADER = b"end_header\n"
 
 
@@ -114,7 +115,7 @@ DAMAGE = {
     "groups in latin-1": (GROUPS, lambda d: d.replace(b'"label": "', '"label": "café'.encode("latin-1")),
                           "not valid json"),
     "groups of another scan": (GROUPS, edit(lambda c: put(c, "sceneId", value="scannet.scene0707_00")), "sceneId"),
-    "groups of the other resolution": (GROUPS, edit(lambda c: put(c, "segmentsFile", value="hi.segs.json")),
+    "groups of the other resolution": (GROUPS, edit(lambda c: put(c, "segmentsFile", value=HIRES)),
                                        "segmentsFile = .*lo-res and hi-res files mixed"),
     "groups without the field": (GROUPS, edit(lambda c: c.pop("segGroups") and None), "'segGroups' is missing"),
     "groups are an object": (GROUPS, edit(lambda c: put(c, "segGroups", value={})), "'segGroups' is an object"),

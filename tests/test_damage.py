@@ -91,6 +91,7 @@ def test_odd_but_usable_annotations_are_noted(whole, tmp_path):
     """Empty groups, groups of one point, segments that are not there, segments of two groups, unknown labels."""
 
     def odd(content: dict) -> None:
+        content.update(sceneId=f"/{NAME}_vh_clean_2", segmentsFile=f"x.{NAME}_vh_clean_2.0.01.segs.json")
         groups = content["segGroups"]
         groups[0].update(segments=[], label="box fort")
         groups[1]["segments"] = [10**9]

@@ -1,5 +1,6 @@
 """ScanNet's annotation files beside a mesh: segments, aggregation (which segments are which object), alignment."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from vsr.errors import VsrError
 from vsr.runs import read_json
 
+SCAN = re.compile(r"scene\d{4}_\d{2}")
+LOW = "_vh_clean_2"  # in the names of all lo-res files
 REMEDY = "copy or download it again"
 
 
@@ -44,7 +47,7 @@ def read_aggregation(path: str | Path, scan: str, segments: str) -> list[Group]:
     content = _object(path)
     _same_scan(path, content, scan)
     named = content.get("segmentsFile")
-    if named is not None and str(named).removeprefix("scannet.") != segments:
+    if named is not None and (LOW in str(named)) != (LOW in segments):
         raise VsrError(f"{path}: segmentsFile = {_short(named)}, expected {segments}; lo-res and hi-res files mixed?")
     entries = content.get("segGroups")
     if not isinstance(entries, list):
@@ -106,8 +109,10 @@ def _object(path: str | Path) -> dict:
 
 
 def _same_scan(path: str | Path, content: dict, scan: str) -> None:
+    """Ids come as scene0000_00, scannet.scene0000_00 or with the mesh's name behind: only another scan's is wrong."""
     named = content.get("sceneId")
-    if named is not None and str(named).removeprefix("scannet.") != scan:
+    found = SCAN.search(str(named))
+    if found and found[0] != scan:
         raise VsrError(f"{path}: sceneId = {_short(named)}, expected {scan}; is the file in the right folder?")
 
 
