@@ -47,9 +47,8 @@ def _answers(question: Question, seed: int) -> dict[str, str]:
 def _trainer(profile: Profile, loaded: Loaded, rows: Dataset, collator: AnswerCollator, settings: dict) -> DPOTrainer:
     args = DPOConfig(**settings, beta=profile.dpo_beta)
     trainer = VideoDPOTrainer(loaded.model, None, args, collator, rows, processing_class=loaded.tokenizer)
-    loaded.model.delete_adapter(
-        "ref"
-    )  # TRL's copy of the fresh adapter: without it the adapter is switched off instead
+    # TRL made a copy of the fresh adapter; without it the reference is the model with its adapter switched off
+    loaded.model.delete_adapter("ref")
     return trainer
 
 
