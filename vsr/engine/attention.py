@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -72,7 +72,7 @@ class Packed:
             stop = start + prefix
             past = key[:, :, start:stop], value[:, :, start:stop]
             pieces.append(
-                scaled_dot_product_attention(
+                functional.scaled_dot_product_attention(
                     query[:, :, start:stop],
                     *past,
                     is_causal=True,
@@ -100,14 +100,15 @@ def _chunks(lengths: list[int], least: int) -> list[tuple[int, ...]]:
 def _branch_mask(prefix: int, lengths: tuple[int, ...]) -> Tensor:
     """Additive mask (branch tokens, prefix + branch tokens)."""
     own = torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in lengths))
-    seen = pad(own, (prefix, 0), value=True)
+    seen = functional.pad(own, (prefix, 0), value=True)
     return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
 
 
 def _grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     rows, heads, n, d = query.shape
     folded = query.reshape(rows, key.shape[1], -1, d)
-    output = scaled_dot_product_attention(folded, key, value, attn_mask=mask.to(query.dtype)[None, None], scale=scale)
+    mask = mask.to(query.dtype)[None, None]
+    output = functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
     return output.reshape(rows, heads, n, d)
 
 
