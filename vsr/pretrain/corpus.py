@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +28,8 @@ DRAFTS = {
     ("vsibench", "object_rel_direction_easy"): 3,
     ("vsibench", "object_rel_direction_medium"): 3,
     ("vsibench", "object_rel_direction_hard"): 3,
+    ("vsibench", "route_planning"): 1,
+    ("vsibench", "obj_appearance_order"): 2,
     ("vsi100k", "object_abs_distance"): 6,
     ("vsi100k", "object_rel_distance"): 4,
     ("vsi100k", "object_rel_direction"): 6,
@@ -58,11 +60,12 @@ class Item:
     response: str
 
 
-def draft(scene: Scene, rng: np.random.Generator) -> list[dict]:
-    """Questions of both rule sets about a scene, as json rows."""
+def draft(scene: Scene, seen: Mapping[str, float], order_gap: float, rng: np.random.Generator) -> list[dict]:
+    """Questions of both rule sets about a scene, as json rows; `seen` tells when categories first come into view."""
     rows = []
     for (rules, kind), count in DRAFTS.items():
-        for found in islice(tasks.drafts(kind, scene, RULES[rules], rng, None), count):
+        rule_set = replace(RULES[rules], order_gap=order_gap)
+        for found in islice(tasks.drafts(kind, scene, rule_set, rng, seen), count):
             rows.append(
                 {"rules": rules, "kind": kind, "q": found.question, "a": found.answer, "choices": list(found.choices)}
             )
@@ -87,7 +90,8 @@ def _make_shard(shard: Path, path: Path, seed: int, world: World) -> None:
     lines = []
     for index in range(len(rooms)):
         rng = np.random.default_rng([seed, int(rooms.seed[index])])
-        lines.append(json.dumps(draft(rooms.scene(index, world), rng)))
+        seen = rooms.first_seen(index, world)
+        lines.append(json.dumps(draft(rooms.scene(index, world), seen, 0.5 / world.fps, rng)))
     atomic_write(path, "\n".join(lines) + "\n")
 
 
@@ -156,7 +160,7 @@ def _by_kind(rows: list[dict]) -> dict[str, list[dict]]:
     'letter ' and, without the options, as 'word '."""
     out: dict[str, list[dict]] = {}
     for row in rows:
-        kind = row["kind"].removeprefix("object_")
+        kind = row["kind"].removeprefix("object_").removeprefix("obj_")
         names = ("letter ", "word ") if row["choices"] else ("free " if row["rules"] == "vsi100k" else "",)
         for name in names:
             out.setdefault(name + kind, []).append(row)

@@ -23,7 +23,7 @@ FIND = {
 }
 ASK = {
     "place": 1.0,
-    "counting": 1.0,
+    "counting": 0.7,
     "size_estimation": 1.5,
     "room_size_estimation": 1.0,
     "abs_distance": 1.5,
@@ -40,6 +40,8 @@ LETTERS = {
     "letter rel_direction_easy": 1.0,
     "letter rel_direction_medium": 1.0,
     "letter rel_direction_hard": 1.0,
+    "letter route_planning": 0.4,
+    "letter appearance_order": 0.4,
 }
 SOME_LETTERS = {kind: 0.3 * weight for kind, weight in LETTERS.items()}
 
@@ -68,12 +70,12 @@ class Plan:
     vision_adam: float = 0.002
     language: tuple[Stage, ...] = (
         Stage("find", 120, FIND),
-        Stage("ask", 700, ASK | SOME_LETTERS, tags=0.08),
-        Stage("letters", 400, ASK | LETTERS, tags=0.25),
+        Stage("ask", 500, ASK | SOME_LETTERS, tags=0.08),
+        Stage("letters", 380, ASK | LETTERS, tags=0.2),
     )
     language_muon: float = 0.01
     language_adam: float = 0.0015
-    decay: float = 0.5
+    decay: float = 0.1
     rooms_per_step: int = 8
     questions_per_room: int = 6
     checkpoint: int = 200

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from vsr.errors import VsrError
+from vsr.questions.appearance import clear_times
 from vsr.runs import atomic_write, fingerprint
 from vsr.scenes.encode import encode_mp4
 from vsr.scenes.procedural import PRETRAIN, SPLITS, World, make_room
@@ -62,6 +63,13 @@ class Rooms:
             counts=counts,
             floor=floor,
         )
+
+    def first_seen(self, index: int, world: World) -> dict[str, float]:
+        """Seconds at which each category first comes clearly into view."""
+        slots = self.kind[index] >= 0
+        pixels = self.frames.shape[2] * self.frames.shape[3]
+        labels = [world.categories[kind] for kind in self.kind[index][slots]]
+        return clear_times(labels, self.seen[index, slots, :, 0].T / pixels, world.fps / world.hold)
 
 
 def make(folder: str | Path, count: int, seed: int, world: World = PRETRAIN, workers: int = 1) -> list[Path]:

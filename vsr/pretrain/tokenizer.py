@@ -17,6 +17,7 @@ SPECIAL = (PAD, "<|im_start|>", END, *VISION_TOKENS)
 TAGS = tuple(f"<{slash}{name}>" for name in ("think", "observe", "answer") for slash in ("", "/"))
 SIDES = ("left", "right", "back", "front-left", "front-right", "back-left", "back-right")
 QUARTERS = ("east", "west", "north", "south")
+STEPS = ("[please fill in]", "Go forward until the ")  # of a route
 SYSTEM = "You are a helpful assistant."
 TEMPLATE = (  # Qwen2-VL's, for one system line and video or text content
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
@@ -43,7 +44,7 @@ def study_phrases() -> list[str]:
     templates = tuple(template.text for rules in RULES.values() for template in rules.templates.values())
     suffixes = (*paper.EVALUATION_PROMPTS.values(), *paper.TRAINING_PROMPTS.values(), paper.HARNESS_CHOICE_POST)
     roles = (f"system\n{SYSTEM}", "user\n", "assistant\n", f"{paper.HARNESS_PRE}\n", "\nOptions:\n")
-    return [*phrases(templates), *("\n" + suffix for suffix in suffixes), *roles, *TURNS, ". ", ", "]
+    return [*phrases(templates), *("\n" + suffix for suffix in suffixes), *roles, *TURNS, *STEPS, ". ", ", "]
 
 
 def build(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:

@@ -3,7 +3,7 @@
 A held-out task: questions are made under `vsibench` only, from what the frames show.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise, permutations
 
 import numpy as np
@@ -27,9 +27,14 @@ def first_seen(scene: Scene, ids: np.ndarray, fps: float) -> dict[str, float]:
     shares = np.zeros((len(ids), len(scene.objects)))
     for frame, picture in enumerate(ids):
         shares[frame] = np.bincount(picture[picture >= 0], minlength=len(scene.objects)) / picture.size
+    return clear_times([box.label for box in scene.objects], shares, fps)
+
+
+def clear_times(labels: Sequence[str], shares: np.ndarray, fps: float) -> dict[str, float]:
+    """The same from the shares of the frames' pixels that show each object, (T, objects), with the objects' labels."""
     times = {}
-    for label in {box.label: None for box in scene.objects}:
-        best = shares[:, [box.label == label for box in scene.objects]].max(axis=1)
+    for label in dict.fromkeys(labels):
+        best = shares[:, [other == label for other in labels]].max(axis=1)
         clear = np.flatnonzero(best >= SHARE)
         if len(clear) and not (best[: clear[0]] > GLIMPSE).any():
             times[label] = float(clear[0] / fps)
