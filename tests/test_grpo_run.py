@@ -1,0 +1,182 @@
+"""The study's training run, from a folder of questions to an adapter that loads; a killed process; two together."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder
+
+from vsr import models, profiles, rewards, runs
+from vsr.errors import VsrError
+from vsr.questions.question import Question, write_questions
+from vsr.train.grpo import run_grpo, train_grpo
+
+TESTS = Path(__file__).resolve().parent
+
+
+def digits(completions, **_):
+    """A reward that even a random model earns now and then."""
+    return [sum(ord(c) % 2 for c in completion[0]["content"]) for completion in completions]
+
+
+def write_video(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
+        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A profile, a folder with three rooms and two questions each, and where features are kept."""
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    data = tmp_path / "rooms"
+    questions = []
+    for i in range(3):
+        write_video(data / "videos" / f"room{i}.mp4", i)
+        ask = ("rooms", f"room{i}")
+        questions.append(Question(f"c{i}", *ask, "object_counting", "How many chairs?", None, str(i + 1)))
+        questions.append(Question(f"d{i}", *ask, "object_rel_distance", "What is nearest?", None, "bed"))
+    write_questions(data / "questions.jsonl", questions)
+    profile = profiles.get(
+        "smoke", base=str(small_folder(tmp_path)), frames=4, num_generations=3, max_steps=3, max_completion_length=6
+    )
+    return profile, data, tmp_path / "results"
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "observe"])
+def test_a_run_leaves_an_adapter_a_log_and_nothing_to_do(study, mode):
+    profile, data, out = study
+    run = run_grpo(profile, mode, data, out, seed=1)
+    assert run.path.name == f"grpo-{mode}-seed1"
+    assert run.finished
+    lines = list(runs.read_jsonl(run.path / "log.jsonl"))
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert ("reward/format_reward" in lines[0]) == (mode != "vanilla")
+    assert {path.name for path in run.path.iterdir() if path.is_dir()} == {"adapter"}
+    loaded = models.load(profile.base, adapter=run.path)
+    trained = [p for name, p in loaded.model.named_parameters() if "lora_B" in name]
+    assert all(p.isfinite().all() for p in trained)
+    assert run.manifest["adapter"] == runs.hash_files(run.path / "adapter")
+    log = (run.path / "log.jsonl").read_bytes()
+    again = run_grpo(profile, mode, data, out, seed=1)
+    assert again.finished
+    assert (run.path / "log.jsonl").read_bytes() == log
+
+
+def test_each_video_is_seen_once(study):
+    profile, data, out = study
+    run_grpo(profile, "vanilla", data, out, seed=1)
+    kept = sorted((runs.ROOT / "data" / "features").iterdir())
+    assert 1 <= len(kept) <= 3
+    run_grpo(profile, "vanilla", data, out, seed=2)
+    assert set(kept) <= set((runs.ROOT / "data" / "features").iterdir())
+
+
+def test_seeds_and_beta_have_runs_of_their_own_and_the_base_comes_back_bare(study, monkeypatch):
+    monkeypatch.setattr(rewards, "trl_rewards", lambda mode: [digits])
+    profile, data, out = study
+    loaded = models.load(profile.base)
+    before = {name: p.clone() for name, p in loaded.model.named_parameters()}
+    paths = [run_grpo(profile, "vanilla", data, out, 1, beta=beta, loaded=loaded).path for beta in (None, 0.0, 0.5)]
+    assert [path.name for path in paths] == [
+        "grpo-vanilla-seed1", "grpo-vanilla-seed1-beta0", "grpo-vanilla-seed1-beta0.5",
+    ]  # fmt: skip
+    assert [runs.read_json(path / "manifest.json")["settings"]["beta"] for path in paths] == [1e-4, 0.0, 0.5]
+    after = dict(loaded.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    adapters = [(path / "adapter" / "adapter_model.safetensors").read_bytes() for path in paths]
+    assert adapters[1] != adapters[2]
+
+
+def test_a_missing_video_names_the_question_and_the_run_can_go_on(study):
+    profile, data, out = study
+    held = (data / "videos" / "room1.mp4").read_bytes()
+    (data / "videos" / "room1.mp4").unlink()
+    with pytest.raises(VsrError, match=r"sample '[cd]1': .*room1\.mp4"):
+        run_grpo(profile, "vanilla", data, out, seed=1)
+    (data / "videos" / "room1.mp4").write_bytes(held)
+    assert run_grpo(profile, "vanilla", data, out, seed=1).finished
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"num_generations": 1}, "num_generations=1"), ({"beta": -1.0}, "beta")]
+)
+def test_bad_settings_stop_before_any_work(study, change, message):
+    profile, data, out = study
+    with pytest.raises(VsrError, match=message):
+        run_grpo(dataclasses.replace(profile, **change), "vanilla", data, out)
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from grpo_setup import ROWS, adapted, arguments, letters, see
+from vsr.train.grpo import train_grpo
+folder, out = map(Path, sys.argv[1:])
+def kill(line):
+    if line["step"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_grpo(adapted(folder), ROWS, [letters], arguments(out, max_steps=6, save_steps=2), see, on_step=kill)
+"""
+
+
+def python(*words: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_continued_to_the_same_adapter(tmp_path):
+    folder = small_folder(tmp_path)
+    done = python("-c", KILL, str(folder), str(tmp_path / "killed"))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-2"]
+    found, expected = adapted(folder), adapted(folder)
+    for loaded, out in ((found, "killed"), (expected, "whole")):
+        torch.set_num_threads(1)
+        train_grpo(loaded, ROWS, [letters], arguments(tmp_path / out, max_steps=6, save_steps=2), see)
+    ours, theirs = adapter_of(found), adapter_of(expected)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see
+from vsr.train.grpo import train_grpo
+folder, out = map(Path, sys.argv[1:])
+args = arguments(out, max_steps=3, save_strategy="no", use_cpu=True)
+loaded = adapted(folder, seed=args.process_index)  # different starts: the first process's must win
+train_grpo(loaded, ROWS, [letters], args, see)
+save_file(adapter_of(loaded), out / f"{args.process_index}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_keep_one_adapter(tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / "go.py").write_text(TOGETHER)
+    (tmp_path / "out").mkdir()
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "go.py")]
+    done = python(*words, str(small_folder(tmp_path)), str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (load_file(tmp_path / "out" / f"{i}.safetensors") for i in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
