@@ -46,6 +46,8 @@ def savefig(fig: Figure, path: str | Path) -> list[Path]:
     """Write `fig` as path.svg and path.png, byte for byte the same for the same figure; the paths written."""
     path = Path(path)
     written = []
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # laid out once for both files
     for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
         content = io.BytesIO()
         with mpl.rc_context(_STABLE):

@@ -115,8 +115,10 @@ def end(curve: np.ndarray) -> float:
 
 
 def fall(curve: np.ndarray) -> float:
-    """From the highest point of the smoothed curve down to its end; 0 where it ends highest."""
-    return max(0.0, float(np.nanmax(smooth(curve))) - end(curve))
+    """From the highest mean over any tenth of training down to that over the last one; 0 where it ends highest."""
+    width = max(1, len(curve) // ENDS)
+    tenths = np.lib.stride_tricks.sliding_window_view(curve, width)
+    return float(max(np.nanmean(tenth) for tenth in tenths if not np.isnan(tenth).all())) - end(curve)
 
 
 def arrival(curve: np.ndarray, level: float) -> float:
