@@ -20,6 +20,7 @@ from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
 from vsr.rewards import format as follows_format
 from vsr.runs import read_jsonl, write_json
+from vsr.scenes.scene import Scene
 from vsr.scoring import readable, score, task_of
 from vsr.train.sft import run_sft
 
@@ -47,7 +48,9 @@ def diagnose(
     rows = {video: _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, out)) for video in evaluate.VIDEOS}
     rows["constant"] = _rows(evaluate.constant(bench, out, profile))
     rows["lookup"] = lookup(bench.questions)
-    rows["solver"] = solve(loaded, bench, profile, Solver(probes), out)
+    solver = Solver(probes)
+    read_scenes = see_scenes(loaded, bench, profile, solver, out)
+    rows["solver"] = [_row(q, solver.answer(q, read_scenes[q.scene_name])) for q in bench.questions]
     if train is not None:
         tuned = run_sft(profile, train, out)
         rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, out))
@@ -59,6 +62,7 @@ def diagnose(
         "tasks": {name: {task: cell["score"] for task, cell in told[name]["tasks"].items()} for name in told},
         "sees": {task: _sees(rows, task, profile) for task in (*TRAINED, "trained")},
         "parsable": told["true"]["parsable"],
+        "grounding": grounding(read_scenes, bench),
         "samples": sample(loaded, bench, out, profile, sampled),
     }
     write_json(out / "diagnosis.json", report)
@@ -83,16 +87,30 @@ def _row(question: Question, response: str) -> dict:
     return {**question.__dict__, "response": response, "score": score(question, response)}
 
 
-def solve(loaded: Loaded, bench: Bench, profile: Profile, solver: Solver, out: Path) -> list[dict]:
-    """The solver's answers to all questions, from the base's own video tokens."""
+def see_scenes(loaded: Loaded, bench: Bench, profile: Profile, solver: Solver, out: Path) -> dict[str, Scene]:
+    """The rooms that the solver reads from the base's own video tokens, by scene."""
     see = FeatureCache(loaded.model, out / ".features", profile.frames, profile.max_pixels)
-    scenes, rows = {}, []
-    for question in bench.questions:
-        if question.scene_name not in scenes:
-            tokens, _ = see(bench.video_path(question.scene_name))
-            scenes[question.scene_name] = solver.scene(tokens.float())
-        rows.append(_row(question, solver.answer(question, scenes[question.scene_name])))
-    return rows
+    names = dict.fromkeys(question.scene_name for question in bench.questions)
+    return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
+
+
+def grounding(read: dict[str, Scene], bench: Bench) -> dict[str, float]:
+    """Probes of the video tokens: precision and recall of categories, median metres between where an object that
+    occurs once is read and where it is."""
+    right = claimed = there = 0
+    metres = []
+    for name, scene in read.items():
+        truth = bench.scenes[name]
+        present, told = set(truth.counts), {label for label, count in scene.counts.items() if count}
+        right, claimed, there = right + len(present & told), claimed + len(told), there + len(present)
+        spot = truth.camera.position[0, :2]
+        for box in truth.once():
+            metres.append(float(np.hypot(*(scene.labelled(box.label)[0].center[:2] + spot - box.center[:2]))))
+    return {
+        "precision": round(100 * right / max(claimed, 1), 1),
+        "recall": round(100 * right / max(there, 1), 1),
+        "metres": round(float(np.median(metres)), 3),
+    }
 
 
 def lookup(questions: Iterable[Question]) -> list[dict]:
