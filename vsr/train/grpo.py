@@ -29,7 +29,10 @@ from vsr.train.rewarding import RewardFunction
 
 TOKEN_BUDGET = 1 << 14  # tokens a forward pass: 28 layers of Qwen2-VL-2B keep 1.4 GB of checkpoints for it in bf16
 OnStep = Callable[[dict], None]
-CODE = ("engine", "train", "answers.py", "prompts.py", "rewards.py", "video.py")  # what a run's result depends on
+CODE = (  # what a run's result depends on
+    *("engine", "answers.py", "prompts.py", "rewards.py", "video.py"),
+    *(f"train/{name}.py" for name in ("data", "gradients", "group_trainer", "objective", "options", "schedule")),
+)
 
 
 def train_grpo(
