@@ -9,9 +9,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from vsr.cli import main
 from vsr.errors import VsrError
 from vsr.questions import vsi100k, vsibench
 from vsr.questions.question import read_questions
+from vsr.runs import read_json
 
 PER_SCENE = {"scannet": "scene0030_02", "scannetpp": "09c1414f1b", "arkitscenes": "47333462"}
 
@@ -163,12 +165,27 @@ def test_the_papers_own_data_loads_by_its_wording(tmp_path):
     for kind, (question, answer) in PAPER_ROWS.items():
         row = {"problem": question, "solution": answer, "video": f"scans/scene0000_00/{kind}.mp4"}
         (tmp_path / f"{kind}.json").write_text(json.dumps([row]))
-    found = vsibench.open_bench(tmp_path)
-    assert {q.question_type: (q.question, q.ground_truth) for q in found.questions} == {
+    found = vsi100k.read(tmp_path)
+    assert {q.question_type: (q.question, q.ground_truth) for q in found} == {
         kind: (question, answer.removeprefix("<answer>").removesuffix("</answer>"))
         for kind, (question, answer) in PAPER_ROWS.items()
     }
-    assert {q.scene_name for q in found.questions} == {"scene0000_00"}
+    assert {q.scene_name for q in found} == {"scene0000_00"}
     (tmp_path / "object_counting.json").write_text(json.dumps([{"words": "How many beds?"}]))
     with pytest.raises(VsrError, match=r"object_counting\.json, row 0: no question: none of the columns"):
-        vsi100k.load(tmp_path)
+        vsi100k.read(tmp_path)
+
+
+def test_the_papers_own_data_goes_through_the_leak_guard(tmp_path, monkeypatch):
+    rows = [{"question": "How many bed(s) in the room?", "answer": "2", "scene": name} for name in (CLEAN, LEAKED)]
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "object_counting.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "hub"))
+    assert main(["build", "vsi100k", "--out", str(tmp_path / "out")]) == 0
+    assert [q.scene_name for q in read_questions(tmp_path / "out" / "questions.jsonl")] == [CLEAN]
+    assert read_json(tmp_path / "out" / "manifest.json")["left_out"] == [LEAKED]
+    assert main(["build", "vsi100k", "--out", str(tmp_path / "all"), "--paper-scenes"]) == 0
+    assert LEAKED in read_json(tmp_path / "all" / "manifest.json")["warning"]
+
+
+CLEAN, LEAKED = "scene0000_00", "scene0030_01"

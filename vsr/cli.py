@@ -72,6 +72,11 @@ def cmd_build(args: argparse.Namespace) -> None:
         folder = _build_scannet(args, profile.seed)
         if folder is None:
             return
+    elif args.door == "vsi100k":
+        from vsr.questions import vsi100k
+
+        folder = args.out or Path("data") / "vsi100k"
+        vsi100k.build(args.scenes or "OPPOer/VSI-100k", folder, paper_scenes=args.paper_scenes, seed=profile.seed)
     else:
         from vsr.scenes import metainfo
 
@@ -226,8 +231,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--gpus", type=int, default=1, help="devices to train on")
     add("doctor", cmd_doctor)
     build = add("build", cmd_build)
-    build.add_argument("door", choices=("procedural", "metainfo", "scannet"), help="where scenes come from")
-    build.add_argument("--scenes", type=Path, metavar="P", help="a meta_info json, or a copy of ScanNet v2")
+    build.add_argument("door", choices=("procedural", "metainfo", "scannet", "vsi100k"), help="where scenes come from")
+    build.add_argument("--scenes", type=Path, metavar="P", help="a meta_info json, or a copy of ScanNet or VSI-100k")
     build.add_argument("--rules", choices=("vsi100k", "vsibench"), default="vsi100k", help="the paper's or VSI-Bench's")
     build.add_argument("--split", choices=("train", "bench"), default="train", help="what the questions are for")
     build.add_argument("--rooms", type=int, help="how many rooms (default: the profile's)")

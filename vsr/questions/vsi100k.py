@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.questions.bench import Bench
+from vsr.questions import leak
+from vsr.questions.build import write
+from vsr.questions.hub import fetch
 from vsr.questions.question import Question
 from vsr.runs import read_json
 
@@ -26,28 +28,32 @@ WORDING = {
 }
 
 
-def is_copy(source: str | Path) -> bool:
-    """Whether a folder looks like a copy of VSI-100k."""
-    folder = Path(source)
-    return folder.is_dir() and (folder / "object_counting.json").is_file()
+def build(source: str | Path, out: str | Path, *, paper_scenes: bool = False, seed: int = 0) -> None:
+    """The questions of a copy (folder or hub id) in the folder `out`, as `vsr build scannet` writes them.
+
+    Rooms of VSI-Bench are left out and counted in the manifest; `paper_scenes` lets them in, with the warning. Videos
+    are expected as `out/videos/<scan>.mp4`, as `vsr build scannet --videos` makes them.
+    """
+    questions = read(source)
+    scenes = list(dict.fromkeys(question.scene_name for question in questions))
+    left_out = [] if paper_scenes else leak.leaked(scenes)
+    kept = [question for question in questions if question.scene_name not in set(left_out)]
+    warning = leak.check((question.scene_name for question in kept), source, allowed=paper_scenes)
+    write(out, kept, "vsi100k", seed, source=Path(source).name, split="train", warning=warning, left_out=left_out)
 
 
-def load(source: str | Path) -> Bench:
-    """The questions of a copy of VSI-100k; its videos are expected as `videos/<scan>.mp4`, as `vsr build scannet
-    --videos` makes them. A row without question, answer or scan is an error naming file, row and columns."""
-    folder = Path(source)
+def read(source: str | Path) -> list[Question]:
+    """All questions of a copy. A row without question, answer or scan is an error naming file, row and columns."""
+    folder = Path(source) if Path(source).is_dir() else fetch(source, ["*.json"], "OPPOer/VSI-100k")
     questions: list[Question] = []
     number: Counter = Counter()
     for file in sorted(folder.glob("*.json")):
         rows = read_json(file)
-        if not isinstance(rows, list):
-            continue
-        for i, row in enumerate(rows):
-            question = _question(row, f"{file}, row {i}", number)
-            questions.append(question)
+        if isinstance(rows, list):
+            questions += [_question(row, f"{file}, row {i}", number) for i, row in enumerate(rows)]
     if not questions:
         raise VsrError(f"{folder}: none of its json files is a list of questions; is this VSI-100k?")
-    return Bench(folder, tuple(questions))
+    return questions
 
 
 def _question(row: object, where: str, number: Counter) -> Question:

@@ -1,6 +1,5 @@
 """VSI-Bench itself (nyu-visionx/VSI-Bench): from the hub, a folder or its archives, whole or as its two halves."""
 
-import re
 import shutil
 import zipfile
 from collections import Counter
@@ -8,11 +7,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from vsr import runs
 from vsr.errors import VsrError, unknown
-from vsr.questions import bench, vsi100k
+from vsr.questions import bench
 from vsr.questions.bench import Bench
+from vsr.questions.hub import fetch
 from vsr.questions.question import Question, from_row, read_questions
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COUNTS = {
     "object_counting": 565,
     "object_abs_distance": 834,
@@ -32,14 +31,11 @@ REMEDY = "download it again, or say --subset if it is meant to be a part of VSI-
 
 
 def open_bench(source: str | Path, config: str = "full", subset: bool = False) -> Bench:
-    """The questions and videos behind a name: a folder made by `vsr build`, VSI-Bench as `load` takes it, or a copy
-    of the paper's own VSI-100k."""
+    """The questions and videos behind a name: a folder made by `vsr build`, or VSI-Bench as `load` takes it."""
     if (Path(source) / "questions.jsonl").is_file():
         if config != "full":
             raise VsrError(f"{source}: no VSI-Bench, so it has no part '{config}'")
         return bench.load(source)
-    if vsi100k.is_copy(source):
-        return vsi100k.load(source)
     return load(source, config, subset)
 
 
@@ -66,11 +62,8 @@ def _folder(source: str | Path) -> tuple[Path, Path]:
     """The folder of a copy and its questions file."""
     path = Path(source)
     if not path.exists():
-        if not HUB_ID.fullmatch(str(source)):
-            raise VsrError(
-                f"{source}: no such folder; give a folder, an archive or a hub id like nyu-visionx/VSI-Bench"
-            )
-        path = _download(str(source))
+        wanted = ["test.jsonl", "test-*.parquet", PRUNED_IDS, *(f"{dataset}.zip" for dataset in DATASETS)]
+        path = fetch(source, wanted, "nyu-visionx/VSI-Bench")
     if path.suffix in (".jsonl", ".parquet"):
         return path.parent, path
     folder = path if path.is_dir() else path.parent
@@ -79,18 +72,6 @@ def _folder(source: str | Path) -> tuple[Path, Path]:
     if not found:
         raise VsrError(f"{folder}: holds no test.jsonl and no test-*.parquet; is this VSI-Bench?")
     return folder, found[0]
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["test.jsonl", "test-*.parquet", PRUNED_IDS, *(f"{dataset}.zip" for dataset in DATASETS)]
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise VsrError(f"{name}: cannot be downloaded ({reason}); give a folder that holds it instead") from None
 
 
 def _read(file: Path) -> list[Question]:
