@@ -101,7 +101,6 @@ SEVEN: Given = {
 STUDENT: Given = {
     "quantization": ("nf4", "ours: QLoRA's (Dettmers et al. 2023), for a GPU of 16 to 24 GB; the paper has plain LoRA"),
     "max_steps": (1000, "ours: 8,000 questions; 'vsr estimate' says how long that takes"),
-    "token_budget": (1 << 13, "ours: fits a GPU of 16 GB by 'vsr estimate'"),
 }
 GIVEN: dict[str, Given] = {
     "tiny": {},

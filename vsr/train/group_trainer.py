@@ -28,6 +28,7 @@ from vsr.train.objective import clipped, flat, group_advantages, grpo_loss, k3
 from vsr.train.rewarding import RewardFunction, name_of, rewards_of
 from vsr.train.schedule import Schedule
 
+DECODED = 4  # times as many tokens fit in decoding, which keeps keys and values alone
 Key = tuple[int, int]  # a group and one of its completions
 KEPT_COMPLETIONS = 4  # a step, in completions.jsonl
 
@@ -155,7 +156,7 @@ class GroupTrainer(Trainer):
                 self.suppress,
                 temperature=self.args.temperature,
                 generator=torch.Generator().manual_seed(seed),
-                token_budget=self.token_budget,
+                token_budget=DECODED * self.token_budget,
             )
 
     def _plan(self, prompts: list[Prompt], lengths: list[list[int]], live: Tensor) -> list[list[Key]]:
