@@ -15,7 +15,7 @@ FLOORS = [
     {"scenes"},
     {"answers", "averages", "scoring", "harness_rules", "stats", "seeds", "rewards", "questions"},
     {"video", "prompts"},
-    {"dryrun", "devices", "models", "adapters", "folders", "quantize", "sizes", "sources", "engine"},
+    {"doctor", "dryrun", "devices", "models", "adapters", "folders", "quantize", "sizes", "sources", "engine"},
     {"train"},
     {"evaluate", "pretrain"},
     {
@@ -24,7 +24,7 @@ FLOORS = [
         *("findings", "log_tests", "judgements", "claims", "report", "show"),
     },
     {"jobs", "live", "study"},
-    {"estimate", "phases", "workload", "bench", "doctor", "notebooks"},
+    {"estimate", "phases", "workload", "bench", "notebooks"},
     {"cli"},
 ]
 NO_TORCH = {
