@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from vsr import models, paper, prompts, sources
 from vsr.engine.inputs import embed, positions
-from vsr.pretrain import corpus, labels, pretrain, rooms, seeing, state
+from vsr.pretrain import corpus, diagnose, labels, pretrain, rooms, seeing, state
 from vsr.pretrain.corpus import Corpus, Item
 from vsr.pretrain.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
 from vsr.pretrain.optim import Muon, Optimiser, orthogonal
@@ -302,6 +302,38 @@ def test_geometry_is_the_rules(points):
     truth = float(turn_angle(*(np.array(point) for point in points)))
     assert min(abs(angle - truth), 360 - abs(angle - truth)) < 0.5
     assert told[3:].isnan().all()
+
+
+# the diagnosis
+
+
+def _asked(count=40):
+    kinds = {"chair": "80", "lamp": "40"}
+    text = VSIBENCH.templates["object_size_estimation"]
+    return [
+        Question(
+            f"{room}-{name}", "rooms", f"room-{room}", "object_size_estimation", text.fill(label=name), None, truth
+        )
+        for room in range(count)
+        for name, truth in kinds.items()
+    ]
+
+
+def test_lookup_knows_the_category_and_nothing_else():
+    rows = diagnose.lookup(_asked())
+    assert {row["response"] for row in rows} == {"80", "40"}
+    assert all(row["score"] == 1 for row in rows)
+
+
+def test_seeing_is_measured_against_blindness():
+    asked = _asked()
+    right = [{**question.__dict__, "response": question.ground_truth} for question in asked]
+    rng = np.random.default_rng(0)
+    blind = [{**row, "response": row["response"] if rng.random() < 0.5 else "1"} for row in right]
+    told = diagnose.sees({"true": right, "shuffled": blind, "none": right}, "object_size_estimation")
+    assert 30 < told["shuffled"]["points"] < 70
+    assert told["shuffled"]["errors"] > 3
+    assert told["none"] == {"points": 0.0, "errors": None}
 
 
 # the command

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vsr import evaluate, models, prompts, runs, scoring
+from vsr import evaluate, models, prompts, runs, scoring, seeds
 from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.models import Loaded
 from vsr.paper import TRAINED
@@ -60,7 +60,7 @@ def diagnose(
         "scenes": told["true"]["scenes"],
         "trained": {name: told[name]["trained"] for name in told},
         "tasks": {name: {task: cell["score"] for task, cell in told[name]["tasks"].items()} for name in told},
-        "sees": {task: _sees(rows, task, profile) for task in (*TRAINED, "trained")},
+        "sees": {task: sees(rows, task) for task in (*TRAINED, "trained")},
         "parsable": told["true"]["parsable"],
         "grounding": grounding(read_scenes, bench),
         "samples": sample(loaded, bench, out, profile, sampled),
@@ -73,11 +73,11 @@ def _rows(run: runs.Run) -> list[dict]:
     return list(read_jsonl(run.path / "samples.jsonl"))
 
 
-def _sees(rows: dict[str, list[dict]], task: str, profile: Profile) -> dict[str, float]:
+def sees(rows: dict[str, list[dict]], task: str) -> dict[str, dict]:
     """How far true video is above each blind condition, in points and in standard errors (scenes resampled)."""
     told = {}
     for video in BLIND:
-        found = scoring.compare(rows["true"], rows[video], over=task, resamples=profile.bootstrap, seed=profile.seed)
+        found = seeds.compare(seeds.answers(rows["true"]), seeds.answers(rows[video]), task)
         error = (found.high - found.low) / (2 * Z)
         told[video] = {"points": round(found.value, 1), "errors": round(found.value / error, 1) if error else None}
     return told

@@ -23,7 +23,7 @@ FIND = {
 }
 ASK = {
     "place": 1.0,
-    "counting": 0.7,
+    "counting": 1.0,
     "size_estimation": 1.5,
     "room_size_estimation": 1.0,
     "abs_distance": 1.5,
@@ -62,20 +62,20 @@ class Plan:
     """The whole recipe. `held` rooms are kept for the gates; `views` are headings a vision step, `rooms_per_step` x
     `questions_per_room` questions a language step; `checkpoint` steps between two checkpoints."""
 
-    rooms: int = 8000
+    rooms: int = 4500
     held: int = 150
-    vision_steps: int = 3200
+    vision_steps: int = 2800
     views: int = 128
     vision_muon: float = 0.03
     vision_adam: float = 0.002
     language: tuple[Stage, ...] = (
         Stage("find", 120, FIND),
-        Stage("ask", 500, ASK | SOME_LETTERS, tags=0.08),
-        Stage("letters", 380, ASK | LETTERS, tags=0.2),
+        Stage("ask", 700, ASK | SOME_LETTERS, tags=0.08),
+        Stage("letters", 400, ASK | LETTERS, tags=0.25),
     )
     language_muon: float = 0.01
     language_adam: float = 0.0015
-    decay: float = 0.1
+    decay: float = 0.5
     rooms_per_step: int = 8
     questions_per_room: int = 6
     checkpoint: int = 200
