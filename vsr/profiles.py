@@ -47,7 +47,7 @@ class Profile:
     temperature: float = setting(1.0, "section 3.2: temperature 1")
     beta: float = setting(1e-4, "section 3.2: KL coefficient 1e-4")
     epsilon: float = setting(0.2, UNSTATED + "TRL's and PPO's default clip range")
-    learning_rate: float = setting(3e-4, "ours: the paper's 1e-5 is for 2B; a 2M-parameter model needs larger steps")
+    learning_rate: float = setting(3e-4, "ours: the paper's 1e-5 is for 2B; a miniature needs larger steps")
     questions_per_step: int = setting(8, UNSTATED + "prompts per optimiser step")
     max_steps: int = setting(80, UNSTATED + "the paper: 117k questions")
     max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
