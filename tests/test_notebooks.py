@@ -48,7 +48,7 @@ def test_every_parameter_is_documented(book: Path):
 
 
 def test_unknown_parameters_are_refused():
-    with pytest.raises(VsrError, match="unknown parameter of .*'profil': did you mean 'profile'"):
+    with pytest.raises(VsrError, match=r"unknown parameter of .*'profil': did you mean 'profile'"):
         notebooks.check_parameters(BOOKS[0], {"profil": "tiny"})
 
 
@@ -64,7 +64,7 @@ def test_a_failing_cell_is_named_and_the_partial_notebook_kept(tmp_path, monkeyp
     source.write_text(json.dumps(book))
     from vsr import profiles
 
-    with pytest.raises(VsrError, match="(?s)99_fails.ipynb failed in cell .*ZeroDivisionError.*partial"):
+    with pytest.raises(VsrError, match=r"(?s)99_fails.ipynb failed in cell .*ZeroDivisionError.*partial"):
         notebooks.run_all([source], profiles.get("smoke"), folder, {})
     assert (folder / "notebooks" / "99_fails.partial.ipynb").is_file()
     assert not (folder / "notebooks" / "99_fails.ipynb").exists()

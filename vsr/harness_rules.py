@@ -17,7 +17,7 @@ from vsr.answers import final_answer, mean_relative_accuracy, read_letter, read_
 from vsr.errors import unknown
 
 _UNITS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-seventeen eighteen nineteen twenty""".split()  # noqa: SIM905
+seventeen eighteen nineteen twenty""".split()
 _TENS = ["thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _VALUE = {word: i for i, word in enumerate(_UNITS)} | {word: 10 * i for i, word in enumerate(_TENS, 3)}
 _UP_TO_TWENTY = re.compile(r"\b(" + "|".join(_UNITS) + r")\b", re.IGNORECASE)
