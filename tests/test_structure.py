@@ -24,7 +24,7 @@ FLOORS = [
         *("findings", "log_tests", "judgements", "claims", "report", "show"),
     },
     {"jobs", "live", "study"},
-    {"estimate", "phases", "workload", "bench", "notebooks"},
+    {"estimate", "needs", "phases", "workload", "bench", "notebooks"},
     {"cli"},
 ]
 NO_TORCH = {

@@ -154,11 +154,12 @@ def cmd_train(args: argparse.Namespace) -> None:
         raise VsrError("--compute-of: it is for sft and dpo, which are measured against a GRPO run")
     if args.method != "grpo" and args.mode not in (None, "vanilla"):
         raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
-    from vsr import study
+    from vsr import estimate, study
     from vsr.questions import bench
     from vsr.train import compute, dpo, grpo, sft
 
     profile, out = _profile(args), _out(args)
+    estimate.require(profile, args.mode or "vanilla")
     budget = compute.token_passes(args.compute_of) if args.compute_of else None
     data = bench.load(args.data) if args.data else study.Study(profile, out).train
     if args.method == "grpo":
@@ -167,6 +168,14 @@ def cmd_train(args: argparse.Namespace) -> None:
         train = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[args.method]
         run = train(profile, data, out, profile.seed, budget=budget, fresh=args.fresh)
     print(f"written to {run.path}")
+
+
+def cmd_estimate(args: argparse.Namespace) -> None:
+    """memory, time, disk and the smallest effect of a profile's run; nothing is run"""
+    from vsr import devices, estimate
+
+    device = devices.named(args.gpu, args.gpu_gib) if args.gpu else args.gpu_gib and devices.of_size(args.gpu_gib)
+    print(estimate.estimate(_profile(args), device or None, args.mode).table())
 
 
 def cmd_report(args: argparse.Namespace) -> None:
@@ -264,6 +273,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--data", type=Path, metavar="D", help="questions and videos (default: the profile's)")
     train.add_argument("--compute-of", type=Path, metavar="RUN", help="sft, dpo: compute as much as this GRPO run")
     train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")
+    estimate = add("estimate", cmd_estimate)
+    estimate.add_argument("--gpu", metavar="NAME", help="a GPU by name, e.g. 'RTX 4090' (default: this machine's)")
+    estimate.add_argument("--gpu-gib", type=float, metavar="N", help="the GPU's memory")
+    estimate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="how it answers")
     add("report", cmd_report)
     score = add("score", cmd_score)
     score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")

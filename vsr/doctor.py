@@ -10,6 +10,7 @@ from vsr import runs
 from vsr.profiles import PROFILES, Profile
 
 GIB = 2**30
+NEEDED = {"qlora-2b": 8.5, "paper-2b": 10.3, "paper-7b": 29}  # GiB, by 'vsr estimate'
 
 
 def memory_bytes() -> int | None:
@@ -34,11 +35,11 @@ def verdict(profile: Profile, devices: list[tuple[str, float]]) -> str:
     """One line: what `profile` can do on these devices."""
     if profile.base == "tiny":
         return "ready: needs no GPU, no network"
-    need = {"qlora-2b": 16, "paper-2b": 40, "paper-7b": 70}[profile.name]  # estimated, GiB
+    need = NEEDED[profile.name]
     largest = max((memory for _, memory in devices), default=0.0)
     if largest < need:
         have = f"the largest here has {largest:.0f}" if devices else "none here"
-        return f"not here: needs a GPU of about {need} GiB (estimated), {have}"
+        return f"not here: needs a GPU of about {need:g} GiB (estimated), {have}"
     if os.environ.get("HF_HUB_OFFLINE") == "1" and not Path(profile.base).is_dir():
         return f"needs the weights of {profile.base}: unset HF_HUB_OFFLINE or pass --set base=FOLDER"
     return "ready, once weights and data are at hand"

@@ -1,0 +1,244 @@
+"""Dry runs against real ones: memory, arithmetic, layers; and what an estimate says and advises."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small import small_tokenizer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as profiler
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2VLForConditionalGeneration
+
+from vsr import (
+    cli,
+    devices,
+    doctor,
+    dryrun,
+    estimate,
+    folders,
+    models,
+    needs,
+    phases,
+    profiles,
+    quantize,
+    stats,
+    workload,
+)
+from vsr.engine.attention import install
+from vsr.errors import VsrError
+
+SIZES = {
+    "text": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "mrope_section": [4, 6, 6],
+    },
+    "vision": {"embed_dim": 64, "depth": 4, "num_heads": 2, "mlp_ratio": 2},
+}
+SHAPE = [(300, [40] * 6), (150, [20, 60])]
+PHASES = {
+    "prefill": lambda m: phases.prefill(m, 500),
+    "decode": lambda m: phases.decode(m, 2, 300, 12, 30),
+    "scoring": lambda m: phases.score(m, SHAPE),
+    "update": lambda m: phases.update(m, SHAPE, False),
+    "update in parts": lambda m: phases.update(m, SHAPE, False, 2),
+    "checkpointed": lambda m: phases.update(m, SHAPE, True, 2),
+}
+SHORT = {"max_completion_length": 32, "num_generations": 4, "questions_per_step": 2}
+TINY = profiles.get("tiny", lora_r=8)
+
+
+class Real(phases.Model):
+    """The same phases on a model with weights: `cost` runs `work` and returns what `measure` makes of it."""
+
+    def __init__(self, folder, quantization, measure):
+        super().__init__(phases_config(folder), TINY)
+        self.measure = measure
+        model = Qwen2VLForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, quantization_config=quantize.bits_and_bytes(quantization, torch.float32)
+        )
+        quantize.keep_precision(model)
+        self.model = models.add_lora(model, TINY)
+        install(self.model)
+
+    def empty(self, *shape, dtype=None):
+        return torch.zeros(shape, dtype=dtype or torch.float32)
+
+    def cost(self, work, passes=0, layers=None):
+        work(self.model)  # kernels may set themselves up
+        return self.measure(lambda: work(self.model))
+
+
+def phases_config(folder):
+    return phases.Qwen2VLConfig.from_pretrained(folder)
+
+
+def allocated(work) -> int:
+    """Bytes alive at the worst moment by PyTorch's profiler: what its allocator handed out and got back."""
+    with profiler(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        work()
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def counted(work) -> int:
+    """Operations by PyTorch's counter, which does not know the CPU's fused attention: it is written out."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path, tokenizer = tmp_path_factory.mktemp("model"), small_tokenizer()
+    small_tokenizer().save_pretrained(path / "tokenizer")
+    sizes = SIZES | {"text": SIZES["text"] | {"vocab_size": 5000}}
+    model = Qwen2VLForConditionalGeneration(folders.build_config(sizes, tokenizer))
+    folders.save(model, tokenizer, path / "model")
+    return path / "model"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_dry_memory_is_what_the_allocator_hands_out(folder, phase):
+    dry = PHASES[phase](phases.Model(phases_config(folder), TINY)).peak
+    assert dry == pytest.approx(PHASES[phase](Real(folder, "none", allocated)), rel=0.05)
+
+
+def test_dry_memory_of_4_bit_layers(folder):
+    """Their weights are written out one at a time."""
+    four = replace(TINY, quantization="nf4")
+    for phase in ("scoring", "update", "checkpointed"):
+        dry = PHASES[phase](phases.Model(phases_config(folder), four)).peak
+        assert dry == pytest.approx(PHASES[phase](Real(folder, "nf4", allocated)), rel=0.15)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "scoring", "update", "checkpointed"])
+def test_dry_arithmetic_is_what_pytorch_counts(folder, phase):
+    """On short prompts: PyTorch counts a causal product as a whole one, and no recomputation in its backward."""
+    short = {"prefill": lambda m: phases.prefill(m, 2), "scoring": lambda m: phases.score(m, [(2, [3] * 40)])}
+    short |= {"update": lambda m: phases.update(m, [(2, [3] * 40)], False)}
+    short |= {"checkpointed": lambda m: phases.update(m, [(2, [3] * 40)], True)}
+    dry = short[phase](phases.Model(phases_config(folder), TINY)).flops
+    assert dry == pytest.approx(short[phase](Real(folder, "none", counted)), rel=0.03)
+
+
+def test_dry_vision_is_what_pytorch_counts(folder):
+    dry = phases.see(phases.Model(phases_config(folder), TINY), 4, 8, 12)
+    assert dry.flops == pytest.approx(phases.see(Real(folder, "none", counted), 4, 8, 12), rel=0.02)
+
+
+def test_layers_are_extrapolated_exactly(folder):
+    config = phases_config(folder)
+    model = phases.Model(config, TINY)
+    for phase in ("decode", "scoring", "update", "checkpointed"):
+        short = PHASES[phase](model)
+        whole = phases.Model(config, TINY)
+        whole.built = [whole._build(4)] * 2
+        found = PHASES[phase](whole)
+        assert short.flops == pytest.approx(found.two.flops.sum(), rel=1e-6)
+        assert short.peak == pytest.approx(found.two.peak, rel=0.02)
+
+
+def test_a_device_is_as_slow_as_its_worse_rate():
+    trace = dryrun.Trace(0, flops=torch.tensor([1e12, 0.0]).numpy(), traffic=torch.tensor([1e9, 4e9]).numpy())
+    device = devices.Device("d", 1e9, flops=1e13, bandwidth=1e11, overhead=1e-3, asynchronous=True, source="test")
+    assert device.seconds(trace) == pytest.approx(0.1 + 0.04)
+    assert replace(device, overhead=1.0).seconds(trace) == pytest.approx(2.0)
+    assert replace(device, asynchronous=False).seconds(trace) == pytest.approx(0.142)
+
+
+def test_this_machine_is_measured():
+    device = devices.this(torch.float32, 64)
+    assert device.source == "measured here"
+    assert device.memory > 2**30
+    assert 1e8 < device.flops < 1e16
+    assert 1e7 < device.bandwidth < 1e14
+    assert 1e-7 < device.overhead < 1e-2
+
+
+@pytest.fixture(scope="module")
+def student():
+    return estimate.estimate(profiles.get("qlora-2b"), devices.of_size(24))
+
+
+def test_the_student_s_profile_fits_its_gpus(student):
+    assert student.parameters == 2_208_985_600
+    assert student.trained == 16 * 28 * (2 * 1536 + 2 * (1536 + 256) + 1536 * 2 + 3 * (1536 + 8960))
+    assert student.work.video == 936
+    assert student.fits
+    assert student.needed < 16 * devices.GIB
+    assert student.memory["weights"] < 2.6 * devices.GIB
+    assert student.disk["cached features"] == 1513 * 936 * 1536 * 2
+    assert "estimated" in student.device.source
+    assert all(seconds > 0 for seconds in student.step.values())
+
+
+def test_what_does_not_fit_says_what_to_change():
+    seven = profiles.get("paper-7b", **SHORT)
+    device = devices.of_size(16)
+    found = estimate.estimate(seven, device)
+    assert not found.fits
+    assert "--set quantization=nf4" in found.changes
+    assert found.changes[0] in found.table()
+    settings = dict(change.removeprefix("--set ").split("=") for change in found.changes)
+    assert estimate.estimate(
+        profiles.get("paper-7b", max_completion_length=64, num_generations=4, **settings), device
+    ).fits
+    hopeless = estimate.estimate(seven, devices.of_size(2))
+    assert "no setting is enough" in hopeless.changes[0]
+
+
+def test_a_gpu_that_is_too_small_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "this", lambda *_: devices.of_size(12))
+    with pytest.raises(VsrError, match=r"paper-7b needs about .* 12.0 GiB; --set token_budget=.*quantization=nf4"):
+        estimate.require(profiles.get("paper-7b", **SHORT))
+    estimate.require(profiles.get("qlora-2b", **SHORT))
+
+
+@pytest.mark.slow
+def test_the_doctor_s_numbers_are_the_estimate_s():
+    for name, needed in doctor.NEEDED.items():
+        found = estimate.estimate(profiles.get(name), devices.named("A100"), mode="think")
+        assert needed == pytest.approx(found.needed / devices.GIB, rel=0.1)
+
+
+def test_the_passes_are_the_trainer_s():
+    work = workload.of(profiles.get("qlora-2b"), "think")
+    for one in work.passes(512):
+        assert sum(work.prompt + 512 * len(members) for _, members in one) <= 1 << 14
+    assert sum(len(members) for one in work.passes(512) for _, members in one) == 8 * 14
+    assert workload.of(profiles.get("qlora-2b"), "vanilla").completion == 6
+
+
+def test_the_smallest_effect_is_that_of_a_paired_test():
+    work = workload.of(profiles.get("paper-2b"), "vanilla")
+    naive = 100 * stats.detectable(0.5 / 5130**0.5)
+    assert naive < needs.effect(work) < 1.1 * naive
+    assert needs.effect(replace(work, bench=4 * work.bench)) < needs.effect(work)
+
+
+def test_the_command(capsys):
+    assert cli.main(["estimate", "--profile", "qlora-2b", "--gpu-gib", "24", "--set", "max_completion_length=16"]) == 0
+    printed = capsys.readouterr().out
+    for word in (
+        "2,208,985,600",
+        "weights",
+        "optimiser",
+        "keys and values",
+        "estimated",
+        "smallest effect",
+        "24.0 GiB",
+    ):
+        assert word in printed
+    assert cli.main(["estimate", "--gpu", "H1000"]) == 2
+    assert "unknown GPU 'H1000': did you mean 'H100'" in capsys.readouterr().err
