@@ -78,6 +78,8 @@ def test_hashes_follow_content_not_time(tmp_path):
     (tmp_path / "a" / "x.json").write_text("1")
     before = runs.hash_files(tmp_path / "a")
     os.utime(tmp_path / "a" / "x.json", (0, 0))
+    (tmp_path / "a" / "__pycache__").mkdir()
+    (tmp_path / "a" / "__pycache__" / "kernel.nbi").write_text("compiled")
     assert runs.hash_files(tmp_path / "a") == before
     (tmp_path / "a" / "x.json").write_text("2")
     assert runs.hash_files(tmp_path / "a") != before

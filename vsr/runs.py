@@ -93,7 +93,7 @@ def hash_files(*paths: str | Path) -> str:
             raise VsrError(f"{path}: no such file or folder")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
-            if file.name.startswith(".") or file.suffix == ".pyc":
+            if file.name.startswith(".") or "__pycache__" in file.parts:  # numba, too, keeps what it compiled there
                 continue
             digest.update(str(file.relative_to(path)).encode() if path.is_dir() else file.name.encode())
             with file.open("rb") as handle:
