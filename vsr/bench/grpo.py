@@ -36,8 +36,9 @@ def main(prompts=PROMPTS, groups=GROUPS, completions=COMPLETIONS, repeats: int =
 
     A row has `prompt`, `group`, `completion` (tokens); whole steps `ours_s`, `naive_s`, `trl_s` (vision in every
     forward) and `trl_cached_s` (features cached for it too); each one's phases as `ours_rollout_s` and so on;
-    `vision_s`, what our cache saves; `lm_ratio`, naive over ours in scoring and update, and `lm_flop_limit`, what it
-    can be at most; `step_flop_limit` for the whole step; `saved_bytes_*`, what the policy's forward keeps for backward;
+    `vision_s`, what our cache saves; `lm_ours_s` and `lm_naive_s`, the language model's share of scoring and update
+    (the reference's forward, the policy's forward and backward), their `lm_ratio` and `lm_flop_limit`, what it can be
+    at most; `step_flop_limit` for the whole step; `saved_bytes_*`, what the policy's forward keeps for backward;
     `logp_difference`, the largest between ours and the naive way."""
     with one_thread(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
@@ -69,10 +70,8 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
         adapted.model.unload()
         row |= {f"{name}_{phase}_s": min(found[phase] for found in phases) for phase in PHASES}
         row[f"{name}_s"] = min(sum(found.values()) for found in phases)
-    language = {name: row[f"{name}_scoring_s"] + row[f"{name}_update_s"] for name in ("ours", "naive")}
-    row["lm_ratio"] = language["naive"] / language["ours"]
     row["lm_flop_limit"], row["step_flop_limit"] = limits(what.model.config, prompt, group, completion, RANK)
-    return row | _memory(what, read, group, completion)
+    return row | _language(what, read, group, completion, repeats)
 
 
 def _ours(what, adapted, asked, read, group, completion, folder, cached):
@@ -161,15 +160,30 @@ def _arguments(group: int, completion: int, folder: Path, **changes):
     return config(profiles.get("tiny"), folder, **sizes, **fixed, **changes)
 
 
-def _memory(what: Subject, read: Prompt, group: int, completion: int) -> dict[str, float]:
-    """Bytes that the policy's forward keeps for backward, and how far the log-probabilities are apart."""
-    adapted = what.adapted()
+def _language(what: Subject, read: Prompt, group: int, completion: int, repeats: int) -> dict[str, float]:
+    """The language model alone, ours and the naive way in turn on the same completions: seconds, bytes kept for
+    backward, and how far the log-probabilities are apart."""
+    model = what.adapted().model
     ids = torch.randint(7, 200, (group, completion), generator=torch.Generator().manual_seed(0))
-    ours, kept = saved_bytes(adapted.model, lambda: group_logps(adapted.model, read, list(ids)))
-    naive, kept_naive = saved_bytes(adapted.model, lambda: Naive(adapted.model, read, group, completion).logps(ids))
-    adapted.model.unload()
-    apart = float((ours - naive).abs().max())
-    return {"saved_bytes_ours": kept, "saved_bytes_naive": kept_naive, "logp_difference": apart}
+    ways = {
+        "ours": lambda: group_logps(model, read, list(ids)),
+        "naive": lambda: Naive(model, read, group, completion).logps(ids),
+    }
+    found: dict[str, float] = {}
+    logps = {}
+    for name, way in ways.items():
+        logps[name], found[f"saved_bytes_{name}"] = saved_bytes(model, way)
+        found[f"lm_{name}_s"] = float("inf")
+    for _ in range(2 * repeats):
+        for name, way in ways.items():
+            with torch.no_grad(), model.disable_adapter():
+                spent = seconds(way)
+            spent += seconds(lambda way=way: way().sum().backward())
+            model.zero_grad()
+            found[f"lm_{name}_s"] = min(found[f"lm_{name}_s"], spent)
+    model.unload()
+    found["lm_ratio"] = found["lm_naive_s"] / found["lm_ours_s"]
+    return found | {"logp_difference": float((logps["ours"] - logps["naive"]).abs().max())}
 
 
 def saved_bytes(model: torch.nn.Module, forward) -> tuple[torch.Tensor, int]:
