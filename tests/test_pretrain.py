@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
-from vsr import models, paper, prompts, sources
+from vsr import models, paper, profiles, prompts, sources
 from vsr.engine.inputs import embed, positions
 from vsr.pretrain import corpus, diagnose, labels, pretrain, rooms, seeing, state
 from vsr.pretrain.corpus import Corpus, Item
@@ -330,10 +330,14 @@ def test_seeing_is_measured_against_blindness():
     right = [{**question.__dict__, "response": question.ground_truth} for question in asked]
     rng = np.random.default_rng(0)
     blind = [{**row, "response": row["response"] if rng.random() < 0.5 else "1"} for row in right]
-    told = diagnose.sees({"true": right, "shuffled": blind, "none": right}, "object_size_estimation")
-    assert 30 < told["shuffled"]["points"] < 70
-    assert told["shuffled"]["errors"] > 3
-    assert told["none"] == {"points": 0.0, "errors": None}
+    rows = {"true": right, "shuffled": blind, "none": right, "sft": right, "solver": right}
+    told = diagnose.report(rows, profiles.get("tiny"))
+    found = told["sees"]["shuffled"]["object_size_estimation"]
+    assert 30 < found["points"] < 70
+    assert found["errors"] > 3
+    assert found["low"] < found["points"] < found["high"]
+    assert told["sees"]["none"]["object_size_estimation"]["points"] == 0
+    assert told["trained"]["true"]["score"] == 100
 
 
 # the command

@@ -207,6 +207,18 @@ def cmd_pretrain(args: argparse.Namespace) -> None:
     pretrain.pretrain(out=out, seed=args.seed or 0, smoke=args.profile == "smoke")
 
 
+def cmd_diagnose(args: argparse.Namespace) -> None:
+    """does a base model see, and does it leave room to learn? on fresh rooms, beside what needs no eyes"""
+    from vsr import show, study
+    from vsr.pretrain import diagnose
+
+    profile = _profile(args)
+    here = study.Study(profile, _out(args))
+    run = diagnose.diagnose(args.model or profile.base, here.fresh(args.rooms), here.train, here.results, profile)
+    print(show.diagnosis(read_json(run.path / "diagnosis.json")).data)
+    print(f"\nwritten to {run.path / 'diagnosis.json'}")
+
+
 def cmd_bench(args: argparse.Namespace) -> None:
     """side-by-side measurements: ours, the naive way, TRL"""
     import importlib
@@ -282,6 +294,11 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")
     score.add_argument("--rules", default="all", help="official, lmms-eval, ... or all")
     add("pretrain", cmd_pretrain)
+    diagnose = add("diagnose", cmd_diagnose)
+    diagnose.add_argument(
+        "--model", metavar="M", help="'tiny' or a folder made by vsr pretrain (default: the profile's)"
+    )
+    diagnose.add_argument("--rooms", type=int, default=300, help="fresh rooms to ask about (default: 300)")
     bench = add("bench", cmd_bench)
     bench.add_argument("what", choices=("render", "build", "grpo", "eval"), help="what to measure")
     return top

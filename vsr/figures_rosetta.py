@@ -106,11 +106,9 @@ def _draw(axes: Axes, y: int, fall: Fall) -> None:
     axes.plot([fall.score], [y], "|", color="black", markersize=22, markeredgewidth=1.6, zorder=4)
     change = fall.score - fall.official
     text = f"{fall.score:.1f}" + (f" ({change:+.1f})" if abs(change) >= LEAST else " (the same)")
-    left = change < -LEAST
-    edge = min(reached) if left else max(reached)
     plain = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # no grid line through the words
-    side = {"xytext": (-7 if left else 7, 0), "ha": "right" if left else "left"}
-    axes.annotate(text, (edge, y), textcoords="offset points", va="center", fontsize="small", bbox=plain, **side)
+    offset = {"textcoords": "offset points", "xytext": (7, 0), "va": "center"}
+    axes.annotate(text, (max(reached), y), fontsize="small", bbox=plain, **offset)
 
 
 def _title(found: list[Fall]) -> str:

@@ -95,6 +95,28 @@ def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
     return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
 
 
+CONDITIONS = {  # of a base's diagnosis, in the order they are shown
+    "true": "true video",
+    "one": "one frame",
+    "shuffled": "shuffled video",
+    "none": "no video",
+    "constant": "best constant answer",
+    "lookup": "best answer by category",
+    "sft": "after SFT on the study's training data",
+    "solver": "geometric solver on its video tokens",
+}
+
+
+def diagnosis(report: dict) -> Markdown:
+    """A base's scores by condition and task, in percent, from diagnosis.json."""
+    rows = []
+    for key, name in CONDITIONS.items():
+        six, tasks = report["trained"][key], report["tasks"][key]
+        scores = (f"{tasks[task]:.1f}" if task in tasks else "–" for task in TASKS)
+        rows.append((name, f"{six['score']:.1f} [{six['low']:.1f}, {six['high']:.1f}]", *scores))
+    return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
+
+
 SHELL = re.compile(r"<(think|observe)>\W*</\1>")
 
 

@@ -49,6 +49,10 @@ class Study:
         """The training questions: other rooms under VSI-100k's rules (paper, section 3.1)."""
         return self._rooms("train", self.profile.train_rooms, "vsi100k")
 
+    def fresh(self, number: int) -> Bench:
+        """Questions as `bench`'s about rooms that nothing else in the study uses."""
+        return self._rooms("fresh", number, "vsibench")
+
     def _rooms(self, split: str, number: int, rules: str) -> Bench:
         if self.profile.data != "rooms":
             return bench.load(Path(self.profile.data) / split)

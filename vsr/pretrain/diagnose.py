@@ -3,13 +3,14 @@ what its own vision tower would allow."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from math import nan
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vsr import evaluate, models, prompts, runs, scoring, seeds
+from vsr import evaluate, models, prompts, runs, scoring, seeds, sources
 from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.models import Loaded
 from vsr.paper import TRAINED
@@ -19,77 +20,104 @@ from vsr.questions.bench import Bench
 from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
 from vsr.rewards import format as follows_format
-from vsr.runs import read_jsonl, write_json
+from vsr.runs import Run, read_jsonl, write_json
 from vsr.scenes.scene import Scene
 from vsr.scoring import readable, score, task_of
 from vsr.train.sft import run_sft
 
+NAME = "diagnosis"
+PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-training wrote
+HERE = Path(__file__).resolve().parent
+CODE = [*evaluate.CODE, *evaluate.SCORING_CODE, HERE / "diagnose.py", HERE / "solver.py"]
 BLIND = ("shuffled", "none")
+PROBED_STEPS = 600  # of the SFT probe: nearly 5,000 of the study's training questions, once each
 SAMPLES = 14  # answers a question, as many as GRPO's rollouts
 Z = 1.96
 
 
-def diagnose(
-    base: str,
-    bench: Bench,
-    out: str | Path,
-    profile: Profile,
-    probes: str | Path,
-    train: Bench | None = None,
-    sampled: int = 120,
-) -> dict:
-    """All diagnostics of a base (a folder, or 'tiny') on a bench of fresh rooms; written to `out`/diagnosis.json.
+def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Profile, sampled: int = 240) -> Run:
+    """The run `diagnosis` of a base (a folder, or 'tiny') with `diagnosis.json`: all conditions on a bench of fresh
+    rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom.
 
-    `probes` are the read-outs that pre-training wrote beside the model. `sampled` questions are asked `SAMPLES` times
-    at temperature 1. With `train`, a plain SFT on it, evaluated alike, measures the headroom.
+    `sampled` questions are asked `SAMPLES` times at temperature 1. What it evaluates lies inside the run's folder.
     """
-    out, profile = Path(out), replace(profile, base=base)
-    loaded = models.load(**models.arguments("base", profile))
-    rows = {video: _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, out)) for video in evaluate.VIDEOS}
-    rows["constant"] = _rows(evaluate.constant(bench, out, profile))
-    rows["lookup"] = lookup(bench.questions)
-    solver = Solver(probes)
-    read_scenes = see_scenes(loaded, bench, profile, solver, out)
-    rows["solver"] = [_row(q, solver.answer(q, read_scenes[q.scene_name])) for q in bench.questions]
-    if train is not None:
-        tuned = run_sft(profile, train, out)
-        rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, out))
-    told = {name: scoring.summarise(found, "official", profile.bootstrap, profile.seed) for name, found in rows.items()}
-    report = {
-        "model": loaded.info,
-        "scenes": told["true"]["scenes"],
-        "trained": {name: told[name]["trained"] for name in told},
-        "tasks": {name: {task: cell["score"] for task, cell in told[name]["tasks"].items()} for name in told},
-        "sees": {task: sees(rows, task) for task in (*TRAINED, "trained")},
-        "parsable": told["true"]["parsable"],
-        "grounding": grounding(read_scenes, bench),
-        "samples": sample(loaded, bench, out, profile, sampled),
+    profile = replace(profile, base=base, max_steps=PROBED_STEPS)
+    arguments = models.arguments("base", profile)
+    info = models.describe(**arguments)
+    inputs = {
+        name: runs.fingerprint([asdict(q) for q in data.questions])
+        for name, data in (("bench", bench), ("train", train))
     }
-    write_json(out / "diagnosis.json", report)
-    return report
+    inputs["code"] = runs.hash_files(*CODE)
+    settings = {"model": info, "sampled": sampled, **asdict(profile)}
+    run = Run.open(out, NAME, settings=settings, inputs=inputs, seed=profile.seed)
+    if run.finished:
+        return run
+    loaded, rows = models.load(**arguments), {}
+    for video in evaluate.VIDEOS:
+        rows[video] = _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, run.path))
+    rows["constant"] = _rows(evaluate.constant(bench, run.path, profile))
+    rows["lookup"] = lookup(bench.questions)
+    solver = Solver(Path(sources.find(base)[0].name) / "probes" / PROBES)
+    read = see_scenes(loaded, bench, profile, solver)
+    rows["solver"] = [
+        _row(question, solver.answer(question, read[question.scene_name])) for question in bench.questions
+    ]
+    tuned = run_sft(profile, train, run.path, profile.seed)
+    rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, run.path))
+    write_json(
+        run.path / "diagnosis.json",
+        report(rows, profile)
+        | {
+            "grounding": grounding(read, bench),
+            "samples": sample(loaded, bench, profile, sampled),
+        },
+    )
+    run.finish(device=loaded.device_name)
+    return run
+
+
+def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
+    """Scores of every condition (rows of samples.jsonl by its name), what the video is worth, what training adds."""
+    told = {name: scoring.summarise(found, "official", profile.bootstrap, profile.seed) for name, found in rows.items()}
+    answers = {name: seeds.answers(found) for name, found in rows.items()}
+
+    def above(one: str, other: str, task: str = "trained") -> dict[str, float]:
+        found = seeds.compare(answers[one], answers[other], task)
+        error = (found.high - found.low) / (2 * Z)
+        cells = {
+            "points": found.value,
+            "low": found.low,
+            "high": found.high,
+            "errors": found.value / error if error else nan,
+        }
+        return {key: round(value, 2) for key, value in cells.items()}
+
+    return {
+        "scenes": told["true"]["scenes"],
+        "questions": told["true"]["n"],
+        "parsable": told["true"]["parsable"],
+        "trained": {
+            name: {"score": one["trained"], "low": one["trained_low"], "high": one["trained_high"]}
+            for name, one in told.items()
+        },
+        "tasks": {name: {task: cell["score"] for task, cell in one["tasks"].items()} for name, one in told.items()},
+        "sees": {video: {task: above("true", video, task) for task in (*TRAINED, "trained")} for video in BLIND},
+        "headroom": {"sft": above("sft", "true"), "solver": above("solver", "true")},
+    }
 
 
 def _rows(run: runs.Run) -> list[dict]:
     return list(read_jsonl(run.path / "samples.jsonl"))
 
 
-def sees(rows: dict[str, list[dict]], task: str) -> dict[str, dict]:
-    """How far true video is above each blind condition, in points and in standard errors (scenes resampled)."""
-    told = {}
-    for video in BLIND:
-        found = seeds.compare(seeds.answers(rows["true"]), seeds.answers(rows[video]), task)
-        error = (found.high - found.low) / (2 * Z)
-        told[video] = {"points": round(found.value, 1), "errors": round(found.value / error, 1) if error else None}
-    return told
-
-
 def _row(question: Question, response: str) -> dict:
     return {**question.__dict__, "response": response, "score": score(question, response)}
 
 
-def see_scenes(loaded: Loaded, bench: Bench, profile: Profile, solver: Solver, out: Path) -> dict[str, Scene]:
+def see_scenes(loaded: Loaded, bench: Bench, profile: Profile, solver: Solver) -> dict[str, Scene]:
     """The rooms that the solver reads from the base's own video tokens, by scene."""
-    see = FeatureCache(loaded.model, out / ".features", profile.frames, profile.max_pixels)
+    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
     names = dict.fromkeys(question.scene_name for question in bench.questions)
     return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
 
@@ -149,33 +177,33 @@ def _best(questions: list[Question]) -> str:
 
 
 @torch.no_grad()
-def sample(loaded: Loaded, bench: Bench, out: Path, profile: Profile, count: int) -> dict:
+def sample(loaded: Loaded, bench: Bench, profile: Profile, count: int) -> dict:
     """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
-    see = FeatureCache(loaded.model, out / ".features", profile.frames, profile.max_pixels)
+    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
     rng = np.random.default_rng(profile.seed)
     chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
     chosen = [q for q in chosen if task_of(q.question_type) in TRAINED][:count]
     distinct = defaultdict(list)
-    report: dict[str, dict] = {"tags": {}}
+    told: dict[str, dict] = {"tags": {}}
     for stage in ("evaluate", "train"):
         for mode in ("vanilla", "think", "observe"):
             texts = [_ask(loaded, see, bench, question, mode, stage, profile) for question in chosen]
             if mode == "vanilla":
-                report[f"parsable_{stage}"] = _share(
+                told[f"parsable_{stage}"] = _share(
                     readable(q.question_type, q.options, text)
                     for q, group in zip(chosen, texts, strict=True)
                     for text in group
                 )
             else:
                 right = (follows_format(text, mode) for group in texts for text in group)
-                report["tags"][f"{stage} {mode}"] = _share(right)
+                told["tags"][f"{stage} {mode}"] = _share(right)
             if (stage, mode) == ("evaluate", "vanilla"):
                 for question, group in zip(chosen, texts, strict=True):
                     distinct[task_of(question.question_type)].append(len(set(group)))
     every = [number for numbers in distinct.values() for number in numbers]
-    report["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
-    report["three_or_more"] = _share(number >= 3 for number in every)
-    return report
+    told["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
+    told["three_or_more"] = _share(number >= 3 for number in every)
+    return told
 
 
 def _share(flags: Iterable[float]) -> float:

@@ -12,7 +12,7 @@ from vsr.scenes.catalogue import CATALOGUE
 from vsr.scenes.render import visible
 from vsr.scenes.scene import Box, Camera, Scene
 
-SPLITS = {"train": 0, "bench": 1_000_000, "probe": 2_000_000, "pretrain": 3_000_000}
+SPLITS = {"train": 0, "bench": 1_000_000, "probe": 2_000_000, "pretrain": 3_000_000, "fresh": 4_000_000}
 SPLIT_SIZE = 1_000_000
 
 
@@ -54,6 +54,8 @@ class World:
 
 
 STUDY = World()
+# Rooms of other sizes, filmed by somebody smaller: a model that has only seen these takes the study's for smaller than
+# they are, as any model does that meets another camera. Directions and comparisons do not depend on it.
 PRETRAIN = replace(
     STUDY,
     unique=(4, 7),
@@ -63,6 +65,7 @@ PRETRAIN = replace(
     heights=(2.3, 3.3),
     scales=(0.5, 0.9, 1.6),
     palettes=(6, 7, 8, 9),
+    camera_height=1.2,
 )
 WALK = replace(STUDY, camera="walk", frames=16, hold=1, fov=75.0, separation=0.0, clearance=0.3)
 
