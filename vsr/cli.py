@@ -215,7 +215,7 @@ def cmd_diagnose(args: argparse.Namespace) -> None:
     profile = _profile(args)
     here = study.Study(profile, _out(args))
     run = diagnose.diagnose(args.model or profile.base, here.fresh(args.rooms), here.train, here.results, profile)
-    print(show.diagnosis(read_json(run.path / "diagnosis.json")).data)
+    print(show.diagnosis(here.results).data)
     print(f"\nwritten to {run.path / 'diagnosis.json'}")
 
 

@@ -107,8 +107,12 @@ CONDITIONS = {  # of a base's diagnosis, in the order they are shown
 }
 
 
-def diagnosis(report: dict) -> Markdown:
-    """A base's scores by condition and task, in percent, from diagnosis.json."""
+def diagnosis(results: Path) -> Markdown:
+    """A base's scores by condition and task, in percent, from the run that `vsr diagnose` left."""
+    path = results / "diagnosis" / "diagnosis.json"
+    if not path.is_file():
+        return Markdown("The diagnosis of the base: *not run* (`vsr diagnose`).")
+    report = runs.read_json(path)
     rows = []
     for key, name in CONDITIONS.items():
         six, tasks = report["trained"][key], report["tasks"][key]
