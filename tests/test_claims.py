@@ -53,7 +53,9 @@ def test_one_failure_refutes_and_all_must_hold():
 
 # --- evaluations ---
 def test_without_runs_nothing_is_judged(results):
-    assert set(verdicts(results).values()) == {NOT_RUN}
+    found = verdicts(results)
+    assert found.pop(3) == UNCLEAR  # about a larger model, whatever is run
+    assert set(found.values()) == {NOT_RUN}
     assert [entry.claim.number for entry in claims.ledger(results)] == list(range(1, 11))
     assert "eval-base-vanilla-true" in judged(results, 1).note
 
@@ -87,7 +89,7 @@ def test_claims_2_and_6_over_seeds(results):
     assert [finding.what for finding in entry.findings] == ["vsGRPO-V − SFT", "SFT − DPO", "DPO − base"]
     assert [finding.effect.seeds for finding in entry.findings] == [(3, 3), (3, 3), (3, 1)]
     assert len(entry.runs) == 10
-    assert found[3] == NOT_RUN  # about the 7B model
+    assert found[3] == UNCLEAR  # about the 7B model
     assert found[4] == NOT_RUN  # T and O are missing
 
 
@@ -205,7 +207,7 @@ def bench(results: Path, device: str, trl_s: float) -> None:
 
 def test_claim_10_is_projected_from_a_gpu_and_never_from_a_cpu(results):
     bench(results, "cpu", 3.0)
-    assert judged(results, 10).verdict == NOT_RUN
+    assert judged(results, 10).verdict == UNCLEAR
     bench(results, "NVIDIA H100", 3.0)
     entry = judged(results, 10)
     assert entry.verdict == YES

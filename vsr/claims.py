@@ -9,7 +9,7 @@ from math import isnan
 from pathlib import Path
 
 from vsr import paper, profiles
-from vsr.findings import Finding, NotRunError, combine
+from vsr.findings import CANNOT_TELL, Finding, NotRunError, OutOfReachError, combine
 from vsr.judgements import TESTS
 from vsr.paper import CLAIMS, Claim
 from vsr.runs import atomic_write, write_json
@@ -62,11 +62,14 @@ class Entry:
 
 
 def judge(claim: Claim, results: str | Path) -> Entry:
-    """The ledger's line for one claim; "not run" as soon as one of its runs is missing."""
+    """The ledger's line for one claim: "not run" as soon as one of its runs is missing, "cannot tell at this size"
+    where it is about something larger than the profile."""
     try:
         findings = TESTS[claim.number](Path(results))
     except NotRunError as lack:
         return Entry(claim, (), NOT_RUN, str(lack))
+    except OutOfReachError as lack:
+        return Entry(claim, (), CANNOT_TELL, str(lack))
     return Entry(claim, tuple(findings), combine([found.verdict for found in findings if found.verdict]))
 
 

@@ -11,7 +11,11 @@ NO_CHANGE = 2.0  # points; a change that stays below is no improvement (the pape
 
 
 class NotRunError(Exception):
-    """A test lacks a run, or is about another model; the text says which."""
+    """A test lacks a run; the text says which."""
+
+
+class OutOfReachError(Exception):
+    """A claim is about a model or a machine that no run of this profile can speak for; the text says which."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -35,7 +36,7 @@ def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = N
     number = workers(len(jobs))
     if number == 1:
         for done, job in enumerate(jobs, 1):
-            job.function(**job.arguments)
+            _call(job)
             if while_waiting:
                 while_waiting(done)
         return
@@ -75,6 +76,11 @@ def _one_thread() -> None:
 
 
 def _call(job: Job) -> float:
+    from transformers.utils import logging
+
     started = time.monotonic()
-    job.function(**job.arguments)
+    logging.set_verbosity_error()  # what it says of file systems and old names would fill the notebook
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+        job.function(**job.arguments)
     return time.monotonic() - started

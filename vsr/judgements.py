@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr import log_tests, methods, paper, profiles, seeds
-from vsr.findings import NO_CHANGE, Finding, NotRunError, Test, above, unchanged
+from vsr.findings import NO_CHANGE, Finding, NotRunError, OutOfReachError, Test, above, unchanged
 from vsr.methods import BASE, DPO, GRPO_O, GRPO_O_PLAIN, GRPO_T, GRPO_T_PLAIN, GRPO_V, SFT, Method
 from vsr.stats import Effect, effect
 from vsr.summaries import Evaluation, evaluation
@@ -66,7 +66,7 @@ def only_for(profile: str, test: Test) -> Test:
 
     def guarded(results: Path) -> list[Finding]:
         if results.name != profile:
-            raise NotRunError(f"is about the model of profile {profile}")
+            raise OutOfReachError(f"is about the model of profile {profile}")
         return test(results)
 
     return guarded

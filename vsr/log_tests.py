@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import beta as beta_law
 
 from vsr import paper, profiles, training_logs
-from vsr.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, above, below
+from vsr.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, OutOfReachError, above, below
 from vsr.runs import read_json
 from vsr.seeds import RESAMPLES, SEED
 from vsr.stats import LEVEL, Cells, Effect, between, effect, resample
@@ -76,7 +76,7 @@ def gpu_hours(results: Path) -> list[Finding]:
     bench = read_json(path)
     device = bench["machine"]["device"]
     if device == "cpu":
-        raise NotRunError("'vsr bench grpo' ran on a CPU, with a model of another size")
+        raise OutOfReachError("is about Qwen2-VL-2B on a GPU; 'vsr bench grpo' ran on a CPU with a smaller model")
     row = max(bench["rows"], key=lambda row: (row["group"], row["prompt"], -row["completion"]))
     shape = f"G {row['group']}, prompt {row['prompt']}, completion {row['completion']}, {device}"
     what, seconds = f"{paper.QUESTIONS:,} questions, projected: {shape}", paper.QUESTIONS * row["trl_s"]
