@@ -4,7 +4,6 @@ The rooms are those of `vsr.scenes.procedural.PRETRAIN`, which differ from the s
 seeds; answering is stopped early. What is taught is never false.
 """
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,7 +58,6 @@ def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[lis
     truth = labels.label(data)
     eyes = seeing.Seeing(model.model.visual, model.config.text_config.hidden_size)
     views = seeing.Views(data, truth)
-    started = time.monotonic()
     seeing.train(eyes, views, recipe, seed, run.path / "see.safetensors", log)
     passed("see", seeing.gate(eyes, views, recipe.held))
     features = _settle(model, eyes, tokens, data)
@@ -71,7 +69,7 @@ def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[lis
         passed(stage.name, {"true": true, "shuffled": shuffled})
 
     talk.train(seed, run.path / "talk.safetensors", log, exam)
-    _ship(run, model, tokens, eyes, gates, round(time.monotonic() - started, 1))
+    _ship(run, model, tokens, eyes, gates)
 
 
 def _settle(model: nn.Module, eyes: seeing.Seeing, tokens: object, data: rooms.Rooms) -> torch.Tensor:
@@ -87,7 +85,7 @@ def _settle(model: nn.Module, eyes: seeing.Seeing, tokens: object, data: rooms.R
     return features / scale
 
 
-def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates: dict, seconds: float) -> None:
+def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates: dict) -> None:
     """Weights in bfloat16 with configuration, tokenizer, the read-outs of the vision tower and a manifest."""
     folder = run.path.parent / "base"
     models.save(model.to(torch.bfloat16), tokens, folder)
@@ -95,5 +93,15 @@ def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates
     atomic_write(folder / "probes" / PROBES, save(readout))
     facts = {key: run.manifest[key] for key in ("seed", "settings", "inputs", "git", "versions")}
     hashes = {"model": models.model_hash(folder)}
+    seconds = round(_trained(run), 1)
     write_json(folder / "manifest.json", facts | {"gates": gates, "seconds": seconds, "hashes": hashes})
     run.finish(**hashes, gates=gates)
+
+
+def _trained(run: Run) -> float:
+    """Seconds of training that the log tells of; its clock starts anew with each part and after each break."""
+    total = before = 0.0
+    for row in runs.read_jsonl(run.path / "log.jsonl"):
+        total += row["seconds"] - (before if row["seconds"] > before else 0.0)
+        before = row["seconds"]
+    return total

@@ -151,7 +151,7 @@ class Probes(nn.Module):
         super().__init__()
         self.found = nn.Linear(width, len(VALUES))
         self.counted = nn.Linear(width, 1)
-        self.collected = nn.Linear(width, NAMED * 2)
+        self.collected = nn.Linear(width, NAMED * 2 + 1)
         self.derived = nn.Linear(width, len(GEOMETRY))
 
 
@@ -199,7 +199,8 @@ class Objective(nn.Module):
                 )
             if number == COLLECT:
                 places = self._places(batch)
-                losses["inside"] = _close(self._read(self.probes.collected, hidden, batch), places.flatten(1))
+                wanted = torch.cat([places.flatten(1), self._several(batch)], 1)
+                losses["inside"] = _close(self._read(self.probes.collected, hidden, batch), wanted)
             if number == DERIVE:
                 losses["derived"] = _close(self._read(self.probes.derived, hidden, batch), geometry(places))
         hidden = text.norm(hidden)[batch.place[:, 0], batch.place[:, 1]]
@@ -246,14 +247,26 @@ class Objective(nn.Module):
     def _read(probe: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
         return probe(hidden[batch.last[:, 0], batch.last[:, 1]])
 
-    @staticmethod
-    def _places(batch: Batch) -> Tensor:
+    @classmethod
+    def _places(cls, batch: Batch) -> Tensor:
         """Where the categories are that a question names, (Q, NAMED, 2); nan where there is none or several."""
-        at = torch.full(batch.ids.shape, IGNORE, device=batch.ids.device)
-        at[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named), device=at.device)
-        index = at[batch.last[:, :1].expand_as(batch.mention), batch.mention.clamp(min=0)]
-        places = batch.values[index.clamp(min=0), :2]
+        places = batch.values[cls._mentioned(batch), :2]
         return places.masked_fill((batch.mention == IGNORE)[..., None], float("nan"))
+
+    @classmethod
+    def _several(cls, batch: Batch) -> Tensor:
+        """How often the first category occurs that a question names, about unit scale, (Q, 1); nan unless it occurs
+        several times, which is what questions of number ask about."""
+        times = batch.times[cls._mentioned(batch)[:, :1]].float()
+        none = (batch.mention[:, :1] == IGNORE) | (times < 2)
+        return ((times - 3) / 2).masked_fill(none, float("nan"))
+
+    @staticmethod
+    def _mentioned(batch: Batch) -> Tensor:
+        """The rows of `named` that a question's mentions are, (Q, NAMED); the first row where there is no mention."""
+        at = torch.full(batch.ids.shape, 0, device=batch.ids.device)
+        at[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named), device=at.device)
+        return at[batch.last[:, :1].expand_as(batch.mention), batch.mention.clamp(min=0)]
 
 
 def geometry(places: Tensor) -> Tensor:

@@ -69,9 +69,9 @@ class Plan:
     vision_muon: float = 0.03
     vision_adam: float = 0.002
     language: tuple[Stage, ...] = (
-        Stage("find", 120, FIND),
-        Stage("ask", 700, ASK | SOME_LETTERS, tags=0.08),
-        Stage("letters", 400, ASK | LETTERS, tags=0.25),
+        Stage("find", 150, FIND),
+        Stage("ask", 450, ASK | SOME_LETTERS, tags=0.08),
+        Stage("letters", 300, ASK | LETTERS, tags=0.25),
     )
     language_muon: float = 0.01
     language_adam: float = 0.0015
