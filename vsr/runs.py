@@ -163,6 +163,11 @@ class Run:
             old = manifest
         return cls(path, old)
 
+    @classmethod
+    def read(cls, path: Path) -> "Run":
+        """The run in a folder that another process writes."""
+        return cls(path, read_json(path / "manifest.json"))
+
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""

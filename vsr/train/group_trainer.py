@@ -143,9 +143,10 @@ class GroupTrainer(Trainer):
                 batch.reference |= _rows(keys, logps, batch.completions)
 
     def _sample(self, model, prompts: list[Prompt]) -> list[list[LongTensor]]:
-        """Rollouts that depend on (seed, step) alone, so that a resumed run draws what an unbroken one draws."""
-        mark = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
-        seed = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big")
+        """Rollouts that depend on (seed, step, place in the whole batch) alone, so that a resumed run draws what an
+        unbroken one draws, and several processes what one draws."""
+        first = self.args.process_index * len(prompts)
+        marks = [f"{self.args.seed} {self.state.global_step} {first + place}" for place in range(len(prompts))]
         with self.accelerator.autocast():
             return rollouts(
                 model,
@@ -155,7 +156,7 @@ class GroupTrainer(Trainer):
                 self.eos,
                 self.suppress,
                 temperature=self.args.temperature,
-                generator=torch.Generator().manual_seed(seed),
+                generators=[_generator(mark) for mark in marks],
                 token_budget=DECODED * self.token_budget,
             )
 
@@ -205,13 +206,14 @@ class GroupTrainer(Trainer):
         return loss, means.facts() | gradients.finish(self.args.world_size)
 
     def _write(self, loss: Tensor, facts: dict[str, float], batch: Batch) -> None:
-        """A line of log.jsonl (means over processes) and some completions of the first group."""
+        """A line of log.jsonl, over all processes, and some completions of the first group."""
+        facts = {"loss": float(loss), **facts}
         values = torch.tensor([list(facts.values())], dtype=torch.float64, device=self.args.device)
-        gathered = dict(zip(facts, self.accelerator.gather(values).nanmean(0).tolist(), strict=True))
+        gathered = diagnostics.over_processes(list(facts), self.accelerator.gather(values).cpu())
         if not self.is_world_process_zero():
             return
         step = self.state.global_step + 1
-        line = {"step": step, "loss": float(loss), "learning_rate": self._get_learning_rate()}
+        line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
         line |= {key: value for key, value in gathered.items() if not (key.startswith("reward/") and isnan(value))}
         append_jsonl(self.folder / "log.jsonl", line)
         for i in range(min(KEPT_COMPLETIONS, self.args.num_generations)):
@@ -220,6 +222,10 @@ class GroupTrainer(Trainer):
             append_jsonl(self.folder / "completions.jsonl", kept | {"advantage": float(batch.advantages[0, i])})
         if self.on_step is not None:
             self.on_step(line)
+
+
+def _generator(mark: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big"))
 
 
 def _rows(keys: list[Key], padded: Tensor, completions: list[list[LongTensor]]) -> dict[Key, Tensor]:

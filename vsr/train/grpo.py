@@ -72,8 +72,10 @@ def train_grpo(
         on_step=on_step,
     )
     trainer.add_callback(_Progress(f"training {folder.name}"))
-    checkpoint = _last_checkpoint(folder)
-    _cut_logs(folder, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
+    with args.main_process_first(local=False):
+        checkpoint = _last_checkpoint(folder)
+        if args.process_index == 0:
+            _cut_logs(folder, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except (VsrError, KeyboardInterrupt):
@@ -112,17 +114,16 @@ def run_grpo(
     bench = load_bench(data)
     caution = leak.check_folder(bench.folder, (question.scene_name for question in bench.questions))
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
-    run = Run.open(
-        out,
-        name,
-        settings={"mode": mode, "model": info, **asdict(profile)},
-        inputs={"questions": runs.fingerprint([asdict(q) for q in bench.questions]), "code": _code_hash()},
-        seed=seed,
-        fresh=fresh,
-    )
+    args = options.config(profile, Path(out) / name, seed=seed)  # its errors come before any work
+    what = {
+        "settings": {"mode": mode, "model": info, **asdict(profile)},
+        "inputs": {"questions": runs.fingerprint([asdict(q) for q in bench.questions]), "code": _code_hash()},
+    }
+    with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
+        main = args.process_index == 0
+        run = Run.open(out, name, **what, seed=seed, fresh=fresh) if main else Run.read(Path(out) / name)
     if run.finished:
         return run
-    args = options.config(profile, run.path, seed=seed)  # its errors come before any work
     base = loaded or models.load(**models.arguments("base", profile))
     torch.manual_seed(seed)
     adapted = Loaded(models.add_lora(base.model, profile), base.tokenizer, base.info)
@@ -130,13 +131,20 @@ def run_grpo(
     try:
         limits = {"token_budget": profile.token_budget, "split_every": profile.split_every}
         train_grpo(adapted, rows_of(bench, mode), functions, args, see, on_step=on_step, **limits)
-        save_adapter(adapted.model, run.path / "adapter")
+        if main:
+            save_adapter(adapted.model, run.path / "adapter")
     finally:
         adapted.model.unload()
+    with args.main_process_first(local=False):
+        if main:
+            _close(run, base.device_name, caution)
+    return run
+
+
+def _close(run: Run, device: str, caution: str | None) -> None:
     for checkpoint in run.path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.device_name, warning=caution)
-    return run
+    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=device, warning=caution)
 
 
 def rows_of(bench: Bench, mode: str) -> list[dict]:
