@@ -7,15 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
-from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder
+from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 
 from vsr import models, profiles, rewards, runs
 from vsr.errors import VsrError
-from vsr.questions.question import Question, write_questions
 from vsr.train import options
 from vsr.train.grpo import run_grpo, train_grpo
 
@@ -27,32 +24,11 @@ def digits(completions, **_):
     return [sum(ord(c) % 2 for c in completion[0]["content"]) for completion in completions]
 
 
-def write_video(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
-        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A profile, a folder with three rooms and two questions each, and where features are kept."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    data = tmp_path / "rooms"
-    questions = []
-    for i in range(3):
-        write_video(data / "videos" / f"room{i}.mp4", i)
-        ask = ("rooms", f"room{i}")
-        questions.append(Question(f"c{i}", *ask, "object_counting", "How many chairs?", None, str(i + 1)))
-        questions.append(Question(f"d{i}", *ask, "object_rel_distance", "What is nearest?", None, "bed"))
-    write_questions(data / "questions.jsonl", questions)
-    profile = profiles.get(
-        "smoke", base=str(small_folder(tmp_path)), frames=4, num_generations=3, max_steps=3, max_completion_length=6
-    )
-    return profile, data, tmp_path / "results"
+    return *small_study(tmp_path), tmp_path / "results"
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "observe"])

@@ -23,6 +23,7 @@ from vsr.models import Loaded, end_id, suppressed
 from vsr.runs import append_jsonl
 from vsr.train import diagnostics
 from vsr.train.data import See, read_prompt
+from vsr.train.fit import AdapterCheckpoints
 from vsr.train.gradients import Gradients
 from vsr.train.objective import clipped, flat, group_advantages, grpo_loss, k3
 from vsr.train.rewarding import RewardFunction, name_of, rewards_of
@@ -52,7 +53,7 @@ class Batch:
     old: dict[Key, Tensor] = field(default_factory=dict)
 
 
-class GroupTrainer(Trainer):
+class GroupTrainer(AdapterCheckpoints, Trainer):
     """See the module; `see` gives a video's features, `folder` receives log.jsonl and completions.jsonl, `on_step` each
     line of the log. A forward pass holds at most `token_budget` tokens; every `split_every`-th step measures policy
     and KL gradient apart, which costs a second backward pass."""
@@ -86,10 +87,6 @@ class GroupTrainer(Trainer):
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         if self.state.global_step % self.args.num_iterations == 0 < self.state.global_step and not folder.exists():
             self._save_checkpoint(self.model, trial=None)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The adapter alone: peft would ask the hub about embeddings, transformers would pickle its arguments."""
-        self.model.save_pretrained(output_dir, save_embedding_layers=False)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Batches of questions: TRL's batch size counts completions."""

@@ -33,9 +33,9 @@ DERIVED = {"generation_batch_size", "steps_per_generation", "pad_to_multiple_of"
 
 
 def config(profile: Profile, output_dir: str | Path, *, seed: int = 0, **changes: object) -> GRPOConfig:
-    """The paper's settings (section 3.2) from `profile`, one step being `questions_per_step` groups, shared out among the
-    processes of `accelerate launch`; `changes` replace any of GRPOConfig's arguments. Raises VsrError for values that
-    cannot train."""
+    """The paper's settings (section 3.2) from `profile`, one step being `questions_per_step` groups, shared out among
+    the processes of `accelerate launch`; `changes` replace any of GRPOConfig's arguments. Raises VsrError for values
+    that cannot train."""
     settings = {
         "output_dir": str(output_dir),
         "num_generations": profile.num_generations,
