@@ -83,7 +83,9 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
         self.batch: Batch
 
     def keep(self) -> None:
-        """Save a checkpoint of the last whole step, if there is one and its rollouts are used up."""
+        """Save a checkpoint of the last whole step, if there is one and its rollouts are used up; the main process."""
+        if not self.is_world_process_zero():
+            return
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         if self.state.global_step % self.args.num_iterations == 0 < self.state.global_step and not folder.exists():
             self._save_checkpoint(self.model, trial=None)

@@ -29,6 +29,7 @@ HONOURED = {
     # several devices
     *("local_rank", "ddp_backend", "ddp_timeout"),
 }
+SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 DERIVED = {"generation_batch_size", "steps_per_generation", "pad_to_multiple_of", "debug"}  # set by GRPOConfig itself
 
 
@@ -91,6 +92,12 @@ def check(args: GRPOConfig) -> None:
             f"save_steps={args.save_steps} must be a multiple of num_iterations={args.num_iterations}: "
             "rollouts that are still in use are not saved"
         )
+    for flag, name in SHARDED.items():
+        if os.environ.get(flag, "").lower() in ("1", "true"):
+            raise VsrError(
+                f"{name} in accelerate's config is not supported: the engine calls the model's layers itself, which "
+                "sharded weights do not allow; an adapter on a frozen base fits without: choose MULTI_GPU"
+            )
     if args.n_gpu > 1:
         raise VsrError(f"{args.n_gpu} GPUs in one process; start one process a GPU: vsr train grpo --gpus {args.n_gpu}")
 
