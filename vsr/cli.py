@@ -54,7 +54,7 @@ def cmd_run(args: argparse.Namespace) -> None:
         from vsr.train import launch
 
         launch.offer(args.gpus)
-    notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), fresh=args.fresh)
+    notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
 
 
 def cmd_doctor(args: argparse.Namespace) -> None:
@@ -204,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--only", metavar="NN", help="only these notebooks: a number or name, several with commas")
     run.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
+    run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
     run.add_argument("--gpus", type=int, default=1, help="devices to train on")
     add("doctor", cmd_doctor)
     cli_build.options(add("build", cmd_build))

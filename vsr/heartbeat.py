@@ -4,6 +4,7 @@ Times are of the system's monotonic clock, which all processes share and nobody 
 boot of one machine."""
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -51,9 +52,11 @@ class Heart:
 def read(folder: str | Path) -> Beat | None:
     """The last beat in a run folder; None without one, or where it cannot be read."""
     try:
-        return Beat(**json.loads((Path(folder) / NAME).read_text()))
-    except (OSError, ValueError, TypeError):
+        beat = Beat(**json.loads((Path(folder) / NAME).read_text()))
+        whole = math.isfinite(beat.rate + beat.at) and isinstance(beat.step + beat.total, int)
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return None
+    return beat if whole and isinstance(beat.boot, str) else None
 
 
 def _boot() -> str:

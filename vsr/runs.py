@@ -54,15 +54,29 @@ def write_json(path: str | Path, value: object) -> None:
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> dict:
-    """One json object; a missing or broken file is an error that names it."""
+def read_text(path: str | Path) -> str:
+    """The text of a file; one that is missing, cannot be read or is no text is an error that names it."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise VsrError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise VsrError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise VsrError(f"{path}: not valid utf-8 ({error.reason} at byte {error.start}); is it another file?") from None
+
+
+def read_json(path: str | Path) -> dict:
+    """One json object; a missing or broken file is an error that names it."""
+    text = read_text(path)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise VsrError(f"{path}: not valid json ({error}); is the file cut short?") from None
+    if not isinstance(found, dict):
+        raise VsrError(f"{path}: expected an object, found {type(found).__name__}")
+    return found
 
 
 def append_jsonl(path: str | Path, row: dict) -> None:
@@ -78,19 +92,19 @@ def append_jsonl(path: str | Path, row: dict) -> None:
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
     """The rows of a jsonl file. A last line cut short by a killed process is skipped; other broken lines are named."""
-    path = Path(path)
-    if not path.is_file():
-        raise VsrError(f"{path}: no such file")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline after it: an append that never ended
                 return
             raise VsrError(f"{path}, line {number}: not valid json ({error})") from None
+        if not isinstance(row, dict):
+            raise VsrError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
+        yield row
 
 
 def fingerprint(value: object) -> str:
@@ -201,7 +215,7 @@ class Run:
 
 def _current(path: Path, mark: str) -> dict | None:
     """The manifest of the very run `mark`, begun on this machine; None where there is another, or none."""
-    if not (path / ".here").is_file() or (path / ".here").read_text().strip() != mark:
+    if not (path / ".here").is_file() or (path / ".here").read_bytes().strip() != mark.encode():
         return None
     manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
     return manifest if manifest.get("fingerprint") == mark else None
