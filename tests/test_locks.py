@@ -38,7 +38,8 @@ def other(tmp_path):
     process.communicate()
 
 
-def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, other):
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, other, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
     folder = tmp_path / "eval-base-vanilla-true"
     assert locks.held(folder)
     with pytest.raises(VsrError, match=f"process {other.pid} is working in it"):

@@ -241,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--rules", default="all", help="official, lmms-eval, ... or all")
     add("pretrain", cmd_pretrain)
     bench = add("bench", cmd_bench)
-    bench.add_argument("what", choices=("render", "build", "grpo", "eval"), help="what to measure")
+    bench.add_argument("what", choices=("render", "build", "grpo", "eval", "scale"), help="what to measure")
     return top
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from vsr.errors import VsrError
 
 NAME = ".lock"
-PATIENCE = 1.0  # seconds: a look at the lock, or a process that is just ending, is no second writer
+PATIENCE = 10.0  # seconds: processes of a killed study notice that within a few, see vsr.jobs
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # file systems without locks go unprotected
 
 _held: "weakref.WeakValueDictionary[Path, Lock]" = weakref.WeakValueDictionary()
