@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 
 from vsr import heartbeat, locks, profiles
 from vsr.errors import VsrError
+from vsr.questions.bench import load as load_bench
+from vsr.study import Study
 from vsr.train import launch, options
 from vsr.train.grpo import run_grpo
 
@@ -68,6 +70,22 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path, monkeypatch):
     args = options.config(profiles.get("smoke"), tmp_path)
     with pytest.raises(VsrError, match="FSDP in accelerate's config is not supported"):
         options.check(args)
+
+
+def test_a_notebook_trains_on_the_devices_it_was_offered(tmp_path, monkeypatch):
+    profile, data = small_study(tmp_path)
+    study = Study(replace(profile, seeds=2), tmp_path)
+    study.__dict__["train"] = load_bench(data)  # a cached property: no rooms are made
+    asked = []
+    monkeypatch.setattr(
+        launch, "train", lambda training, *more, **_: asked.append((training, *more)) or training.folder
+    )
+    monkeypatch.setenv(launch.GPUS, "2")
+    folders = study.grpo(["think"], betas=[0.5], live=False)
+    assert [folder.name for folder in folders] == ["grpo-think-seed0-beta0.5", "grpo-think-seed1-beta0.5"]
+    assert [(training.seed, training.data, devices) for training, devices in asked] == [
+        (s, str(data), 2) for s in (0, 1)
+    ]
 
 
 ASK = """
