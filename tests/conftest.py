@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("steady", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("thorough", deadline=None)  # see test_fuzz
 hypothesis.settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,10 +1,13 @@
 """A GRPO run small enough for tests: a random model, two random videos, questions of one line."""
 
+import av
+import numpy as np
 import torch
 from small import SIZES, small_folder
 
 from vsr import models, profiles
 from vsr.models import Loaded, add_lora
+from vsr.questions.question import Question, write_questions
 from vsr.train.options import config
 
 GRIDS = {"a": (2, 4, 6), "b": (1, 4, 4)}
@@ -54,4 +57,28 @@ def adapter_of(loaded: Loaded) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
 
 
-__all__ = ["ROWS", "adapted", "adapter_of", "arguments", "letters", "row", "see", "small_folder"]
+def write_video(path, seed) -> None:
+    """Six frames of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
+        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def small_study(parent) -> tuple[profiles.Profile, object]:
+    """A profile, and a folder with three rooms and two questions each."""
+    data, questions = parent / "rooms", []
+    for i in range(3):
+        write_video(data / "videos" / f"room{i}.mp4", i)
+        ask = ("rooms", f"room{i}")
+        questions.append(Question(f"c{i}", *ask, "object_counting", "How many chairs?", None, str(i + 1)))
+        questions.append(Question(f"d{i}", *ask, "object_rel_distance", "What is nearest?", None, "bed"))
+    write_questions(data / "questions.jsonl", questions)
+    base = str(small_folder(parent))
+    return profiles.get("smoke", base=base, frames=4, num_generations=3, max_steps=3, max_completion_length=6), data
+
+
+__all__ = ["ROWS", "adapted", "adapter_of", "arguments", "letters", "row", "see", "small_folder", "small_study"]

@@ -16,7 +16,19 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("run", "doctor", "build", "agree", "evaluate", "train", "report", "score", "pretrain", "bench"):
+    for command in (
+        "run",
+        "doctor",
+        "build",
+        "agree",
+        "evaluate",
+        "train",
+        "report",
+        "score",
+        "pretrain",
+        "bench",
+        "status",
+    ):
         assert f"\n    {command} " in shown
 
 
@@ -32,6 +44,9 @@ def test_help_names_every_command(capsys):
         (["evaluate", "--bench", "nowhere"], "nowhere: no such folder"),
         (["score", "--predictions", "none.jsonl"], "none.jsonl: no such file"),
         (["train", "sft", "--mode", "think"], "--mode think: it is for grpo"),
+        (["train", "sft", "--gpus", "2"], "--gpus 2: it is for grpo"),
+        (["run", "--gpus", "1000"], "gpus=1000: this machine has"),
+        (["status", "--out", "nowhere"], "nowhere: no such folder"),
         (["train", "grpo", "--compute-of", "run"], "--compute-of: it is for sft and dpo"),
     ],
 )

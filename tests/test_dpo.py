@@ -86,7 +86,8 @@ def test_a_run_prefers_the_right_answers_and_leaves_the_base_as_it_was(stage, tm
     weights = {name: p.clone() for name, p in base.model.state_dict().items()}
     run = run_dpo(stage.profile(dpo_learning_rate=1e-2), stage.data, tmp_path, 3, loaded=base)
     assert run.path.name == "dpo-seed3"
-    assert {p.name for p in run.path.iterdir()} == {".done", ".here", "adapter", "log.jsonl", "manifest.json"}
+    marks = {".alive.json", ".done", ".here", ".lock"}
+    assert {p.name for p in run.path.iterdir()} == marks | {"adapter", "log.jsonl", "manifest.json"}
     lines = log(run)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[0]["loss"] == pytest.approx(0.6931, abs=1e-4)

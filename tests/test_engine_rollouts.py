@@ -42,7 +42,7 @@ def test_samples_follow_the_models_distribution():
     logits[SPECIAL] = -torch.inf
     expected = (logits / 2.0).softmax(-1)
     generator = torch.Generator().manual_seed(0)
-    (group,) = rollouts(model, [prompt], 4000, 1, EOS, SPECIAL, temperature=2.0, generator=generator)
+    (group,) = rollouts(model, [prompt], 4000, 1, EOS, SPECIAL, temperature=2.0, generators=[generator])
     counts = torch.bincount(torch.cat(group), minlength=97)
     assert not counts[SPECIAL].any()
     common = expected > 0.002
@@ -56,11 +56,11 @@ def test_draws_are_those_of_the_seed():
     prompts = [p for _, p in prompts_of(model, [3, 9, 5, 5])]
 
     def draw(seed, budget=10_000):
-        generator = torch.Generator().manual_seed(seed)
-        groups = rollouts(model, prompts, 4, 6, EOS, SPECIAL, generator=generator, token_budget=budget)
+        each = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
+        groups = rollouts(model, prompts, 4, 6, EOS, SPECIAL, generators=each, token_budget=budget)
         return [completion.tolist() for group in groups for completion in group]
 
-    assert draw(1) == draw(1) == draw(1, budget=50) != draw(2)
+    assert draw(1) == draw(1) == draw(1, budget=50) != draw(10)
 
 
 def test_batches_keep_to_the_budget():

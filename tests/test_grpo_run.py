@@ -1,22 +1,19 @@
 """The study's training run, from a folder of questions to an adapter that loads; a killed process; two together."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
-from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder
+from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 
 from vsr import models, profiles, rewards, runs
 from vsr.errors import VsrError
-from vsr.questions.question import Question, write_questions
+from vsr.train import options
 from vsr.train.grpo import run_grpo, train_grpo
 
 TESTS = Path(__file__).resolve().parent
@@ -27,32 +24,11 @@ def digits(completions, **_):
     return [sum(ord(c) % 2 for c in completion[0]["content"]) for completion in completions]
 
 
-def write_video(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
-        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A profile, a folder with three rooms and two questions each, and where features are kept."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    data = tmp_path / "rooms"
-    questions = []
-    for i in range(3):
-        write_video(data / "videos" / f"room{i}.mp4", i)
-        ask = ("rooms", f"room{i}")
-        questions.append(Question(f"c{i}", *ask, "object_counting", "How many chairs?", None, str(i + 1)))
-        questions.append(Question(f"d{i}", *ask, "object_rel_distance", "What is nearest?", None, "bed"))
-    write_questions(data / "questions.jsonl", questions)
-    profile = profiles.get(
-        "smoke", base=str(small_folder(tmp_path)), frames=4, num_generations=3, max_steps=3, max_completion_length=6
-    )
-    return profile, data, tmp_path / "results"
+    return *small_study(tmp_path), tmp_path / "results"
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "observe"])
@@ -160,7 +136,7 @@ from safetensors.torch import save_file
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see
 from vsr.train.grpo import train_grpo
 folder, out = map(Path, sys.argv[1:])
-args = arguments(out, max_steps=3, save_strategy="no", use_cpu=True)
+args = arguments(out, max_steps=20, per_device_train_batch_size=4, learning_rate=3e-3, save_strategy="no", use_cpu=True)
 loaded = adapted(folder, seed=args.process_index)  # different starts: the first process's must win
 train_grpo(loaded, ROWS, [letters], args, see)
 save_file(adapter_of(loaded), out / f"{args.process_index}.safetensors")
@@ -168,15 +144,38 @@ save_file(adapter_of(loaded), out / f"{args.process_index}.safetensors")
 
 
 @pytest.mark.slow
-def test_two_processes_keep_one_adapter(tmp_path):
+def test_two_processes_train_as_one_does(tmp_path):
+    """Twenty steps of two questions, one on each process: the adapter and log of one process with both."""
     from safetensors.torch import load_file
 
+    folder = small_folder(tmp_path)
     (tmp_path / "go.py").write_text(TOGETHER)
     (tmp_path / "out").mkdir()
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "go.py")]
-    done = python(*words, str(small_folder(tmp_path)), str(tmp_path / "out"))
+    done = python(*words, str(folder), str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr[-3000:]
+    one = adapted(folder)
+    before = adapter_of(one)
+    settings = {"max_steps": 20, "learning_rate": 3e-3, "save_strategy": "no"}
+    args = arguments(tmp_path / "one", per_device_train_batch_size=8, **settings)
+    train_grpo(one, ROWS, [letters], args, see)
+    expected = adapter_of(one)
     first, second = (load_file(tmp_path / "out" / f"{i}.safetensors") for i in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3]
+    apart = max(float((first[name] - expected[name]).abs().max()) for name in expected)
+    moved = min(float((before[name] - expected[name]).abs().max()) for name in expected)
+    print(f"the adapters moved by {moved:.1e} or more and end {apart:.1e} apart")
+    assert moved > 1e-2
+    assert apart < 1e-5
+    found, wanted = (list(runs.read_jsonl(tmp_path / which / "log.jsonl")) for which in ("out", "one"))
+    assert [line["step"] for line in found] == list(range(1, 21))
+    for key in ("loss", "reward", "length", "length_max", "grad_norm"):
+        assert [line[key] for line in found] == pytest.approx([line[key] for line in wanted], abs=1e-5), key
+
+
+def test_groups_are_never_split_among_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    profile = profiles.get("tiny", questions_per_step=6)
+    assert options.questions_a_process(profile) == 2
+    with pytest.raises(VsrError, match="questions_per_step=8 cannot be shared out evenly among 3 processes"):
+        options.questions_a_process(dataclasses.replace(profile, questions_per_step=8))

@@ -21,8 +21,8 @@ class OurTrainer(GroupTrainer):
 
 def draw(model, prompts, trainer):
     """Rollouts from the step's own generator; `trainer` is ours or TRL's."""
-    generator = torch.Generator().manual_seed(trainer.state.global_step)
-    found = rollouts(model.eval(), prompts, 4, 8, trainer.eos, trainer.suppress, generator=generator)
+    shared = [torch.Generator().manual_seed(trainer.state.global_step)] * len(prompts)
+    found = rollouts(model.eval(), prompts, 4, 8, trainer.eos, trainer.suppress, generators=shared)
     model.train()
     return found
 

@@ -1,7 +1,12 @@
 """Jobs side by side: all are done, the first failure names its job, a worker shows no progress of its own."""
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from vsr import jobs
@@ -38,3 +43,32 @@ def test_a_failing_job_is_named(monkeypatch):
     monkeypatch.setattr(jobs, "workers", lambda wanted: 2)
     with pytest.raises(VsrError, match="grpo-think-seed1: video missing"):
         run_all([Job("grpo-think-seed1", fail, {"why": "video missing"})])
+
+
+PARENT = """
+from test_jobs import wait
+from vsr.jobs import Job, run_all
+if __name__ == "__main__":
+    run_all([Job(str(i), wait) for i in range(2)])
+"""
+
+
+def wait() -> None:
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(tmp_path):
+    """Else they would go on writing, and hold the locks of their runs."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    tests = Path(__file__).resolve().parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], env=environment)
+    children: list[psutil.Process] = []
+    while sum(child.cpu_times().user > 1 for child in children) < 2 and parent.poll() is None:  # torch is imported
+        time.sleep(0.2)
+        children = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=120)
+    assert not alive

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vsr import notebooks
+from vsr import notebooks, profiles
 from vsr.errors import VsrError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,22 +52,30 @@ def test_unknown_parameters_are_refused():
         notebooks.check_parameters(BOOKS[0], {"profil": "tiny"})
 
 
-def test_a_failing_cell_is_named_and_the_partial_notebook_kept(tmp_path, monkeypatch):
-    folder = ROOT / "results" / "smoke" / "failing"
+def small_book(folder: Path, code: str) -> Path:
+    """A notebook of a parameters cell and one cell of `code`."""
     folder.mkdir(parents=True, exist_ok=True)
     book = json.loads(BOOKS[0].read_text())
-    book["cells"][-1:] = [dict(book["cells"][-1], cell_type="code", source="1 / 0", outputs=[], execution_count=None)]
-    book["cells"] = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])] + book[
-        "cells"
-    ][-1:]
-    source = folder / "99_fails.ipynb"
-    source.write_text(json.dumps(book))
-    from vsr import profiles
+    first = [cell for cell in book["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    book["cells"] = [*first, dict(book["cells"][-1], cell_type="code", source=code, outputs=[], execution_count=None)]
+    (folder / "99_small.ipynb").write_text(json.dumps(book))
+    return folder / "99_small.ipynb"
 
-    with pytest.raises(VsrError, match=r"(?s)99_fails.ipynb failed in cell .*ZeroDivisionError.*partial"):
+
+def test_a_failing_cell_is_named_and_the_partial_notebook_kept():
+    folder = ROOT / "results" / "smoke" / "failing"
+    source = small_book(folder, "1 / 0")
+    with pytest.raises(VsrError, match=r"(?s)99_small.ipynb failed in cell .*ZeroDivisionError.*partial"):
         notebooks.run_all([source], profiles.get("smoke"), folder, {})
-    assert (folder / "notebooks" / "99_fails.partial.ipynb").is_file()
-    assert not (folder / "notebooks" / "99_fails.ipynb").exists()
+    assert (folder / "notebooks" / "99_small.partial.ipynb").is_file()
+    assert not (folder / "notebooks" / "99_small.ipynb").exists()
+
+
+def test_a_cell_that_hangs_is_ended():
+    folder = ROOT / "results" / "smoke" / "hanging"
+    source = small_book(folder, "import time\ntime.sleep(600)")
+    with pytest.raises(VsrError, match=r"(?s)99_small.ipynb: a cell took longer than --cell-hours 0.001.*continues"):
+        notebooks.run_all([source], profiles.get("smoke"), folder, {}, cell_hours=0.001)
 
 
 @pytest.mark.slow

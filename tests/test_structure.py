@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
 # lower floors never import higher ones; modules of one floor may import each other
 FLOORS = [
-    {"errors", "runs", "progress"},
+    {"errors", "locks", "heartbeat", "runs", "progress"},
     {"paper", "profiles"},
     {"scenes"},
     {"answers", "averages", "scoring", "harness_rules", "stats", "seeds", "rewards", "questions"},
@@ -21,11 +21,11 @@ FLOORS = [
     {
         *("summaries", "methods", "training_logs", "errors_by_task", "table_text", "tables", "plotting", "figures"),
         *("figures_training", "figures_honesty", "figures_errors", "figures_rosetta"),
-        *("findings", "log_tests", "judgements", "claims", "report", "show"),
+        *("findings", "log_tests", "judgements", "claims", "report", "show", "status"),
     },
     {"jobs", "live", "study"},
     {"estimate", "needs", "phases", "workload", "bench", "notebooks"},
-    {"cli"},
+    {"cli", "cli_build"},
 ]
 NO_TORCH = {
     "tables",

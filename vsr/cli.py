@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 import sys
+import time
 from pathlib import Path
 
-from vsr import profiles
-from vsr.errors import VsrError
+from vsr import cli_build, profiles
+from vsr.errors import Stopped, VsrError
 from vsr.notebooks import profile_changes
 from vsr.runs import read_json, write_json
 
@@ -49,7 +50,11 @@ def cmd_run(args: argparse.Namespace) -> None:
     from vsr import notebooks
 
     books = notebooks.find(args.only, args.start)
-    notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), fresh=args.fresh)
+    if args.gpus > 1:
+        from vsr.train import launch
+
+        launch.offer(args.gpus)
+    notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
 
 
 def cmd_doctor(args: argparse.Namespace) -> None:
@@ -61,63 +66,7 @@ def cmd_doctor(args: argparse.Namespace) -> None:
 
 def cmd_build(args: argparse.Namespace) -> None:
     """build questions from scenes: questions.jsonl, a parquet table and a manifest"""
-    from vsr.questions import build
-
-    profile = _profile(args)
-    if args.door == "procedural":
-        number = args.rooms or (profile.train_rooms if args.split == "train" else profile.bench_rooms)
-        folder = args.out or Path("data") / f"{args.split}-{number}-{args.rules}"
-        build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
-    elif args.door == "scannet":
-        folder = _build_scannet(args, profile.seed)
-        if folder is None:
-            return
-    elif args.door == "vsi100k":
-        from vsr.questions import vsi100k
-
-        folder = args.out or Path("data") / "vsi100k"
-        vsi100k.build(args.scenes or "OPPOer/VSI-100k", folder, paper_scenes=args.paper_scenes, seed=profile.seed)
-    else:
-        from vsr.scenes import metainfo
-
-        if args.scenes is None:
-            raise VsrError("vsr build metainfo: --scenes FILE is missing, VSI-Bench's meta_info json")
-        folder = args.out or Path("data") / f"{args.scenes.stem}-{args.rules}"
-        questions = build.build(metainfo.read_scenes(args.scenes), args.rules, seed=profile.seed)
-        build.write(folder, questions, args.rules, profile.seed)
-    print(f"{folder}: {build.describe(folder)}")
-
-
-def _build_scannet(args: argparse.Namespace, seed: int) -> Path | None:
-    """The folder built from raw scans, with what went wrong on stderr; None after a dry run."""
-    from vsr.questions import from_scans
-
-    if args.scenes is None:
-        raise VsrError("vsr build scannet: --scenes FOLDER is missing, a copy of ScanNet v2")
-    plan = from_scans.plan(args.scenes, args.list, split=args.split, paper_scenes=args.paper_scenes)
-    if args.dry_run:
-        print(from_scans.dry_run(plan, args.labels))
-        return None
-    folder = args.out or Path("data") / f"scannet-{args.rules}"
-    failed = from_scans.build_scans(
-        folder,
-        plan,
-        args.rules,
-        seed=seed,
-        labels=args.labels,
-        workers=args.workers,
-        paper_counts=args.paper_counts,
-        videos=args.videos,
-        strict=args.strict,
-    )
-    if plan.left_out:
-        print(f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans", file=sys.stderr)
-    if plan.warning:
-        print(f"warning: {plan.warning}", file=sys.stderr)
-    if failed:
-        total = len(plan.folders)
-        print(f"{len(failed)} of {total} scans had errors:\n{from_scans.summary(failed)}", file=sys.stderr)
-    return folder
+    cli_build.run(args, _profile(args))
 
 
 def cmd_agree(args: argparse.Namespace) -> None:
@@ -154,20 +103,38 @@ def cmd_train(args: argparse.Namespace) -> None:
         raise VsrError("--compute-of: it is for sft and dpo, which are measured against a GRPO run")
     if args.method != "grpo" and args.mode not in (None, "vanilla"):
         raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
+    if args.gpus > 1 and args.method != "grpo":
+        raise VsrError(f"--gpus {args.gpus}: it is for grpo; sft and dpo train on one device")
     from vsr import estimate, study
     from vsr.questions import bench
-    from vsr.train import compute, dpo, grpo, sft
+    from vsr.train import compute, dpo, grpo, launch, sft
 
     profile, out = _profile(args), _out(args)
     estimate.require(profile, args.mode or "vanilla")
     budget = compute.token_passes(args.compute_of) if args.compute_of else None
+    deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
+    how = {"fresh": args.fresh, "deadline": deadline}
     data = bench.load(args.data) if args.data else study.Study(profile, out).train
+    if args.gpus > 1:
+        what = (profile, args.mode or "vanilla", str(data.folder.resolve()), str(out.resolve()), profile.seed)
+        training = launch.Training(*what, fresh=args.fresh, max_hours=args.max_hours)
+        print(f"written to {launch.train(training, args.gpus, args.accelerate_config)}")
+        return
     if args.method == "grpo":
-        run = grpo.run_grpo(profile, args.mode or "vanilla", data.folder, out, profile.seed, fresh=args.fresh)
+        run = grpo.run_grpo(profile, args.mode or "vanilla", data.folder, out, profile.seed, **how)
     else:
         train = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[args.method]
-        run = train(profile, data, out, profile.seed, budget=budget, fresh=args.fresh)
+        run = train(profile, data, out, profile.seed, budget=budget, **how)
     print(f"written to {run.path}")
+
+
+def cmd_status(args: argparse.Namespace) -> None:
+    """what the runs of a results folder are doing; exit code 3 if one has died, fallen silent or stopped in time"""
+    from vsr import status
+
+    found = status.statuses(_out(args))
+    print(status.table(found), end="")
+    args.code = 3 if any(one.state in status.ATTENTION for one in found) else 0
 
 
 def cmd_estimate(args: argparse.Namespace) -> None:
@@ -249,23 +216,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--only", metavar="NN", help="only these notebooks: a number or name, several with commas")
     run.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
+    run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
     run.add_argument("--gpus", type=int, default=1, help="devices to train on")
     add("doctor", cmd_doctor)
-    build = add("build", cmd_build)
-    build.add_argument("door", choices=("procedural", "metainfo", "scannet", "vsi100k"), help="where scenes come from")
-    build.add_argument("--scenes", type=Path, metavar="P", help="a meta_info json, or a copy of ScanNet or VSI-100k")
-    build.add_argument("--rules", choices=("vsi100k", "vsibench"), default="vsi100k", help="the paper's or VSI-Bench's")
-    build.add_argument("--split", choices=("train", "bench"), default="train", help="what the questions are for")
-    build.add_argument("--rooms", type=int, help="how many rooms (default: the profile's)")
-    raw = build.add_argument_group("door scannet")
-    raw.add_argument("--list", type=Path, metavar="FILE", help="ids of the scans, one a line (default: all)")
-    raw.add_argument("--labels", type=Path, metavar="TSV", help="the label table (default: beside the scans)")
-    raw.add_argument("--paper-scenes", action="store_true", help="train on VSI-Bench's rooms too, with a warning")
-    raw.add_argument("--paper-counts", action="store_true", help="at most as many questions a task as the paper has")
-    raw.add_argument("--videos", action="store_true", help="export every scan's video to mp4")
-    raw.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    raw.add_argument("--strict", action="store_true", help="fail if any scan cannot be read")
-    raw.add_argument("--dry-run", action="store_true", help="list what would be read and what is missing")
+    cli_build.options(add("build", cmd_build))
     agree = add("agree", cmd_agree)
     agree.add_argument("--scenes", type=Path, required=True, metavar="P", help="VSI-Bench's meta_info json")
     agree.add_argument("--questions", type=Path, required=True, metavar="Q", help="questions as jsonl")
@@ -284,11 +238,15 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--mode", choices=("vanilla", "think", "observe"), help="grpo's prompt and rewards (vanilla)")
     train.add_argument("--data", type=Path, metavar="D", help="questions and videos (default: the profile's)")
     train.add_argument("--compute-of", type=Path, metavar="RUN", help="sft, dpo: compute as much as this GRPO run")
+    train.add_argument("--gpus", type=int, default=1, help="grpo: devices, one process each (without a GPU: cores)")
+    train.add_argument("--accelerate-config", type=Path, metavar="FILE", help="accelerate's config for them")
+    train.add_argument("--max-hours", type=float, metavar="H", help="then stop with a checkpoint and exit code 75")
     train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")
     estimate = add("estimate", cmd_estimate)
     estimate.add_argument("--gpu", metavar="NAME", help="a GPU by name, e.g. 'RTX 4090' (default: this machine's)")
     estimate.add_argument("--gpu-gib", type=float, metavar="N", help="the GPU's memory")
     estimate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="how it answers")
+    add("status", cmd_status)
     add("report", cmd_report)
     score = add("score", cmd_score)
     score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")
@@ -300,22 +258,26 @@ def parser() -> argparse.ArgumentParser:
     )
     diagnose.add_argument("--rooms", type=int, default=300, help="fresh rooms to ask about (default: 300)")
     bench = add("bench", cmd_bench)
-    bench.add_argument("what", choices=("render", "build", "grpo", "eval"), help="what to measure")
+    bench.add_argument("what", choices=("render", "build", "grpo", "eval", "scale"), help="what to measure")
     return top
 
 
 def main(words: list[str] | None = None) -> int:
-    """Exit code 0, or 2 after one message on stderr that names what to mend."""
+    """Exit codes: 0 done; 2 an error, named in one message on stderr; 3 a run needs attention (`vsr status`); 75
+    stopped in time, the same command continues (schedulers may requeue it); 130 interrupted."""
     args = parser().parse_args(words)
     try:
         args.function(args)
     except VsrError as error:
         print(f"vsr {args.command}: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"vsr {args.command}: {stop}", file=sys.stderr)
+        return 75
     except KeyboardInterrupt:
         print(f"vsr {args.command}: interrupted; run it again to continue", file=sys.stderr)
         return 130
-    return 0
+    return getattr(args, "code", 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exceptions that users are meant to read."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class VsrError(Exception):
     """Something the user can mend: the message names the file or field, the value found and the remedy."""
+
+
+class Stopped(Exception):  # noqa: N818  nothing went wrong
+    """Work that ended in time and on purpose, nothing lost: the message says how to go on."""
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> VsrError:

@@ -11,6 +11,7 @@ import numpy as np
 from vsr import models, prompts, runs, scoring
 from vsr.engine.answering import answer_many
 from vsr.errors import VsrError, unknown
+from vsr.heartbeat import Heart
 from vsr.models import Loaded
 from vsr.paper import MODES
 from vsr.profiles import Profile
@@ -155,10 +156,12 @@ def _answer(
     """Append the rows of every scene that has none yet; how fast that was."""
     done = _resume(samples, scenes)
     todo = [scene for scene in scenes if scene not in done]
-    started = time.monotonic()
-    for scene in track(todo, f"{loaded.info['name']}, {setting.mode}, {setting.video} video"):
+    started, heart = time.monotonic(), Heart(samples.parent, len(done), len(scenes))
+    shown_as = f"{loaded.info['name']}, {setting.mode}, {setting.video} video"
+    for number, scene in enumerate(track(todo, shown_as), len(done) + 1):
         for row in _answer_scene(loaded, bench, scenes[scene], shown.get(scene), setting):
             runs.append_jsonl(samples, row)
+        heart.beat(number)
     seconds, asked = time.monotonic() - started, sum(len(scenes[scene]) for scene in todo)
     return {"questions_answered": asked, "questions_per_second": round(asked / seconds, 2) if asked else None}
 

@@ -1,6 +1,7 @@
 """Independent runs side by side: two processes of one thread beat one of two on a CPU; a GPU takes one at a time."""
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = N
             if while_waiting:
                 while_waiting(done)
         return
-    with ProcessPoolExecutor(number, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(number, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(_call, job): job for job in jobs}
         try:
             _follow(futures, while_waiting, every)
@@ -67,12 +68,21 @@ def _follow(futures: dict[Future, Job], while_waiting: Callable[[int], None] | N
             while_waiting(len(futures) - len(waiting))
 
 
-def _one_thread() -> None:
+def _begin(parent: int) -> None:
+    """A worker of one thread."""
     os.environ.pop(EXECUTED, None)  # a worker has no notebook to display in
     os.environ[QUIET] = "1"
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A killed parent cannot end its workers, which would go on writing."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _call(job: Job) -> float:

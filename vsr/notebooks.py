@@ -73,8 +73,16 @@ def _expected_seconds(executed: Path) -> float | None:
         return None
 
 
-def run_all(books: list[Path], profile: Profile, out: Path, changes: dict, fresh: bool = False) -> None:
-    """Execute `books` into `out/notebooks`; one line each, with the time spent and what is left."""
+def run_all(
+    books: list[Path],
+    profile: Profile,
+    out: Path,
+    changes: dict,
+    fresh: bool = False,
+    cell_hours: float | None = None,
+) -> None:
+    """Execute `books` into `out/notebooks`; one line each, with the time spent and what is left. A cell that takes
+    longer than `cell_hours` is a failure."""
     folder = out / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     given = {"profile": profile.name, "settings": changes, "results": os.path.relpath(out, runs.ROOT)}
@@ -91,16 +99,17 @@ def run_all(books: list[Path], profile: Profile, out: Path, changes: dict, fresh
             continue
         guess = expected[book]
         print(f"{head}: running" + (f", {duration(guess)} last time" if guess else ""), flush=True)
-        seconds = _execute(book, folder, given)
+        seconds = _execute(book, folder, given, cell_hours)
         runs.atomic_write(stamp, mark)
         rest = [expected[later] for later in books[number:]]
         left = f", about {duration(sum(filter(None, rest)))} left" if any(rest) else ""
         print(f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}", flush=True)
 
 
-def _execute(book: Path, folder: Path, given: dict) -> float:
+def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) -> float:
     """One notebook; on failure the partial copy stays beside the others and the message names the cell."""
     import papermill
+    from nbclient.exceptions import CellTimeoutError
     from traitlets.config import Config
 
     partial = folder / f"{book.stem}.partial.ipynb"
@@ -118,6 +127,7 @@ def _execute(book: Path, folder: Path, given: dict) -> float:
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
             log_output=False,
+            execution_timeout=cell_hours and max(1, round(3600 * cell_hours)),
             cwd=str(runs.ROOT),
             config=Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}),
         )
@@ -126,6 +136,11 @@ def _execute(book: Path, folder: Path, given: dict) -> float:
         raise VsrError(
             f"{book.name} failed in cell {error.cell_index} [{error.exec_count}]: {error.ename}: {error.evalue}\n"
             f"{message}\nthe notebook up to there: {partial}\nmend the cause and run the same command: it continues"
+        ) from None
+    except CellTimeoutError:
+        raise VsrError(
+            f"{book.name}: a cell took longer than --cell-hours {cell_hours:g}; the notebook up to there: {partial}\n"
+            "'vsr status' shows how far its runs are; the same command continues"
         ) from None
     finally:
         os.chdir(here)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 import types
 import typing
 from dataclasses import dataclass, field
@@ -139,7 +140,7 @@ def _cast(key: str, value: object, kind: type) -> object:
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < sys.float_info.max else math.inf
     finite = not isinstance(value, float) or math.isfinite(value)
     if not isinstance(value, kind) or isinstance(value, bool) or not finite:
         raise VsrError(f"setting {key}={value!r}: expected {kind.__name__}")

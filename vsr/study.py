@@ -94,7 +94,7 @@ class Study:
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
-        from vsr.train import grpo
+        from vsr.train import grpo, launch
 
         common = {"profile": self.profile, "data": self.train.folder, "out": self.results}
         todo = [
@@ -108,7 +108,23 @@ class Study:
             for seed in range(self.profile.seeds)
         ]
         folders = [self.results / job.name for job in todo]
-        run_all(todo, Curves(folders, self.profile.max_steps) if live else None)
+        curves = Curves(folders, self.profile.max_steps) if live else None
+        if launch.offered() > 1:
+            return self._grpo_on_several(todo, launch.offered(), curves)
+        run_all(todo, curves)
+        return folders
+
+    def _grpo_on_several(self, todo: Sequence[Job], devices: int, curves: Curves | None) -> list[Path]:
+        """One run after another, each on all devices, in processes that outlive this one."""
+        from vsr.train import launch
+
+        folders = []
+        for done, job in enumerate(todo):
+            what = {**job.arguments, "data": str(job.arguments["data"]), "out": str(job.arguments["out"])}
+            show = None if curves is None else lambda _, done=done: curves(done)
+            folders.append(launch.train(launch.Training(**what), devices, show=show))
+        if curves:
+            curves(len(todo))
         return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:

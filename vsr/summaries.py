@@ -58,14 +58,25 @@ def find(results: Path, name: str) -> Run | None:
     if not (folder / "summary.json").is_file() or not (folder / "manifest.json").is_file():
         return None
     manifest, summary = read_json(folder / "manifest.json"), read_json(folder / "summary.json")
-    if not isinstance(summary.get("tasks"), dict):
-        raise VsrError(f"{folder / 'summary.json'}: 'tasks' is missing; evaluate again with 'vsr evaluate'")
-    if summary.get("run") != manifest.get("id"):
+    tasks = summary.get("tasks")
+    if not isinstance(tasks, dict) or not all(map(_numbers, [_averages(summary), *tasks.values()])):
+        raise VsrError(f"{folder / 'summary.json'}: 'tasks' or a number is missing; evaluate again with 'vsr evaluate'")
+    if summary.get("run") != manifest.get("id") or not isinstance(summary.get("run"), str):
         raise VsrError(
             f"{folder / 'summary.json'}: it says run '{summary.get('run')}', the manifest says '{manifest.get('id')}'; "
             "evaluate again with 'vsr evaluate'"
         )
     return Run(name, manifest["id"], folder, summary)
+
+
+def _averages(summary: dict) -> dict:
+    return {key: summary.get(key) for name in AVERAGES for key in (name, f"{name}_low", f"{name}_high")}
+
+
+def _numbers(values: object) -> bool:
+    """Whether all values are numbers or missing."""
+    known = {bool, list, dict, str}
+    return isinstance(values, dict) and not any(type(value) in known for value in values.values())
 
 
 @dataclass(frozen=True)

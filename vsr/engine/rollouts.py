@@ -1,5 +1,7 @@
 """The group of answers that GRPO samples to each prompt, the prompt read once."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import LongTensor, Tensor
 
@@ -17,14 +19,17 @@ def rollouts(
     suppress: list[int],
     *,
     temperature: float = 1.0,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
     token_budget: int = 1 << 16,
 ) -> list[list[LongTensor]]:
     """`group_size` sampled completions for each prompt, 1-D token ids on the CPU, `eos` kept where the model ended.
 
     Groups are decoded together, or in parts, so that prompts and completions hold at most `token_budget` tokens; the
-    draws, from `generator` on the CPU, do not depend on that, nor on the device. Temperature 0 is greedy."""
-    draws = torch.rand(len(prompts) * group_size, max_new_tokens, generator=generator, dtype=torch.float64)
+    draws, each prompt's from its own of `generators` on the CPU, do not depend on that, nor on the device, nor on the
+    other prompts. Temperature 0 is greedy."""
+    shape = (group_size, max_new_tokens)
+    sources = generators or [None] * len(prompts)
+    draws = torch.cat([torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources])
     wanted = [[max_new_tokens] * group_size] * len(prompts)
     completions: list[LongTensor] = []
     for one in passes([len(prompt.ids) for prompt in prompts], wanted, token_budget):

@@ -219,6 +219,6 @@ def _ask(
     generator = torch.Generator().manual_seed(profile.seed)
     group = rollouts(
         loaded.model, [Prompt(ids, tokens, grid)], SAMPLES, longest, models.end_id(loaded.tokenizer),
-        models.suppressed(loaded.tokenizer), generator=generator,
+        models.suppressed(loaded.tokenizer), generators=[generator],
     )[0]  # fmt: skip
     return [models.read(loaded.tokenizer, answer.tolist()) for answer in group]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.runs import atomic_write
+from vsr.runs import atomic_write, read_text
 
 NUMERICAL = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 DIRECTIONS = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard")
@@ -40,7 +40,7 @@ def read_questions(path: str | Path) -> list[Question]:
     if not path.is_file():
         raise VsrError(f"{path}: no such questions file; make one with 'vsr build'")
     questions = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             questions.append(_parse(line, f"{path}, line {number}"))
     if not questions:
@@ -51,7 +51,7 @@ def read_questions(path: str | Path) -> list[Question]:
 def _parse(line: str, where: str) -> Question:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise VsrError(f"{where}: not valid json ({error}); is the file cut short?") from None
     if not isinstance(row, dict):
         raise VsrError(f"{where}: expected an object, found {type(row).__name__}")

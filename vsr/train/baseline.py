@@ -28,7 +28,8 @@ from vsr.train import compute, options
 from vsr.train.collate import AnswerCollator
 from vsr.train.data import See, check_rows, sample
 from vsr.train.diagnostics import peak_memory
-from vsr.train.grpo import OnStep, _code_hash, _cut_logs, _last_checkpoint, _Progress, save_adapter
+from vsr.train.fit import fit
+from vsr.train.grpo import OnStep, _code_hash, save_adapter
 from vsr.train.schedule import Schedule
 
 MODE = "vanilla"  # both baselines learn the bare answer; Table 2 evaluates them so
@@ -60,6 +61,7 @@ def train(
     loaded: Loaded | None = None,
     on_step: OnStep | None = None,
     fresh: bool = False,
+    deadline: float | None = None,
 ) -> Run:
     """The run `<method>-seed<seed>`, or `<method>-compute-seed<seed>` with a budget. See `run_sft`."""
     caution = leak.check_folder(data.folder, (question.scene_name for question in data.questions))
@@ -82,7 +84,7 @@ def train(
         see = FeatureCache(base.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
         try:
             trainer = make(method, profile, adapted, rows, see, run.path, seed, budget)
-            _fit(trainer, method, run.path, on_step)
+            _fit(trainer, method, run.path, on_step, deadline)
             save_adapter(adapted.model, run.path / "adapter")
         finally:
             adapted.model.unload()
@@ -145,25 +147,10 @@ def make(
     return method.trainer(profile, loaded, Dataset.from_list(list(order)), collator, settings)
 
 
-def _fit(trainer: Trainer, method: Method, folder: Path, on_step: OnStep | None) -> None:
-    """Train from the last whole checkpoint, or from the start, to the end."""
-    checkpoint = _last_checkpoint(folder / "checkpoints")
-    _cut_logs(folder, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
+def _fit(trainer: Trainer, method: Method, folder: Path, on_step: OnStep | None, deadline: float | None) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Log(folder / "log.jsonl", method.passes, on_step))
-    trainer.add_callback(_Progress(f"training {folder.name}"))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-
-
-class AdapterCheckpoints:
-    """For TRL's trainers: checkpoints hold the adapter alone."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Without this peft would ask the hub about embeddings and transformers pickle its arguments."""
-        self.model.save_pretrained(output_dir, save_embedding_layers=False)
-
-    def create_model_card(self, *_, **__) -> None:
-        """None: the run's manifest says more."""
+    fit(trainer, folder, deadline=deadline)
 
 
 @contextmanager

@@ -91,6 +91,20 @@ class Clock:
         return facts | {"peak_memory_mb": peak_memory()}
 
 
+def over_processes(names: list[str], values: Tensor) -> dict[str, float]:
+    """The facts of a step from every process's `values` (processes, names): extremes of extremes, the sum of speeds,
+    the mean of all else (nan where no process has any)."""
+
+    def whole(name: str, column: Tensor) -> Tensor:
+        if name.startswith("tokens_per_second/"):
+            return column.sum()
+        if name.endswith("_min"):
+            return column.min()
+        return column.max() if name.endswith("_max") or name == "peak_memory_mb" else column.nanmean()
+
+    return {name: float(whole(name, values[:, i])) for i, name in enumerate(names)}
+
+
 def peak_memory() -> float:
     """MB this process has held at most: on the GPU where there is one, else resident."""
     if torch.cuda.is_available():

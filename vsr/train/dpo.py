@@ -11,8 +11,9 @@ from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import baseline, compute
-from vsr.train.baseline import AdapterCheckpoints, Method
+from vsr.train.baseline import Method
 from vsr.train.collate import AnswerCollator, PairCollator
+from vsr.train.fit import AdapterCheckpoints
 from vsr.train.grpo import OnStep
 from vsr.train.rejected import rejected
 
@@ -27,10 +28,12 @@ def run_dpo(
     loaded: Loaded | None = None,
     on_step: OnStep | None = None,
     fresh: bool = False,
+    deadline: float | None = None,
 ) -> Run:
     """The run `dpo-seed<seed>`, or `dpo-compute-seed<seed>` with a `budget`: as `vsr.train.sft.run_sft`, on pairs of a
     right and a rejected answer (`vsr.train.rejected`). The reference is the model without its adapter."""
-    return baseline.train(DPO, profile, data, out, seed, budget=budget, loaded=loaded, on_step=on_step, fresh=fresh)
+    how = {"budget": budget, "loaded": loaded, "on_step": on_step, "fresh": fresh, "deadline": deadline}
+    return baseline.train(DPO, profile, data, out, seed, **how)
 
 
 class VideoDPOTrainer(AdapterCheckpoints, DPOTrainer):

@@ -23,6 +23,7 @@ from vsr.models import Loaded, end_id, suppressed
 from vsr.runs import append_jsonl
 from vsr.train import diagnostics
 from vsr.train.data import See, read_prompt
+from vsr.train.fit import AdapterCheckpoints
 from vsr.train.gradients import Gradients
 from vsr.train.objective import clipped, flat, group_advantages, grpo_loss, k3
 from vsr.train.rewarding import RewardFunction, name_of, rewards_of
@@ -52,7 +53,7 @@ class Batch:
     old: dict[Key, Tensor] = field(default_factory=dict)
 
 
-class GroupTrainer(Trainer):
+class GroupTrainer(AdapterCheckpoints, Trainer):
     """See the module; `see` gives a video's features, `folder` receives log.jsonl and completions.jsonl, `on_step` each
     line of the log. A forward pass holds at most `token_budget` tokens; every `split_every`-th step measures policy
     and KL gradient apart, which costs a second backward pass."""
@@ -82,14 +83,12 @@ class GroupTrainer(Trainer):
         self.batch: Batch
 
     def keep(self) -> None:
-        """Save a checkpoint of the last whole step, if there is one and its rollouts are used up."""
+        """Save a checkpoint of the last whole step, if there is one and its rollouts are used up; the main process."""
+        if not self.is_world_process_zero():
+            return
         folder = self.folder / f"checkpoint-{self.state.global_step}"
         if self.state.global_step % self.args.num_iterations == 0 < self.state.global_step and not folder.exists():
             self._save_checkpoint(self.model, trial=None)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The adapter alone: peft would ask the hub about embeddings, transformers would pickle its arguments."""
-        self.model.save_pretrained(output_dir, save_embedding_layers=False)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Batches of questions: TRL's batch size counts completions."""
@@ -143,9 +142,10 @@ class GroupTrainer(Trainer):
                 batch.reference |= _rows(keys, logps, batch.completions)
 
     def _sample(self, model, prompts: list[Prompt]) -> list[list[LongTensor]]:
-        """Rollouts that depend on (seed, step) alone, so that a resumed run draws what an unbroken one draws."""
-        mark = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
-        seed = int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big")
+        """Rollouts that depend on (seed, step, place in the whole batch) alone, so that a resumed run draws what an
+        unbroken one draws, and several processes what one draws."""
+        first = self.args.process_index * len(prompts)
+        marks = [f"{self.args.seed} {self.state.global_step} {first + place}" for place in range(len(prompts))]
         with self.accelerator.autocast():
             return rollouts(
                 model,
@@ -155,7 +155,7 @@ class GroupTrainer(Trainer):
                 self.eos,
                 self.suppress,
                 temperature=self.args.temperature,
-                generator=torch.Generator().manual_seed(seed),
+                generators=[_generator(mark) for mark in marks],
                 token_budget=DECODED * self.token_budget,
             )
 
@@ -205,13 +205,14 @@ class GroupTrainer(Trainer):
         return loss, means.facts() | gradients.finish(self.args.world_size)
 
     def _write(self, loss: Tensor, facts: dict[str, float], batch: Batch) -> None:
-        """A line of log.jsonl (means over processes) and some completions of the first group."""
+        """A line of log.jsonl, over all processes, and some completions of the first group."""
+        facts = {"loss": float(loss), **facts}
         values = torch.tensor([list(facts.values())], dtype=torch.float64, device=self.args.device)
-        gathered = dict(zip(facts, self.accelerator.gather(values).nanmean(0).tolist(), strict=True))
+        gathered = diagnostics.over_processes(list(facts), self.accelerator.gather(values).cpu())
         if not self.is_world_process_zero():
             return
         step = self.state.global_step + 1
-        line = {"step": step, "loss": float(loss), "learning_rate": self._get_learning_rate()}
+        line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
         line |= {key: value for key, value in gathered.items() if not (key.startswith("reward/") and isnan(value))}
         append_jsonl(self.folder / "log.jsonl", line)
         for i in range(min(KEPT_COMPLETIONS, self.args.num_generations)):
@@ -220,6 +221,10 @@ class GroupTrainer(Trainer):
             append_jsonl(self.folder / "completions.jsonl", kept | {"advantage": float(batch.advantages[0, i])})
         if self.on_step is not None:
             self.on_step(line)
+
+
+def _generator(mark: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big"))
 
 
 def _rows(keys: list[Key], padded: Tensor, completions: list[list[LongTensor]]) -> dict[Key, Tensor]:

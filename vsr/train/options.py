@@ -1,6 +1,7 @@
 """`trl.GRPOConfig` as we read it: what is honoured, what is required, and everything else refused by name."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from trl import GRPOConfig
@@ -28,12 +29,14 @@ HONOURED = {
     # several devices
     *("local_rank", "ddp_backend", "ddp_timeout"),
 }
+SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 DERIVED = {"generation_batch_size", "steps_per_generation", "pad_to_multiple_of", "debug"}  # set by GRPOConfig itself
 
 
 def config(profile: Profile, output_dir: str | Path, *, seed: int = 0, **changes: object) -> GRPOConfig:
-    """The paper's settings (section 3.2) from `profile`, one step being `questions_per_step` groups; `changes` replace
-    any of GRPOConfig's arguments. Raises VsrError for values that cannot train."""
+    """The paper's settings (section 3.2) from `profile`, one step being `questions_per_step` groups, shared out among
+    the processes of `accelerate launch`; `changes` replace any of GRPOConfig's arguments. Raises VsrError for values
+    that cannot train."""
     settings = {
         "output_dir": str(output_dir),
         "num_generations": profile.num_generations,
@@ -43,7 +46,7 @@ def config(profile: Profile, output_dir: str | Path, *, seed: int = 0, **changes
         "epsilon": profile.epsilon,
         "learning_rate": profile.learning_rate,
         "max_steps": profile.max_steps,
-        "per_device_train_batch_size": profile.questions_per_step * profile.num_generations,
+        "per_device_train_batch_size": questions_a_process(profile) * profile.num_generations,
         "bf16": False,  # the model's own dtype rules; this would add autocast
         "activation_checkpointing": profile.dtype != "float32",  # real models; the miniature fits as it is
         "save_steps": max(1, profile.max_steps // 10),
@@ -58,6 +61,17 @@ def config(profile: Profile, output_dir: str | Path, *, seed: int = 0, **changes
     }
     _check_values(settings)
     return GRPOConfig(**settings)
+
+
+def questions_a_process(profile: Profile) -> int:
+    """Groups that each process samples in a step; a group is never shared among processes."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if profile.questions_per_step % processes:
+        raise VsrError(
+            f"questions_per_step={profile.questions_per_step} cannot be shared out evenly among {processes} processes: "
+            "choose a number of devices that divides it, or --set questions_per_step"
+        )
+    return profile.questions_per_step // processes
 
 
 def check(args: GRPOConfig) -> None:
@@ -78,6 +92,12 @@ def check(args: GRPOConfig) -> None:
             f"save_steps={args.save_steps} must be a multiple of num_iterations={args.num_iterations}: "
             "rollouts that are still in use are not saved"
         )
+    for flag, name in SHARDED.items():
+        if os.environ.get(flag, "").lower() in ("1", "true"):
+            raise VsrError(
+                f"{name} in accelerate's config is not supported: the engine calls the model's layers itself, which "
+                "sharded weights do not allow; an adapter on a frozen base fits without: choose MULTI_GPU"
+            )
     if args.n_gpu > 1:
         raise VsrError(f"{args.n_gpu} GPUs in one process; start one process a GPU: vsr train grpo --gpus {args.n_gpu}")
 

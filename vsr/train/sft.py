@@ -11,8 +11,9 @@ from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import baseline, compute
-from vsr.train.baseline import AdapterCheckpoints, Method
+from vsr.train.baseline import Method
 from vsr.train.collate import AnswerCollator
+from vsr.train.fit import AdapterCheckpoints
 from vsr.train.grpo import OnStep
 
 
@@ -26,6 +27,7 @@ def run_sft(
     loaded: Loaded | None = None,
     on_step: OnStep | None = None,
     fresh: bool = False,
+    deadline: float | None = None,
 ) -> Run:
     """The run `sft-seed<seed>`: an adapter (in `adapter/`) trained on the answers to the questions of `data`, the very
     questions that GRPO is asked with that seed, in the same order and number.
@@ -33,8 +35,9 @@ def run_sft(
     With `budget`, in token passes (`compute.token_passes` of a GRPO run), it is `sft-compute-seed<seed>` and trains for
     as long as GRPO computed. A finished run is returned as it is, a broken one continued to the same adapter. `loaded`
     saves loading the base again; it comes back without an adapter. `on_step` gets every line of log.jsonl. A video that
-    cannot be read is a VsrError naming the sample."""
-    return baseline.train(SFT, profile, data, out, seed, budget=budget, loaded=loaded, on_step=on_step, fresh=fresh)
+    cannot be read is a VsrError naming the sample; Stopped where `deadline` (monotonic seconds) ended it."""
+    how = {"budget": budget, "loaded": loaded, "on_step": on_step, "fresh": fresh, "deadline": deadline}
+    return baseline.train(SFT, profile, data, out, seed, **how)
 
 
 class VideoSFTTrainer(AdapterCheckpoints, SFTTrainer):

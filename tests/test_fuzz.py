@@ -1,0 +1,188 @@
+"""Whatever a model says and whatever a file holds: a result, or a VsrError that names it; never another exception.
+
+200 cases a test; all 10,000, a few minutes, with `pytest tests/test_fuzz.py --hypothesis-profile thorough`."""
+
+import contextlib
+import copy
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vsr import answers, harness_rules, heartbeat, notebooks, profiles, runs, scoring, status, summaries
+from vsr.errors import VsrError
+from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
+from vsr.scenes import metainfo
+
+CASES = 10_000 if hypothesis.settings.get_current_profile_name() == "thorough" else 200
+MANY = hypothesis.settings(max_examples=CASES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+
+WORDS = st.sampled_from(
+    ["<answer>", "</answer>", "<think>", "</think>", "A.", "(B)", "1,200", "3.5", "-0", "nan", "1e999"]
+)
+ODD = st.sampled_from(["٣", "²", "½", "\x00", "ⅷ", "\u200b", "1_000", "∞", "０", "9" * 400])
+RESPONSES = st.lists(WORDS | ODD | st.text(max_size=12), max_size=8).map(" ".join)
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -0.0, math.nan, math.inf])
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+BYTES = st.binary(max_size=60)
+TRUTHS = dict.fromkeys(TYPES, "3") | dict.fromkeys(DIRECTIONS, "A")
+
+
+def mutated(value: object) -> st.SearchStrategy:
+    """`value` with one of its parts, at any depth, replaced by any json or left out."""
+
+    @st.composite
+    def build(draw):
+        whole = copy.deepcopy(value)
+        part, steps = whole, draw(st.integers(0, 6))
+        for _ in range(steps):
+            keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+            if not keys:
+                break
+            key = draw(st.sampled_from(keys))
+            if isinstance(part[key], dict | list) and draw(st.booleans()):
+                part = part[key]
+            elif draw(st.booleans()):
+                part[key] = draw(JSON)
+                break
+            else:
+                del part[key]
+                break
+        return whole
+
+    return build()
+
+
+def files(value: object) -> st.SearchStrategy:
+    """The bytes of a file that should hold `value`: damaged json, any json, cut json, any bytes."""
+    damaged = (mutated(value) | JSON).map(lambda found: json.dumps(found).encode())
+    cut = st.integers(0, len(json.dumps(value))).map(lambda n: json.dumps(value).encode()[:n])
+    return damaged | cut | BYTES
+
+
+def tried(function, *arguments) -> None:
+    with contextlib.suppress(VsrError):
+        function(*arguments)
+
+
+@pytest.fixture(scope="module")
+def folder():
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@MANY
+@given(RESPONSES, st.sampled_from(TYPES), st.sampled_from(sorted(harness_rules.RULES)))
+def test_any_response_gets_a_score(response, kind, rules):
+    options = None if TRUTHS[kind] == "3" and kind not in ("object_rel_distance",) else ("A. left", "B. right")
+    question = Question("q", "rooms", "room", kind, "?", options, TRUTHS[kind])
+    assert 0 <= scoring.score(question, response, rules) <= 1
+    answers.read_number(response)
+    assert answers.final_answer(response) in response
+
+
+BOX = {"centroid": [1.0, 2.0, 0.5], "axesLengths": [0.5, 0.6, 0.9], "normalizedAxes": [0, 1, 0, -1, 0, 0, 0, 0, 1]}
+SCENE = {"dataset": "scannet", "room_size": 12.5, "object_counts": {"chair": 1}, "object_bbox": {"chair": [BOX]}}
+
+
+@MANY
+@given(files({"scene0000_00": SCENE}))
+def test_any_scene_file_is_read_or_refused(folder, content):
+    (folder / "meta.json").write_bytes(content)
+    tried(metainfo.read_scenes, folder / "meta.json")
+
+
+ROW = {
+    "id": "1", "dataset": "rooms", "scene_name": "room", "question_type": "object_rel_distance", "question": "?",
+    "options": ["A. x", "B. y"], "ground_truth": "A", "pruned": False,
+}  # fmt: skip
+
+
+@MANY
+@given(st.lists(files(ROW), max_size=3).map(b"\n".join))
+def test_any_questions_file_is_read_or_refused(folder, content):
+    (folder / "questions.jsonl").write_bytes(content)
+    tried(read_questions, folder / "questions.jsonl")
+
+
+@MANY
+@given(st.lists(files({"step": 1, "reward": 0.5}), max_size=3).map(b"\n".join))
+def test_any_log_is_read_or_refused(folder, content):
+    (folder / "log.jsonl").write_bytes(content)
+    tried(lambda path: list(runs.read_jsonl(path)), folder / "log.jsonl")
+
+
+FIELDS = sorted(profiles.sources())
+SETTINGS = st.builds("{}={}".format, st.sampled_from(FIELDS) | st.text(max_size=8), st.text(max_size=8) | NUMBERS)
+
+
+@MANY
+@given(
+    st.sampled_from(sorted(profiles.PROFILES)) | st.text(max_size=6),
+    st.lists(SETTINGS | st.text(max_size=8), max_size=3),
+)
+def test_any_setting_is_taken_or_refused(name, words):
+    tried(lambda: profiles.get(name, **notebooks.profile_changes(words)))
+
+
+@MANY
+@given(st.sampled_from(FIELDS), JSON)
+def test_any_value_from_a_notebook_is_taken_or_refused(key, value):
+    tried(lambda: profiles.get("smoke", **{key: value}))
+
+
+@pytest.fixture(scope="module")
+def book():
+    """A notebook and its parameters, read once."""
+    path = notebooks.find("00")[0]
+    known = notebooks.parameters(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebooks, "parameters", lambda _: known)
+        yield path
+
+
+@MANY
+@given(st.dictionaries(st.sampled_from(["profile", "results", "profil"]) | st.text(max_size=8), JSON, max_size=3))
+def test_any_notebook_parameter_is_taken_or_refused(book, given):
+    tried(notebooks.check_parameters, book, given)
+
+
+MANIFEST = {"id": "r-0123", "name": "r", "fingerprint": "0123", "seed": 0, "settings": {}, "inputs": {}, "seconds": 1.0}
+SUMMARY = {"run": "r-0123", "overall": 50.0, "tasks": {"room_size_estimation": {"score": 50.0, "low": 1, "high": 99}}}
+
+
+@MANY
+@given(files(MANIFEST), files(SUMMARY), BYTES | st.just(b"0123"))
+def test_any_run_folder_is_read_or_refused(folder, manifest, summary, mark):
+    run = folder / "results" / "r"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "manifest.json").write_bytes(manifest)
+    (run / "summary.json").write_bytes(summary)
+    (run / ".here").write_bytes(mark)
+    (run / heartbeat.NAME).write_bytes(summary)
+    tried(runs.Run.read, run)
+    tried(runs._current, run, "0123")
+    tried(status.statuses, run.parent)
+    tried(lambda: (found := summaries.find(run.parent, "r")) and found.values())
+
+
+BEAT = {"step": 1, "total": 2, "rate": 0.5, "at": 3.0, "boot": heartbeat._boot(), "stopped": None}
+
+
+@MANY
+@given(files(BEAT))
+def test_any_sign_of_life_is_shown(folder, content):
+    run = folder / "beats" / "r"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "manifest.json").write_text(json.dumps({**MANIFEST, "seconds": 0.0}))
+    (run / heartbeat.NAME).write_bytes(content)
+    assert status.table(status.statuses(run.parent))

@@ -1,0 +1,166 @@
+"""Training on several devices, here two processes on the CPU: it outlives who asked for it, stops when told, and says
+why it failed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from grpo_setup import small_study
+from safetensors.torch import load_file
+
+from vsr import heartbeat, locks, profiles
+from vsr.errors import VsrError
+from vsr.questions.bench import load as load_bench
+from vsr.study import Study
+from vsr.train import launch, options
+from vsr.train.grpo import run_grpo
+
+TESTS = Path(__file__).resolve().parent
+FAILED = """[default0]:all is well
+[default1]:Traceback
+[default1]:ValueError: a bad day
+[default0]:[rank0]: connection closed by peer
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_00:00:00
+  rank      : 1 (local_rank: 1)
+  exitcode  : {code} (pid: 782) {name}
+  traceback : To enable traceback see: a page
+"""
+
+
+def test_the_reason_is_that_of_the_process_that_failed_first():
+    said = launch.reason(FAILED.format(code=1, name=""))
+    assert said.startswith("process 1 ended with exit code 1; run it again to continue")
+    assert said.endswith("Traceback\nValueError: a bad day")
+    assert "process 1 was killed by SIGKILL (out of memory?)" in launch.reason(FAILED.format(code=-9, name="(SIGKILL)"))
+    assert "without a word" in launch.reason("Segmentation fault")
+
+
+def test_a_job_inherits_no_place_among_others_and_no_notebook(monkeypatch):
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "MASTER_ADDR",
+        "ACCELERATE_USE_FSDP",
+        "VSR_EXECUTED",
+        "JPY_PARENT_PID",
+    ):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    inherited = launch.environment()
+    assert inherited["NCCL_DEBUG"] == "INFO"
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_FSDP"} & inherited.keys()
+    assert not {"VSR_EXECUTED", "JPY_PARENT_PID"} & inherited.keys()
+
+
+def test_what_cannot_work_is_refused_before_any_work(tmp_path, monkeypatch):
+    with pytest.raises(VsrError, match=r"gpus=1000: this machine has \d+"):
+        launch.check(1000)
+    with pytest.raises(VsrError, match=r"none\.yaml: no such file; make one with 'accelerate config"):
+        launch.check(1, tmp_path / "none.yaml")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    args = options.config(profiles.get("smoke"), tmp_path)
+    with pytest.raises(VsrError, match="FSDP in accelerate's config is not supported"):
+        options.check(args)
+
+
+def test_a_notebook_trains_on_the_devices_it_was_offered(tmp_path, monkeypatch):
+    profile, data = small_study(tmp_path)
+    study = Study(replace(profile, seeds=2), tmp_path)
+    study.__dict__["train"] = load_bench(data)  # a cached property: no rooms are made
+    asked = []
+    monkeypatch.setattr(
+        launch, "train", lambda training, *more, **_: asked.append((training, *more)) or training.folder
+    )
+    monkeypatch.setenv(launch.GPUS, "2")
+    folders = study.grpo(["think"], betas=[0.5], live=False)
+    assert [folder.name for folder in folders] == ["grpo-think-seed0-beta0.5", "grpo-think-seed1-beta0.5"]
+    assert [(training.seed, training.data, devices) for training, devices in asked] == [
+        (s, str(data), 2) for s in (0, 1)
+    ]
+
+
+ASK = """
+import json, sys
+from vsr.profiles import Profile
+from vsr.train import launch
+job = json.loads(sys.argv[1])
+launch.train(launch.Training(**{**job, "profile": Profile(**job["profile"])}), 2)
+"""
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Of 60 steps of two questions."""
+    profile, data = small_study(tmp_path)
+    return launch.Training(replace(profile, max_steps=60, learning_rate=1e-3), "vanilla", str(data), str(tmp_path), 0)
+
+
+def wait_for(condition, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def steps(training) -> int:
+    beat = heartbeat.read(training.folder)
+    return beat.step if beat else 0
+
+
+@pytest.mark.slow
+def test_a_job_outlives_who_asked_for_it_and_is_followed_to_its_end(training, tmp_path, monkeypatch):
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    job = json.dumps(asdict(training))
+    asker = subprocess.Popen([sys.executable, "-c", ASK, job], env=environment, stderr=subprocess.DEVNULL)
+    wait_for(lambda: steps(training) >= 1)
+    asker.send_signal(signal.SIGKILL)
+    asker.wait()
+    here = training.folder / launch.FOLDER
+    assert locks.held(here)
+    pid = (here / "pid").read_text()
+    launch.train(training, 2)
+    assert (here / "pid").read_text() == pid
+    assert (training.folder / ".done").is_file()
+    one = run_grpo(training.profile, "vanilla", training.data, tmp_path / "one")
+    ours, theirs = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (training.folder, one.path))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+
+
+@pytest.mark.slow
+def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_reason(training, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    training = replace(training, profile=replace(training.profile, max_steps=100_000))
+
+    def interrupt(step):
+        if step >= 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        launch.train(training, 2, show=interrupt)
+    beat = heartbeat.read(training.folder)
+    assert beat.stopped == "interrupted"
+    assert [path.name for path in training.folder.glob("checkpoint-*")] == [f"checkpoint-{beat.step}"]
+    killed = []
+
+    def kill(step):
+        if step > beat.step and not killed:
+            launcher = int((training.folder / launch.FOLDER / "pid").read_text())
+            with pytest.raises(VsrError, match="another training is running in it"):
+                launch.train(replace(training, fresh=True), 2)
+            (victim,) = (p for p in launch._processes(launcher) if p.environ()["RANK"] == "1")
+            victim.kill()
+            killed.append(time.monotonic())
+
+    with pytest.raises(VsrError, match="process 1 was killed by SIGKILL"):
+        launch.train(training, 2, show=kill)
+    assert time.monotonic() - killed[0] < 60

@@ -1,0 +1,66 @@
+"""What the runs of a results folder are doing: finished, running, silent, stopped or dead."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vsr import heartbeat, locks
+from vsr.errors import VsrError
+from vsr.progress import duration
+from vsr.runs import read_json
+from vsr.table_text import markdown_table
+
+SILENT = 600.0  # seconds without a sign of life, or 20 steps' time where that is longer
+ATTENTION = {"silent", "stopped", "dead"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run. `state` is 'finished', 'running', 'silent' (alive, but no step for long), 'stopped' (on purpose, with a
+    checkpoint) or 'dead' (its process ended before its work did)."""
+
+    name: str
+    state: str
+    beat: heartbeat.Beat | None
+
+    def row(self) -> tuple[str, ...]:
+        """Name, state, step, steps a minute, last sign of life."""
+        if self.beat is None or self.state == "finished":
+            return (self.name, self.state, "", "", "")
+        age, beat = self.beat.age, self.beat
+        return (
+            self.name,
+            self.state + (f": {beat.stopped}" if self.state == "stopped" else ""),
+            f"{beat.step}/{beat.total}",
+            f"{60 * beat.rate:.1f}",
+            "before a restart, or elsewhere" if age is None else f"{duration(age)} ago",
+        )
+
+
+def statuses(results: str | Path) -> list[Status]:
+    """Every run below `results`, by name; VsrError where there is no such folder."""
+    results = Path(results)
+    if not results.is_dir():
+        raise VsrError(f"{results}: no such folder; name a results folder with --out")
+    folders = sorted(path.parent for path in results.rglob("manifest.json"))
+    return [_status(folder, str(folder.relative_to(results))) for folder in folders]
+
+
+def table(found: list[Status]) -> str:
+    """As Markdown."""
+    rows = [status.row() for status in found]
+    return markdown_table(("run", "state", "step", "steps a minute", "last sign of life"), rows)
+
+
+def _status(folder: Path, name: str) -> Status:
+    beat = heartbeat.read(folder)
+    if locks.held(folder):
+        return Status(name, "silent" if _silent(beat) else "running", beat)
+    if (folder / ".done").is_file() or read_json(folder / "manifest.json").get("seconds"):
+        return Status(name, "finished", beat)
+    return Status(name, "stopped" if beat and beat.stopped else "dead", beat)
+
+
+def _silent(beat: heartbeat.Beat | None) -> bool:
+    if beat is None or beat.age is None:
+        return False
+    return beat.age > max(SILENT, 20 / beat.rate if beat.rate else 0.0)
