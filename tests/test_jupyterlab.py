@@ -62,11 +62,18 @@ def wait(ready: Callable[[], object], what: str, seconds: float, every: float = 
     pytest.fail(f"waited {seconds:.0f} s for {what}")
 
 
+def _no_news(config: Path) -> None:
+    """Answer JupyterLab's question for it: whether to fetch news. It hides a corner of the page."""
+    settings = config / "lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}')
+
+
 class Lab:
     """A JupyterLab server on a free port, with settings, kernels' files and notebooks in a temporary folder."""
 
     def __init__(self, folder: Path):
-        self.books, self.results, self.token = folder / "notebooks", folder / "results", secrets.token_hex(16)
+        self.books, self.results, self.token = folder / "notebooks", folder / "results/smoke", secrets.token_hex(16)
         self.books.mkdir(parents=True)
         self.log = folder / "server.log"
         with socket.socket() as free:
@@ -74,8 +81,8 @@ class Lab:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         options = {"ServerApp.port": self.url.rpartition(":")[2], "ServerApp.port_retries": 0}
         options |= {"ServerApp.ip": "127.0.0.1", "ServerApp.root_dir": self.books, "IdentityProvider.token": self.token}
-        # news are a pop-up, and a request to the network
-        options |= {"LabApp.extension_manager": "readonly", "LabApp.news_url": "None"}
+        options |= {"LabApp.extension_manager": "readonly"}  # the other one asks PyPI
+        _no_news(folder / "config")
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
         own = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder / "ipython")}
         own |= {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
