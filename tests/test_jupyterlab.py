@@ -102,6 +102,12 @@ class Lab:
         except (urllib.error.URLError, TimeoutError):
             return False
 
+    def connected(self, name: str) -> bool:
+        """Whether the page of a notebook talks to an idle kernel; the page itself says idle before it does."""
+        with urllib.request.urlopen(f"{self.url}/api/sessions?token={self.token}", timeout=60) as reply:
+            kernels = [session["kernel"] for session in json.load(reply) if session["path"] == f"{name}.ipynb"]
+        return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
+
     def close(self) -> None:
         """End the server, which ends its kernels."""
         self.process.terminate()
@@ -126,20 +132,21 @@ class Page:
     def __init__(self, browser: webdriver.Chrome, lab: Lab, name: str, pictures: Path):
         self.browser, self.name, self.pictures = browser, name, pictures
         browser.get(f"{lab.url}/lab/workspaces/{name}/tree/{name}.ipynb?token={lab.token}")
-        wait(self.idle, f"the kernel of {name} to start", START)
+        book = nbformat.read(lab.books / f"{name}.ipynb", as_version=4)
+        code = sum(cell.cell_type == "code" for cell in book.cells)
+        wait(lambda: len(self.look()["cells"]) == code, f"the {code} code cells of {name} to appear", START)
+        wait(lambda: lab.connected(name) and self.look()["status"] == "idle", f"the kernel of {name} to start", START)
 
     def look(self) -> dict:
         """What LOOK sees."""
         return self.browser.execute_script(LOOK)
 
-    def idle(self) -> bool:
-        """The kernel waits for work."""
-        return self.look()["status"] == "idle"
-
     def run_all(self) -> None:
-        """The menu's Run > Run All Cells."""
+        """The menu's Run > Run All Cells; returns when it has begun."""
         self._click("//*[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']")
         self._click("//li[@data-command='runmenu:run-all']")
+        begun = "[*]:", "[1]:"
+        wait(lambda: self.look()["cells"][0]["prompt"] in begun, f"{self.name} to begin", START)
 
     def _click(self, path: str) -> None:
         WebDriverWait(self.browser, START).until(lambda browser: browser.find_element(By.XPATH, path).is_displayed())
