@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas
 from IPython.display import Image, display
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from vsr.plotting import style
 from vsr.progress import duration
 from vsr.runs import read_jsonl
 
@@ -22,6 +24,7 @@ class Curves:
         """Redraw; `done` runs are complete."""
         self.handle.update(self._picture(done))
 
+    @style()
     def _picture(self, done: int) -> Image:
         figure = Figure(figsize=(9, 3), layout="constrained")
         axes = figure.subplots()
@@ -33,6 +36,7 @@ class Curves:
             means = values.rolling(self.smooth, min_periods=1).mean()
             axes.plot(range(1, len(means) + 1), means, linewidth=1, label=folder.name)
         axes.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.column}, mean of {self.smooth} steps")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{done} of {len(self.folders)} runs complete, {duration(spent)} of training", loc="left")
         axes.legend(fontsize=7, ncols=3, loc="lower right")
         content = io.BytesIO()

@@ -25,8 +25,40 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 
 
 def facts(record: dict) -> Markdown:
-    """A flat record as a table of two columns."""
-    return table(("", ""), [(name.replace("_", " "), value) for name, value in record.items()])
+    """A record as a table of two columns; one row for every part of its parts."""
+    return table(("", ""), [(name.replace("_", " "), value) for name, value in _parts(record)])
+
+
+def _parts(record: dict, before: str = "") -> list[tuple[str, str]]:
+    """Name and value of every part: groups of plain values in one line, deeper ones by the names on the way to them."""
+    found = []
+    for name, value in record.items():
+        path = f"{before} · {name}" if before else name
+        if isinstance(value, list) and _deep(value):
+            value = {part.get("name", n) if isinstance(part, dict) else n: part for n, part in enumerate(value, 1)}
+        if isinstance(value, dict) and _deep(value.values()):
+            plain = {key: part for key, part in value.items() if not isinstance(part, dict | list)}
+            found += [(path, _words(plain))] if plain else []
+            found += _parts({key: part for key, part in value.items() if key not in plain}, path)
+        else:
+            found.append((path, _words(value)))
+    return found
+
+
+def _deep(values: Iterable) -> bool:
+    return any(isinstance(value, dict | list) for value in values)
+
+
+def _words(value: object) -> str:
+    """A value as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _quoted(text: str) -> str:
+    """Text as a model wrote it; that it wrote nothing is said."""
+    return f"`{text}`" if text.strip() else "*empty*"
 
 
 def settings(profile: Profile, *names: str) -> Markdown:
@@ -68,7 +100,7 @@ def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
         if row["id"] in shared:
             first.setdefault(row["question_type"], row)
     rows = [
-        (row["question_type"], row["ground_truth"], *(f"`{by_id[name][row['id']]['response']}`" for name in by_id))
+        (row["question_type"], row["ground_truth"], *(_quoted(by_id[name][row["id"]]["response"]) for name in by_id))
         for row in list(first.values())[:number]
     ]
     return table(("task", "truth", *by_id), rows)
@@ -88,7 +120,7 @@ def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
         known = sorted({row["step"] for row in kept})
         for step in dict.fromkeys((*known[: steps // 2], *known[-((steps + 1) // 2) :])):
             rows += [
-                (name, step, r["truth"], f"`{r['completion']}`", f"{r['reward']:.2f}", f"{r['advantage']:+.2f}")
+                (name, step, r["truth"], _quoted(r["completion"]), f"{r['reward']:.2f}", f"{r['advantage']:+.2f}")
                 for r in kept
                 if r["step"] == step
             ]
@@ -146,7 +178,7 @@ def scores(summaries: dict[str, dict]) -> Markdown:
 
     def cell(part: dict, key: str = "score") -> str:
         low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
-        interval = f" [{low:.1f}, {high:.1f}]" if low is not None else ""
+        interval = f" [{low:.1f},\u00a0{high:.1f}]" if low is not None else ""  # no line ends inside it
         return f"{part[key]:.1f}{interval}"
 
     tasks = list(next(iter(summaries.values()))["tasks"])
