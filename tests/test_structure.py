@@ -11,26 +11,29 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
 # lower floors never import higher ones; modules of one floor may import each other
 FLOORS = [
     {"errors", "runs", "progress"},
-    {"paper", "profiles"},
+    {"paper", "profiles", "methods"},
     {"scenes"},
     {"answers", "averages", "scoring", "harness_rules", "stats", "seeds", "rewards", "questions"},
     {"video", "prompts"},
     {"doctor", "dryrun", "devices", "models", "adapters", "folders", "quantize", "sizes", "sources", "engine"},
+    {"cards", "export"},
     {"train"},
     {"evaluate", "pretrain"},
     {
-        *("summaries", "methods", "training_logs", "errors_by_task", "table_text", "tables", "plotting", "figures"),
+        *("summaries", "training_logs", "errors_by_task", "table_text", "tables", "plotting", "figures"),
         *("figures_training", "figures_honesty", "figures_errors", "figures_rosetta"),
         *("findings", "log_tests", "judgements", "claims", "report", "show"),
     },
-    {"jobs", "live", "study"},
-    {"estimate", "needs", "phases", "workload", "bench", "notebooks"},
+    {"estimate", "needs", "phases", "workload"},
+    {"jobs", "live", "study", "variants"},
+    {"bench", "notebooks"},
     {"cli"},
 ]
 NO_TORCH = {
     "tables",
     "figures",
     "figures_rosetta",
+    "cards",
     "claims",
     "scoring",
     "answers",

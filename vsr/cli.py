@@ -132,7 +132,7 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import adapters, evaluate, show, study
+    from vsr import adapters, cards, evaluate, show, study
     from vsr.questions import vsibench
 
     profile = _profile(args)
@@ -144,6 +144,8 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     if given and given.missing:
         print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
     run = evaluate.evaluate(model, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
+    if args.adapter:
+        cards.refresh(args.adapter)
     print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
     print(f"\nwritten to {run.path}")
 
@@ -184,6 +186,15 @@ def cmd_report(args: argparse.Namespace) -> None:
 
     for path in report.write_all(_out(args)):
         print(path)
+
+
+def cmd_export(args: argparse.Namespace) -> None:
+    """merge a trained adapter into its base: a folder that plain transformers loads"""
+    from vsr import export
+
+    if args.out is None:
+        raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
+    print(f"written to {export.export(args.adapter, args.out, **_changes(args))}")
 
 
 def cmd_score(args: argparse.Namespace) -> None:
@@ -277,6 +288,8 @@ def parser() -> argparse.ArgumentParser:
     estimate.add_argument("--gpu", metavar="NAME", help="a GPU by name, e.g. 'RTX 4090' (default: this machine's)")
     estimate.add_argument("--gpu-gib", type=float, metavar="N", help="the GPU's memory")
     estimate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="how it answers")
+    export = add("export", cmd_export)
+    export.add_argument("--adapter", type=Path, required=True, metavar="RUN", help="a trained run's folder")
     add("report", cmd_report)
     score = add("score", cmd_score)
     score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")

@@ -95,8 +95,13 @@ def load(
     keep_precision(model)
     model.name_or_path = info["base"]
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
+        model = with_adapter(model, adapter)
     return Loaded(model.eval(), tokenizer, info)
+
+
+def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) -> PeftModel:
+    """`model` with the adapter of a PEFT folder or run folder, as it was trained; nothing is trainable."""
+    return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
 
 
 def arguments(name: str, profile: Profile) -> dict:

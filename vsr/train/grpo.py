@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
-from vsr import models, rewards, runs
+from vsr import cards, models, rewards, runs
+from vsr.adapters import adapter_hash
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
 from vsr.models import Loaded
@@ -101,7 +102,8 @@ def run_grpo(
     fresh: bool = False,
 ) -> Run:
     """The run `grpo-<mode>-seed<seed>` (with `-beta<beta>` where it is not the profile's): vsGRPO trained with the
-    prompts and rewards of `mode` on the questions and videos in folder `data`; its adapter is in `adapter/`.
+    prompts and rewards of `mode` on the questions and videos in folder `data`; its adapter, with a
+    model card, is in `adapter/`.
 
     A finished run is returned as it is, a broken one continued. `loaded` saves loading the base again; it comes back
     without an adapter."""
@@ -135,7 +137,9 @@ def run_grpo(
         adapted.model.unload()
     for checkpoint in run.path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=base.device_name, warning=caution)
+    facts = {"adapter": adapter_hash(run.path), "device": base.device_name, "warning": caution}
+    cards.write(run.path, run.manifest | facts)
+    run.finish(**facts)
     return run
 
 
