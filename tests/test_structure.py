@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluate", "pretrain"},
     {
         *("summaries", "training_logs", "errors_by_task", "table_text", "tables", "plotting", "figures"),
-        *("figures_training", "figures_honesty", "figures_errors", "figures_rosetta"),
+        *("figures_training", "figures_honesty", "figures_errors", "figures_rosetta", "figures_variants"),
         *("findings", "log_tests", "judgements", "claims", "report", "show"),
     },
     {"estimate", "needs", "phases", "workload"},
@@ -33,6 +33,7 @@ NO_TORCH = {
     "tables",
     "figures",
     "figures_rosetta",
+    "figures_variants",
     "cards",
     "claims",
     "scoring",

@@ -3,6 +3,7 @@
 A card is words only: `vsr.adapters.adapter_hash` leaves it out, so it may be written again after every evaluation.
 """
 
+import os
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -38,8 +39,10 @@ def write(run: str | Path, manifest: dict | None = None) -> Path:
 
 
 def refresh(model: str | Path) -> None:
-    """Write the card again after an evaluation of `model`; nothing where that is no run folder with an adapter."""
-    if (Path(model) / "manifest.json").is_file() and (Path(model) / "adapter").is_dir():
+    """Write the card again after an evaluation of `model`; nothing where that is no run folder with an adapter, or one
+    that may only be read."""
+    folder = Path(model) / "adapter"
+    if (Path(model) / "manifest.json").is_file() and folder.is_dir() and os.access(folder, os.W_OK):
         write(model)
 
 

@@ -219,7 +219,7 @@ def cmd_pretrain(args: argparse.Namespace) -> None:
 
 
 def cmd_bench(args: argparse.Namespace) -> None:
-    """side-by-side measurements: ours, the naive way, TRL"""
+    """side-by-side measurements: ours, the naive way, TRL; on a GPU, what was estimated"""
     import importlib
 
     result = importlib.import_module(f"vsr.bench.{args.what}").main()
@@ -296,7 +296,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--rules", default="all", help="official, lmms-eval, ... or all")
     add("pretrain", cmd_pretrain)
     bench = add("bench", cmd_bench)
-    bench.add_argument("what", choices=("render", "build", "grpo", "eval"), help="what to measure")
+    bench.add_argument("what", choices=("render", "build", "grpo", "eval", "gpu"), help="what to measure")
     return top
 
 

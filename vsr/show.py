@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import ModelCard
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
@@ -93,6 +94,11 @@ def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
                 if r["step"] == step
             ]
     return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
+
+
+def card(run: Path) -> Markdown:
+    """The model card of a run's adapter, its front matter left out."""
+    return Markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
 
 
 SHELL = re.compile(r"<(think|observe)>\W*</\1>")

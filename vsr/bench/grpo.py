@@ -76,7 +76,7 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
 
 def _ours(what, adapted, asked, read, group, completion, folder, cached):
     trainer = GroupTrainer(
-        adapted, [asked], [_reward], _arguments(group, completion, folder), what.see, folder,
+        adapted, [asked], [reward], _arguments(group, completion, folder), what.see, folder,
         token_budget=NEVER, split_every=NEVER,
     )  # fmt: skip
     trainer.create_optimizer_and_scheduler(1)
@@ -107,7 +107,7 @@ def _trl(what, adapted, asked, read, group, completion, folder, cached):
     pixels = None if cached else what.pixels(len(read.ids))
     trainer = SeeingGRPOTrainer(
         adapted.model,
-        _reward,
+        reward,
         _arguments(group, completion, folder, generation_kwargs={"suppress_tokens": what.forbidden}),
         Dataset.from_list([{"prompt": asked["id"]}]),
         processing_class=what.tokenizer,
@@ -137,7 +137,7 @@ def _naive(what, adapted, asked, read, group, completion, folder, cached):
             marks["scoring"] = seconds(lambda: made.update(ref=naive.logps(made["ids"])))
 
         def update() -> None:
-            rewards = torch.tensor([_reward(made["ids"].tolist(), made["ids"].tolist())])
+            rewards = torch.tensor([reward(made["ids"].tolist(), made["ids"].tolist())])
             logps = naive.logps(made["ids"])
             advantages = group_advantages(rewards)[0].to(logps)
             grpo_loss(logps, logps.detach(), made["ref"], advantages, torch.ones_like(logps), 0.2, 1e-4).backward()
@@ -149,7 +149,7 @@ def _naive(what, adapted, asked, read, group, completion, folder, cached):
     return step
 
 
-def _reward(completions, completion_ids, **_) -> list[float]:
+def reward(completions, completion_ids, **_) -> list[float]:
     """Anything that differs between completions."""
     return [sum(ids) % 97 / 97 for ids in completion_ids]
 
