@@ -116,6 +116,7 @@ def tradeoff(results: str | Path) -> Figure:
         panels[1].set_xlabel("GPU memory at most, MiB" if on_gpu else "memory of the weights, MiB")
         panels[2].set_xlabel("seconds a step")
         for axes in panels[1:]:
+            axes.margins(x=0.08)
             axes.set_xlim(left=0)
         if not variants:
             not_run(panels[0], "QLoRA variants")
@@ -151,12 +152,13 @@ def _label(name: str) -> str:
 
 
 def _title(results: str | Path) -> str:
-    """The smallest variant: what it saves, and what it costs."""
+    """The smallest variant, the best of equally small ones: what it saves, and what it costs."""
     found = {one.name: one for one in find(results)}
     lost = loss(results)
     if not lost:
         return "Quantised bases: quality, memory and speed"
-    smallest = min(lost, key=lambda name: found[name].memory[1])
+    smallest = min(lost, key=lambda name: (round(found[name].memory[1]), -lost[name].value))
     share = found[smallest].memory[1] / found[FULL].memory[1]
     slower = found[smallest].step[1] / found[FULL].step[1]
-    return f"{smallest}: {share:.0%} of the memory, {slower:.1f} x the time a step, {lost[smallest]} points"
+    costs = f"{slower:.1f} times the seconds a step, {lost[smallest]} points"
+    return f"{smallest} instead of full precision: {share:.0%} of the memory, {costs}"
