@@ -16,7 +16,7 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("run", "doctor", "build", "agree", "evaluate", "train", "report", "score", "pretrain", "bench"):
+    for command in "run doctor build agree evaluate train estimate export report score pretrain bench".split():
         assert f"\n    {command} " in shown
 
 
@@ -31,6 +31,7 @@ def test_help_names_every_command(capsys):
         (["agree", "--scenes", "none.json", "--questions", "none.jsonl"], "none.json"),
         (["evaluate", "--bench", "nowhere"], "nowhere: no such folder"),
         (["score", "--predictions", "none.jsonl"], "none.jsonl: no such file"),
+        (["export", "--adapter", "nowhere", "--out", "new"], "adapter 'nowhere': no adapter_config.json there"),
         (["train", "sft", "--mode", "think"], "--mode think: it is for grpo"),
         (["train", "grpo", "--compute-of", "run"], "--compute-of: it is for sft and dpo"),
     ],
