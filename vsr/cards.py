@@ -24,8 +24,8 @@ SETTINGS = {  # of each method
     "dpo": ("dpo_learning_rate", "dpo_beta", *ADAPTER),
 }
 MINIATURE = (
-    "The base is this project's miniature of a few million parameters, which knows procedural rooms and nothing else. "
-    "Its scores show that the method works and how variants differ; they say nothing about Qwen2-VL."
+    "Qwen2-VL: the base is this project's miniature of a few million parameters, which knows procedural rooms and "
+    "nothing else; its scores compare methods and say nothing about Qwen2-VL"
 )
 
 
@@ -139,7 +139,7 @@ def _scores(found: list[dict]) -> str:
         averages = [_value(one, "overall"), _value(one, "trained")]
         tasks = [_value(one["tasks"].get(task, {}), "score") for task in TASKS]
         rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *averages, *tasks))
-    head = ("prompt", "video", "rooms", "questions", "average", "trained six", *TASKS.values())
+    head = ("prompt", "video", "data", "questions", "average", "trained six", *TASKS.values())
     ids = ", ".join(one["run"] for one in found)
     return f"{_table(head, rows)}\nPercent, 95 % intervals over scenes. Evaluations: {ids}.\n"
 

@@ -96,11 +96,6 @@ def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
     return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
 
 
-def card(run: Path) -> Markdown:
-    """The model card of a run's adapter, its front matter left out."""
-    return Markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
-
-
 SHELL = re.compile(r"<(think|observe)>\W*</\1>")
 
 
@@ -145,6 +140,11 @@ def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
     plan.draw_strip(right, frames, columns=4)
     figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
     return image(figure)
+
+
+def card(run: Path) -> Markdown:
+    """The model card of a run's adapter, its front matter left out."""
+    return Markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
 
 
 def provenance(results: Path, *names: str) -> Markdown:

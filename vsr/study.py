@@ -8,7 +8,7 @@ from pathlib import Path
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import cards, estimate, figures, profiles, report, runs, show
+from vsr import cards, devices, estimate, figures, profiles, report, runs, show
 from vsr.errors import VsrError
 from vsr.jobs import Job, run_all
 from vsr.live import Curves
@@ -62,8 +62,10 @@ class Study:
         return show.image(figure)
 
     def estimate(self, mode: str = "vanilla") -> Markdown:
-        """What a GRPO run of this profile and its evaluation need here, before they run; nothing is run."""
-        return Markdown(estimate.estimate(self.profile, mode=mode).table())
+        """What a GRPO run of this profile and its evaluation need here, before they run; on a CPU on one thread, as
+        studies train."""
+        with devices.one_thread():
+            return Markdown(estimate.estimate(self.profile, mode=mode).table())
 
     def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
         """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.

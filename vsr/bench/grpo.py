@@ -3,8 +3,6 @@ way in our own code, features cached; TRL's trainer made to see the video in eve
 
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ from vsr.bench.flops import limits
 from vsr.bench.naive_step import Naive
 from vsr.bench.subject import Subject, machine, subject
 from vsr.bench.trl_video import SeeingGRPOTrainer, Seen
+from vsr.devices import one_thread
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
 from vsr.train.data import read_prompt
@@ -202,17 +201,6 @@ def saved_bytes(model: torch.nn.Module, forward) -> tuple[torch.Tensor, int]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     return result.detach(), sum(storages.values())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread, as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 HEAD = (
