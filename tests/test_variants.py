@@ -5,7 +5,19 @@ import json
 import pytest
 from made_runs import write_run, write_training
 
-from vsr import figures_variants, plotting, profiles, quantize, report, runs, show, training_logs, variants
+from vsr import (
+    devices,
+    estimate,
+    figures_variants,
+    plotting,
+    profiles,
+    quantize,
+    report,
+    runs,
+    show,
+    training_logs,
+    variants,
+)
 from vsr.errors import VsrError
 from vsr.study import Study
 
@@ -85,6 +97,15 @@ def test_what_was_not_run_says_so(results, tmp_path):
     row = next(row for row in figures_variants.rows(results) if row[0] == "nf4")
     assert row == ("nf4", "6.0", "6.0", "1.20", "not run", "not run", "not run")
     figures_variants.tradeoff(results)
+
+
+def test_a_gpu_that_is_too_small_for_one_is_refused_before_any_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(estimate.devices, "this", lambda *_: devices.of_size(0.1))
+    made = variants.studies(Study(profiles.get("tiny", token_budget=1 << 12), tmp_path), ["nf4", "none"])
+    monkeypatch.setattr(variants, "run_all", None)
+    with pytest.raises(VsrError, match=r"tiny needs about .* of GPU memory \(estimated\)"):
+        variants.train(made)
 
 
 def test_rounding_grows_as_bits_shrink():

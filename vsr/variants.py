@@ -86,8 +86,10 @@ def expect(profile: Profile, out: Path) -> Run:
 
 
 def train(variants: dict[str, Study]) -> list[Path]:
-    """vsGRPO-V of every variant and seed; the run folders."""
+    """vsGRPO-V of every variant and seed; the run folders. VsrError before any of them where a GPU is too small."""
     todo, names = [], []
+    for variant in variants.values():
+        estimate.require(variant.profile, MODE)
     for name, variant in variants.items():
         common = {"profile": variant.profile, "mode": MODE, "data": variant.train.folder, "out": variant.results}
         todo += [Job(name, train_alone, {"seed": seed, **common}) for seed in range(variant.profile.seeds)]
