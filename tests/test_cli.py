@@ -16,19 +16,8 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for command in (
-        "run",
-        "doctor",
-        "build",
-        "agree",
-        "evaluate",
-        "train",
-        "report",
-        "score",
-        "pretrain",
-        "bench",
-        "status",
-    ):
+    commands = "run doctor build agree evaluate train status estimate export report score pretrain diagnose bench"
+    for command in commands.split():
         assert f"\n    {command} " in shown
 
 
@@ -43,6 +32,7 @@ def test_help_names_every_command(capsys):
         (["agree", "--scenes", "none.json", "--questions", "none.jsonl"], "none.json"),
         (["evaluate", "--bench", "nowhere"], "nowhere: no such folder"),
         (["score", "--predictions", "none.jsonl"], "none.jsonl: no such file"),
+        (["export", "--adapter", "nowhere", "--out", "new"], "adapter 'nowhere': no adapter_config.json there"),
         (["train", "sft", "--mode", "think"], "--mode think: it is for grpo"),
         (["train", "sft", "--gpus", "2"], "--gpus 2: it is for grpo"),
         (["run", "--gpus", "1000"], "gpus=1000: this machine has"),

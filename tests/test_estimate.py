@@ -24,6 +24,7 @@ from vsr import (
     profiles,
     quantize,
     stats,
+    study,
     workload,
 )
 from vsr.engine.attention import install
@@ -242,3 +243,9 @@ def test_the_command(capsys):
         assert word in printed
     assert cli.main(["estimate", "--gpu", "H1000"]) == 2
     assert "unknown GPU 'H1000': did you mean 'H100'" in capsys.readouterr().err
+
+
+def test_a_notebook_shows_it_before_it_trains():
+    text = study.setup("smoke").estimate("think").data
+    assert "| smoke, think |" in text
+    assert "memory needed" in text

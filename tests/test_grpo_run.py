@@ -12,6 +12,7 @@ import torch
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 
 from vsr import models, profiles, rewards, runs
+from vsr.adapters import adapter_hash
 from vsr.errors import VsrError
 from vsr.train import options
 from vsr.train.grpo import run_grpo, train_grpo
@@ -44,7 +45,7 @@ def test_a_run_leaves_an_adapter_a_log_and_nothing_to_do(study, mode):
     loaded = models.load(profile.base, adapter=run.path)
     trained = [p for name, p in loaded.model.named_parameters() if "lora_B" in name]
     assert all(p.isfinite().all() for p in trained)
-    assert run.manifest["adapter"] == runs.hash_files(run.path / "adapter")
+    assert run.manifest["adapter"] == adapter_hash(run.path)
     log = (run.path / "log.jsonl").read_bytes()
     again = run_grpo(profile, mode, data, out, seed=1)
     assert again.finished

@@ -1,13 +1,15 @@
 """Adapter folders: found, hashed, checked against a base."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from transformers import Qwen2VLConfig
 
 from vsr.errors import VsrError
-from vsr.quantize import skeleton
 from vsr.runs import hash_files, read_json
+
+if TYPE_CHECKING:
+    from transformers import Qwen2VLConfig
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -29,9 +31,11 @@ def adapter_hash(path: str | Path) -> str:
     return hash_files(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS)
 
 
-def check_adapter(path: str | Path, config: Qwen2VLConfig, base: str, base_hash: str) -> None:
+def check_adapter(path: str | Path, config: "Qwen2VLConfig", base: str, base_hash: str) -> None:
     """Raise VsrError for an adapter that was trained on another base: by its run's manifest, the base it names, and the
     shapes of its weights."""
+    from vsr.quantize import skeleton  # brings torch, which model cards do without
+
     folder = adapter_folder(path)
     manifest = folder.parent / "manifest.json"
     trained_on = read_json(manifest).get("settings", {}).get("model", {}) if manifest.is_file() else {}

@@ -81,7 +81,7 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import adapters, evaluate, show, study
+    from vsr import adapters, cards, evaluate, show, study
     from vsr.questions import vsibench
 
     profile = _profile(args)
@@ -93,6 +93,8 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     if given and given.missing:
         print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
     run = evaluate.evaluate(model, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
+    if args.adapter:
+        cards.refresh(args.adapter)
     print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
     print(f"\nwritten to {run.path}")
 
@@ -153,6 +155,15 @@ def cmd_report(args: argparse.Namespace) -> None:
         print(path)
 
 
+def cmd_export(args: argparse.Namespace) -> None:
+    """merge a trained adapter into its base: a folder that plain transformers loads"""
+    from vsr import export
+
+    if args.out is None:
+        raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
+    print(f"written to {export.export(args.adapter, args.out, **_changes(args))}")
+
+
 def cmd_score(args: argparse.Namespace) -> None:
     """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
     from vsr import figures_rosetta, plotting, report, scoring
@@ -187,7 +198,7 @@ def cmd_diagnose(args: argparse.Namespace) -> None:
 
 
 def cmd_bench(args: argparse.Namespace) -> None:
-    """side-by-side measurements: ours, the naive way, TRL"""
+    """side-by-side measurements: ours, the naive way, TRL; on a GPU, what was estimated"""
     import importlib
 
     result = importlib.import_module(f"vsr.bench.{args.what}").main()
@@ -247,6 +258,8 @@ def parser() -> argparse.ArgumentParser:
     estimate.add_argument("--gpu-gib", type=float, metavar="N", help="the GPU's memory")
     estimate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="how it answers")
     add("status", cmd_status)
+    export = add("export", cmd_export)
+    export.add_argument("--adapter", type=Path, required=True, metavar="RUN", help="a trained run's folder")
     add("report", cmd_report)
     score = add("score", cmd_score)
     score.add_argument("--predictions", type=Path, required=True, metavar="S", help="a samples.jsonl")
@@ -258,7 +271,7 @@ def parser() -> argparse.ArgumentParser:
     )
     diagnose.add_argument("--rooms", type=int, default=300, help="fresh rooms to ask about (default: 300)")
     bench = add("bench", cmd_bench)
-    bench.add_argument("what", choices=("render", "build", "grpo", "eval", "scale"), help="what to measure")
+    bench.add_argument("what", choices=("render", "build", "grpo", "eval", "scale", "gpu"), help="what to measure")
     return top
 
 

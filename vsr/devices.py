@@ -1,7 +1,8 @@
 """How fast a device is and how much it holds: named GPUs by their data sheets, this machine by measurement."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,6 +100,17 @@ def this(dtype: torch.dtype, width: int) -> Device:
         asynchronous=cuda,
         source="measured here",
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread, as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _time(work: Callable[[], object], cuda: bool, repeats: int = 10) -> float:

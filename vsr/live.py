@@ -14,10 +14,19 @@ from vsr.runs import read_jsonl
 
 
 class Curves:
-    """Call it now and then: it redraws `column` of every run's log.jsonl. The picture stays as the cell's output."""
+    """Call it now and then: it redraws `column` of every run's log.jsonl, named by `labels` or its folder. The picture
+    stays as the cell's output."""
 
-    def __init__(self, folders: list[Path], steps: int, column: str = "reward", smooth: int = 10):
+    def __init__(
+        self,
+        folders: list[Path],
+        steps: int,
+        column: str = "reward",
+        smooth: int = 10,
+        labels: list[str] | None = None,
+    ):
         self.folders, self.steps, self.column, self.smooth = folders, steps, column, smooth
+        self.labels = labels or [folder.name for folder in folders]
         self.handle = display(self._picture(0), display_id=True)
 
     def __call__(self, done: int) -> None:
@@ -29,12 +38,12 @@ class Curves:
         figure = Figure(figsize=(9, 3), layout="constrained")
         axes = figure.subplots()
         spent = 0.0
-        for folder in self.folders:
+        for folder, label in zip(self.folders, self.labels, strict=True):
             rows = list(read_jsonl(folder / "log.jsonl")) if (folder / "log.jsonl").is_file() else []
             spent += sum(row.get("seconds", 0.0) for row in rows)
             values = pandas.Series([row[self.column] for row in rows if self.column in row], dtype=float)
             means = values.rolling(self.smooth, min_periods=1).mean()
-            axes.plot(range(1, len(means) + 1), means, linewidth=1, label=folder.name)
+            axes.plot(range(1, len(means) + 1), means, linewidth=1, label=label)
         axes.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.column}, mean of {self.smooth} steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{done} of {len(self.folders)} runs complete, {duration(spent)} of training", loc="left")

@@ -4,6 +4,9 @@ No AutoProcessor: it needs torchvision. Text goes through the tokenizer, video t
 """
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,8 +98,14 @@ def load(
     keep_precision(model)
     model.name_or_path = info["base"]
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
+        model = with_adapter(model, adapter)
     return Loaded(model.eval(), tokenizer, info)
+
+
+def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) -> PeftModel:
+    """`model` with the adapter of a PEFT folder or run folder, as it was trained; nothing is trainable."""
+    with _old_names():
+        return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
 
 
 def arguments(name: str, profile: Profile) -> dict:
@@ -138,7 +147,8 @@ def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftMo
         target_modules=rf".*language_model\..*\.({'|'.join(f'{t}_proj' for t in lora_targets(profile))})",
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, config)
+    with _old_names():
+        adapted = get_peft_model(model, config)
     if "/" not in model.name_or_path:
         adapted.active_peft_config.base_model_name_or_path = None  # no hub id: peft would ask the hub for it on saving
     return adapted
@@ -151,6 +161,14 @@ def lora_targets(profile: Profile) -> list[str]:
         if word not in LORA_LAYERS:
             raise unknown("layer in lora_targets", word, LORA_LAYERS)
     return named
+
+
+@contextmanager
+def _old_names() -> Iterator[None]:
+    """PEFT asks transformers by a deprecated name; the warning would print this machine's folders into notebooks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+        yield
 
 
 def _examine(

@@ -58,6 +58,20 @@ def dequantise(model: nn.Module) -> None:
             setattr(parent, name, plain)
 
 
+def rounding_error(name: str, rows: int = 64, width: int = 4096) -> float:
+    """How far normally distributed weights (rows, width) are off once rounded by the kernels of one of QUANTIZATIONS:
+    the root mean square error, as a share of the weights' own."""
+    exact = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    if name == "int8":
+        values, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(exact)
+        rounded = values.float() * scales[:, None] / 127
+    else:
+        kind, _, double = name.partition("-")
+        values, state = bitsandbytes.functional.quantize_4bit(exact, quant_type=kind, compress_statistics=bool(double))
+        rounded = bitsandbytes.functional.dequantize_4bit(values, state)
+    return float((rounded - exact).norm() / exact.norm())
+
+
 def skeleton(config: Qwen2VLConfig) -> Qwen2VLForConditionalGeneration:
     """The model without weights: every shape, no memory."""
     with torch.device("meta"):
@@ -75,6 +89,19 @@ def weight_bytes(config: Qwen2VLConfig, dtype: torch.dtype, quantization: str) -
         if isinstance(layer, nn.Linear) and quantization != "none"
     }
     return sum(quantised.get(id(p), p.numel() * dtype.itemsize) for p in model.parameters())
+
+
+def held_bytes(model: nn.Module) -> int:
+    """Bytes that the weights of a freshly loaded model really take, scales included."""
+    held = 0
+    for weight in model.parameters():
+        held += weight.numel() * weight.itemsize
+        if (state := getattr(weight, "quant_state", None)) is not None:
+            nested = (state.state2.absmax, state.state2.code) if state.nested else ()
+            held += sum(part.numel() * part.itemsize for part in (state.absmax, *nested))
+        if getattr(weight, "SCB", None) is not None:
+            held += weight.SCB.numel() * weight.SCB.itemsize
+    return held
 
 
 def layer_bytes(layer: nn.Linear, quantization: str) -> int:

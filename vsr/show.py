@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import ModelCard
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
@@ -197,6 +198,11 @@ def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
     plan.draw_strip(right, frames, columns=4)
     figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
     return image(figure)
+
+
+def card(run: Path) -> Markdown:
+    """The model card of a run's adapter, its front matter left out."""
+    return Markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
 
 
 def provenance(results: Path, *names: str) -> Markdown:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from IPython.display import Image
+from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import figures, profiles, report, runs, show
+from vsr import cards, devices, estimate, figures, profiles, report, runs, show
 from vsr.errors import VsrError
 from vsr.jobs import Job, run_all
 from vsr.live import Curves
@@ -65,6 +65,12 @@ class Study:
         figures.savefig(figure, self.figures / name)
         return show.image(figure)
 
+    def estimate(self, mode: str = "vanilla") -> Markdown:
+        """What a GRPO run of this profile and its evaluation need here, before they run; on a CPU on one thread, as
+        studies train."""
+        with devices.one_thread():
+            return Markdown(estimate.estimate(self.profile, mode=mode).table())
+
     def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
         """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.
 
@@ -72,6 +78,7 @@ class Study:
         from vsr import evaluate
 
         run = evaluate.evaluate(model, self.bench, mode, video, self.profile, self.results)
+        cards.refresh(model)
         return runs.read_json(run.path / "summary.json")
 
     def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:

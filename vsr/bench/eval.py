@@ -7,8 +7,8 @@ import torch
 from torch import LongTensor
 
 from vsr.bench.clock import seconds
-from vsr.bench.grpo import one_thread
 from vsr.bench.subject import Subject, machine, subject
+from vsr.devices import one_thread
 from vsr.engine.answering import answer_many
 
 QUESTIONS, PROMPTS, ANSWER = 18, (300, 1200), 8

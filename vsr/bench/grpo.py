@@ -3,8 +3,6 @@ way in our own code, features cached; TRL's trainer made to see the video in eve
 
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ from vsr.bench.flops import limits
 from vsr.bench.naive_step import Naive
 from vsr.bench.subject import Subject, machine, subject
 from vsr.bench.trl_video import SeeingGRPOTrainer, Seen
+from vsr.devices import one_thread
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
 from vsr.train.data import read_prompt
@@ -76,7 +75,7 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
 
 def _ours(what, adapted, asked, read, group, completion, folder, cached):
     trainer = GroupTrainer(
-        adapted, [asked], [_reward], _arguments(group, completion, folder), what.see, folder,
+        adapted, [asked], [reward], _arguments(group, completion, folder), what.see, folder,
         token_budget=NEVER, split_every=NEVER,
     )  # fmt: skip
     trainer.create_optimizer_and_scheduler(1)
@@ -107,7 +106,7 @@ def _trl(what, adapted, asked, read, group, completion, folder, cached):
     pixels = None if cached else what.pixels(len(read.ids))
     trainer = SeeingGRPOTrainer(
         adapted.model,
-        _reward,
+        reward,
         _arguments(group, completion, folder, generation_kwargs={"suppress_tokens": what.forbidden}),
         Dataset.from_list([{"prompt": asked["id"]}]),
         processing_class=what.tokenizer,
@@ -137,7 +136,7 @@ def _naive(what, adapted, asked, read, group, completion, folder, cached):
             marks["scoring"] = seconds(lambda: made.update(ref=naive.logps(made["ids"])))
 
         def update() -> None:
-            rewards = torch.tensor([_reward(made["ids"].tolist(), made["ids"].tolist())])
+            rewards = torch.tensor([reward(made["ids"].tolist(), made["ids"].tolist())])
             logps = naive.logps(made["ids"])
             advantages = group_advantages(rewards)[0].to(logps)
             grpo_loss(logps, logps.detach(), made["ref"], advantages, torch.ones_like(logps), 0.2, 1e-4).backward()
@@ -149,7 +148,7 @@ def _naive(what, adapted, asked, read, group, completion, folder, cached):
     return step
 
 
-def _reward(completions, completion_ids, **_) -> list[float]:
+def reward(completions, completion_ids, **_) -> list[float]:
     """Anything that differs between completions."""
     return [sum(ids) % 97 / 97 for ids in completion_ids]
 
@@ -202,17 +201,6 @@ def saved_bytes(model: torch.nn.Module, forward) -> tuple[torch.Tensor, int]:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     return result.detach(), sum(storages.values())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread, as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 HEAD = (

@@ -46,12 +46,12 @@ class Subject:
 
     def row(self, length: int, question: int = 0) -> dict:
         """A training row whose prompt has `length` tokens; `question` varies the text after the video."""
-        rest = length - len(render(self.tokenizer, _chat(0, question), self.grid(length)))
-        return {"id": f"{length}-{question}", "prompt": _chat(rest, question), "video": str(length)}
+        rest = length - len(render(self.tokenizer, chat(0, question), self.grid(length)))
+        return {"id": f"{length}-{question}", "prompt": chat(rest, question), "video": str(length)}
 
     def questions(self, length: int, count: int) -> list[LongTensor]:
         """Prompts on the video of `length`, each with 20 to 30 tokens of its own."""
-        return [render(self.tokenizer, _chat(20 + i % 11, i), self.grid(length)) for i in range(count)]
+        return [render(self.tokenizer, chat(20 + i % 11, i), self.grid(length)) for i in range(count)]
 
     def grid(self, length: int) -> LongTensor:
         """(1, 3)."""
@@ -86,7 +86,8 @@ class Subject:
         return Loaded(model, self.tokenizer, {"device": str(self.model.device)})
 
 
-def _chat(tokens: int, question: int) -> list[dict]:
+def chat(tokens: int, question: int) -> list[dict]:
+    """A question of `tokens` random letters about a video."""
     letters = torch.randint(4, (tokens,), generator=torch.Generator().manual_seed(question)).tolist()
     text = "".join("jqxz"[i] for i in letters)  # a token each
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]

@@ -16,7 +16,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
-from vsr import models, runs
+from vsr import cards, models, runs
+from vsr.adapters import adapter_hash
 from vsr.engine.features import FeatureCache
 from vsr.models import Loaded
 from vsr.profiles import Profile
@@ -89,13 +90,15 @@ def train(
         finally:
             adapted.model.unload()
     shutil.rmtree(run.path / "checkpoints")
-    run.finish(
-        adapter=runs.hash_files(run.path / "adapter"),
-        device=base.device_name,
-        steps=trainer.args.max_steps,
-        token_passes=compute.token_passes(run.path),
-        warning=caution,
-    )
+    facts = {
+        "adapter": adapter_hash(run.path),
+        "device": base.device_name,
+        "steps": trainer.args.max_steps,
+        "token_passes": compute.token_passes(run.path),
+        "warning": caution,
+    }
+    cards.write(run.path, run.manifest | facts)
+    run.finish(**facts)
     return run
 
 

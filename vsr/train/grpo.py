@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig
 
-from vsr import models, rewards, runs
+from vsr import cards, models, rewards, runs
+from vsr.adapters import adapter_hash
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
 from vsr.models import Loaded
@@ -98,7 +99,8 @@ def run_grpo(
     deadline: float | None = None,
 ) -> Run:
     """The run `grpo-<mode>-seed<seed>` (with `-beta<beta>` where it is not the profile's): vsGRPO trained with the
-    prompts and rewards of `mode` on the questions and videos in folder `data`; its adapter is in `adapter/`.
+    prompts and rewards of `mode` on the questions and videos in folder `data`; its adapter, with a
+    model card, is in `adapter/`.
 
     A finished run is returned as it is, a broken one continued; Stopped where `deadline` ended it. `loaded` saves
     loading the base again; it comes back without an adapter."""
@@ -139,7 +141,9 @@ def run_grpo(
 def _close(run: Run, device: str, caution: str | None) -> None:
     for checkpoint in run.path.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    run.finish(adapter=runs.hash_files(run.path / "adapter"), device=device, warning=caution)
+    facts = {"adapter": adapter_hash(run.path), "device": device, "warning": caution}
+    cards.write(run.path, run.manifest | facts)
+    run.finish(**facts)
 
 
 def rows_of(bench: Bench, mode: str) -> list[dict]:

@@ -1,0 +1,130 @@
+"""QLoRA variants: equal but for the quantisation, apart from the main study, drawn from run folders alone."""
+
+import json
+
+import pytest
+from made_runs import write_run, write_training
+
+from vsr import (
+    devices,
+    estimate,
+    figures_variants,
+    plotting,
+    profiles,
+    quantize,
+    report,
+    runs,
+    show,
+    training_logs,
+    variants,
+)
+from vsr.errors import VsrError
+from vsr.study import Study
+
+NAMES = ("none", "nf4", "int8")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three variants whose models score 60, 58 and 40 % or so, on a CPU."""
+    for name, skill, megabytes in zip(NAMES, (0.6, 0.58, 0.4), (16, 6, 9), strict=True):
+        folder = tmp_path / "qlora" / name
+        write_run(folder, "eval-base-vanilla-true", 0.3)
+        write_run(folder, "eval-grpo-vanilla-seed0-vanilla-true", skill)
+        write_training(folder, "grpo-vanilla-seed0", "vanilla", 1e-4, 0, steps=4)
+        run = folder / "grpo-vanilla-seed0"
+        runs.write_json(run / "manifest.json", runs.read_json(run / "manifest.json") | {"device": "cpu"})
+        seconds = {f"seconds/{phase}": 0.5 for phase in figures_variants.PHASES}
+        lines = [line | seconds | {"peak_memory_mb": 900.0} for line in runs.read_jsonl(run / "log.jsonl")]
+        (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        plan = {"peak": 2.0**30, "weights": megabytes * 2.0**20, "loaded": megabytes * 2**20, "training": 4.0}
+        plan |= {"step": dict.fromkeys(figures_variants.PHASES, 0.4), "fits": True, "changes": [], "rates": "made up"}
+        runs.write_json(folder / "plan" / "estimate.json", plan)
+        runs.write_json(folder / "plan" / "manifest.json", {"id": "plan-01234567"})
+    return tmp_path
+
+
+def test_only_the_quantisation_differs(tmp_path):
+    study = Study(profiles.get("tiny"), tmp_path)
+    made = variants.studies(study, NAMES, lora_r=4, lora_targets="", learning_rate=0.0, max_steps=3)
+    assert [one.profile.quantization for one in made.values()] == list(NAMES)
+    assert {one.profile.lora_r for one in made.values()} == {4}
+    assert {one.profile.learning_rate for one in made.values()} == {study.profile.learning_rate}
+    assert [one.results for one in made.values()] == [tmp_path / "qlora" / name for name in NAMES]
+    with pytest.raises(VsrError, match="unknown quantization 'nf5': did you mean 'nf4'"):
+        variants.studies(study, ["nf5"])
+
+
+def test_the_main_study_does_not_see_them(results):
+    assert training_logs.find(results) == []
+    report.write_all(results)
+    assert "not run" in (results / "tables" / "table2.md").read_text()
+    assert "01234567" not in (results / "tables" / "table2.md").read_text()
+
+
+def test_numbers_are_those_of_the_run_folders(results):
+    found = {one.name: one for one in figures_variants.find(results)}
+    assert list(found) == ["none", "int8", "nf4"]
+    assert found["nf4"].memory == (6.0, 6.0)
+    assert found["nf4"].step == pytest.approx((1.2, 1.5))
+    rows = {row[0]: row for row in figures_variants.rows(results)}
+    assert rows["int8"][1:5] == ("9.0", "9.0", "1.20", "1.50")
+    assert rows["none"][6] == str(found["none"].trained.value("overall"))
+    lost = figures_variants.loss(results)
+    assert lost.keys() == {"nf4", "int8"}
+    assert lost["int8"].value < lost["nf4"].value < 0
+
+
+def test_on_a_gpu_memory_is_the_peak(results):
+    run = results / "qlora" / "nf4" / "grpo-vanilla-seed0"
+    runs.write_json(run / "manifest.json", runs.read_json(run / "manifest.json") | {"device": "NVIDIA L4"})
+    found = next(one for one in figures_variants.find(results) if one.name == "nf4")
+    assert found.memory == (1024.0, 900.0)
+
+
+def test_the_picture_says_what_it_found_and_is_stable(results, tmp_path):
+    first, second = (figures_variants.tradeoff(results) for _ in range(2))
+    said = first.get_suptitle()
+    assert said.startswith("nf4 instead of full precision: 38% of the memory, 1.0 times the seconds a step, -")
+    written = [plotting.savefig(figure, tmp_path / f"{i}" / "f") for i, figure in enumerate((first, second))]
+    assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]
+
+
+def test_what_was_not_run_says_so(results, tmp_path):
+    assert "Quantised bases" in figures_variants.tradeoff(tmp_path / "none at all").get_suptitle()
+    for name in ("eval-base-vanilla-true", "eval-grpo-vanilla-seed0-vanilla-true", "grpo-vanilla-seed0"):
+        (results / "qlora" / "nf4" / name / "manifest.json").unlink()
+    row = next(row for row in figures_variants.rows(results) if row[0] == "nf4")
+    assert row == ("nf4", "6.0", "6.0", "1.20", "not run", "not run", "not run")
+    figures_variants.tradeoff(results)
+
+
+def test_a_gpu_that_is_too_small_for_one_is_refused_before_any_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(estimate.devices, "this", lambda *_: devices.of_size(0.1))
+    made = variants.studies(Study(profiles.get("tiny", token_budget=1 << 12), tmp_path), ["nf4", "none"])
+    monkeypatch.setattr(variants, "run_all", None)
+    with pytest.raises(VsrError, match=r"tiny needs about .* of GPU memory \(estimated\)"):
+        variants.train(made)
+
+
+def test_rounding_grows_as_bits_shrink():
+    errors = {name: quantize.rounding_error(name) for name in ("int8", "nf4", "nf4-double", "fp4")}
+    assert errors["int8"] < 0.02 < errors["nf4"] <= errors["nf4-double"] < errors["fp4"] < 0.15
+
+
+def test_the_estimates_of_a_plan_as_a_table(results):
+    plans = {name: runs.read_json(results / "qlora" / name / "plan" / "estimate.json") for name in NAMES}
+    text = show.table(variants.PLAN_HEAD, variants.plan_rows(plans)).data
+    assert "| nf4 | 6.0 MiB | 6.0 MiB | 1.0 GiB | 1.20 s | 4 s | yes |" in text
+
+
+@pytest.mark.slow
+def test_a_plan_counts_what_is_loaded_and_is_not_repeated(tmp_path):
+    profile = profiles.get("smoke", quantization="nf4")
+    run = variants.expect(profile, tmp_path)
+    plan = runs.read_json(run.path / "estimate.json")
+    assert plan["loaded"] == plan["weights"]
+    before = (run.path / "estimate.json").read_bytes()
+    assert variants.expect(profile, tmp_path).finished
+    assert (run.path / "estimate.json").read_bytes() == before
