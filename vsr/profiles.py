@@ -31,7 +31,7 @@ class Profile:
     # data
     data: str = setting("rooms", "'rooms' (procedural), or a folder made by 'vsr build'")
     train_rooms: int = setting(200, "ours; the paper has about 1.5k scans (section 3.1)")
-    bench_rooms: int = setting(80, "ours; VSI-Bench has 288 scenes")
+    bench_rooms: int = setting(60, "ours; VSI-Bench has 288 scenes")
     frames: int = setting(16, UNSTATED + "uniform over the video; reported with every number")
     max_pixels: int = setting(84 * 56, UNSTATED + "pixels a frame at most")
     # evaluation

@@ -95,8 +95,8 @@ class Study:
         return [self.evaluate(mode, video, model) for model, mode, video in wanted]
 
     def hot(self, factor: float) -> "Study":
-        """The same study at `factor` times the learning rate, its runs in a folder of their own."""
-        profile = replace(self.profile, learning_rate=factor * self.profile.learning_rate)
+        """The same study at `factor` times the learning rate with one seed, its runs in a folder of their own."""
+        profile = replace(self.profile, learning_rate=factor * self.profile.learning_rate, seeds=1)
         return Study(profile, self.results / f"hot-{factor:g}")
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
