@@ -136,7 +136,7 @@ CONDITIONS = {  # of a base's diagnosis, in the order they are shown
     "constant": "best constant answer",
     "lookup": "best answer by category",
     "sft": "after SFT on the study's training data",
-    "solver": "geometric solver on its video tokens",
+    "solver": "geometric solver on its video tokens, calibrated",
 }
 
 

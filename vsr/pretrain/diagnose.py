@@ -14,7 +14,7 @@ from vsr import evaluate, models, prompts, runs, scoring, seeds, sources
 from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.models import Loaded
 from vsr.paper import TRAINED
-from vsr.pretrain.solver import Solver
+from vsr.pretrain.solver import Solver, calibrate
 from vsr.profiles import Profile
 from vsr.questions.bench import Bench
 from vsr.questions.question import NUMERICAL, Question
@@ -30,7 +30,9 @@ PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-train
 HERE = Path(__file__).resolve().parent
 CODE = [*evaluate.CODE, *evaluate.SCORING_CODE, HERE / "diagnose.py", HERE / "solver.py"]
 BLIND = ("shuffled", "none")
-PROBED_STEPS = 600  # of the SFT probe: nearly 5,000 of the study's training questions, once each
+# The SFT probe asks what can be learnt at all: nearly 5,000 of the study's training questions, in larger steps than the
+# study compares methods at.
+PROBED_STEPS, PROBED_RATE = 600, 1e-3
 SAMPLES = 14  # answers a question, as many as GRPO's rollouts
 Z = 1.96
 
@@ -41,7 +43,7 @@ def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Pr
 
     `sampled` questions are asked `SAMPLES` times at temperature 1. What it evaluates lies inside the run's folder.
     """
-    profile = replace(profile, base=base, max_steps=PROBED_STEPS)
+    profile = replace(profile, base=base, max_steps=PROBED_STEPS, sft_learning_rate=PROBED_RATE)
     arguments = models.arguments("base", profile)
     info = models.describe(**arguments)
     inputs = {
@@ -58,7 +60,9 @@ def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Pr
         rows[video] = _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, run.path))
     rows["constant"] = _rows(evaluate.constant(bench, run.path, profile))
     rows["lookup"] = lookup(bench.questions)
-    solver = Solver(Path(sources.find(base)[0].name) / "probes" / PROBES)
+    probes = Path(sources.find(base)[0].name) / "probes" / PROBES
+    scale = calibrate(see_scenes(loaded, train, profile, Solver(probes)), train.scenes)
+    solver = Solver(probes, scale)
     read = see_scenes(loaded, bench, profile, solver)
     rows["solver"] = [
         _row(question, solver.answer(question, read[question.scene_name])) for question in bench.questions
@@ -69,6 +73,7 @@ def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Pr
         run.path / "diagnosis.json",
         report(rows, profile)
         | {
+            "calibration": asdict(scale),
             "grounding": grounding(read, bench),
             "samples": sample(loaded, bench, profile, sampled),
         },
