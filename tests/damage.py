@@ -97,7 +97,7 @@ DAMAGE = {
     "segments missing": (SEGMENTS, None, f"{SEGMENTS} missing"),
     "segments empty": (SEGMENTS, lambda _: b"", "not valid json"),
     "segments cut": (SEGMENTS, cut(0.5), "not valid json.*cut short"),
-    "segments in utf-16": (SEGMENTS, utf16, "not valid json"),
+    "segments in utf-16": (SEGMENTS, utf16, "not valid utf-8"),
     "segments shorter than vertices": (SEGMENTS, edit(lambda c: put(c, "segIndices", value=c["segIndices"][:-3])),
                                        r"segIndices has \d+ entries, the mesh \d+ vertices"),
     "segments of another scan": (SEGMENTS, edit(lambda c: put(c, "sceneId", value="scene0707_00")),
