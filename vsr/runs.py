@@ -69,14 +69,18 @@ def read_text(path: str | Path) -> str:
 
 def read_json(path: str | Path) -> dict:
     """One json object; a missing or broken file is an error that names it."""
-    text = read_text(path)
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise VsrError(f"{path}: not valid json ({error}); is the file cut short?") from None
+    found = read_json_value(path)
     if not isinstance(found, dict):
         raise VsrError(f"{path}: expected an object, found {type(found).__name__}")
     return found
+
+
+def read_json_value(path: str | Path) -> object:
+    """Whatever json a file holds; errors as for `read_json`."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise VsrError(f"{path}: not valid json ({error}); is the file cut short?") from None
 
 
 def append_jsonl(path: str | Path, row: dict) -> None:

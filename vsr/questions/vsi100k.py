@@ -13,7 +13,7 @@ from vsr.questions import leak
 from vsr.questions.build import write
 from vsr.questions.hub import fetch
 from vsr.questions.question import Question
-from vsr.runs import read_json
+from vsr.runs import read_json_value
 
 QUESTION = ("question", "problem", "query", "instruction", "prompt")
 ANSWER = ("ground_truth", "answer", "solution", "gt", "response", "label")
@@ -48,7 +48,7 @@ def read(source: str | Path) -> list[Question]:
     questions: list[Question] = []
     number: Counter = Counter()
     for file in sorted(folder.glob("*.json")):
-        rows = read_json(file)
+        rows = read_json_value(file)
         if isinstance(rows, list):
             questions += [_question(row, f"{file}, row {i}", number) for i, row in enumerate(rows)]
     if not questions:
