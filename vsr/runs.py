@@ -79,7 +79,9 @@ def read_json_value(path: str | Path) -> object:
     """Whatever json a file holds; errors as for `read_json`."""
     try:
         return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise VsrError(f"{path}: not valid json (nested too deep); is it another file?") from None
+    except ValueError as error:
         raise VsrError(f"{path}: not valid json ({error}); is the file cut short?") from None
 
 

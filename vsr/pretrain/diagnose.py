@@ -30,8 +30,8 @@ PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-train
 HERE = Path(__file__).resolve().parent
 CODE = [*evaluate.CODE, *evaluate.SCORING_CODE, HERE / "diagnose.py", HERE / "solver.py"]
 BLIND = ("shuffled", "none")
-# The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study compares
-# methods after 640.
+# The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
+# compares methods after 640.
 PROBED_STEPS, PROBED_RATE = 1200, 5e-4
 SAMPLES = 14  # answers a question, as many as GRPO's rollouts
 Z = 1.96

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import read_json
+from vsr.runs import read_json_value
 
 SCAN = re.compile(r"scene\d{4}_\d{2}")
 LOW = "_vh_clean_2"  # in the names of all lo-res files
@@ -99,10 +99,7 @@ def read_alignment(path: str | Path) -> np.ndarray | None:
 
 
 def _object(path: str | Path) -> dict:
-    try:
-        content = read_json(path)
-    except RecursionError:
-        raise VsrError(f"{path}: nested too deep for an annotation; {REMEDY}") from None
+    content = read_json_value(path)
     if not isinstance(content, dict):
         raise VsrError(f"{path}: the file is {_kind(content)}, expected an object; {REMEDY}")
     return content

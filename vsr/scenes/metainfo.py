@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import read_json
+from vsr.runs import read_json_value
 from vsr.scenes.scene import Box, Scene
 
 REMEDY = "mend the file or download it again (thinking-in-space, data/meta_info)"
@@ -18,7 +18,7 @@ REMEDY = "mend the file or download it again (thinking-in-space, data/meta_info)
 
 def read_scenes(path: str | Path) -> list[Scene]:
     """The scenes of a meta_info file, in its order. A bad value is an error naming file, scene, field and value."""
-    content = read_json(path)
+    content = read_json_value(path)
     if not isinstance(content, dict) or not content:
         raise VsrError(f"{path}: expected an object of scenes, found {_short(content)}; {REMEDY}")
     return [_scene(name, entry, f"{path}: scene {name}") for name, entry in content.items()]
