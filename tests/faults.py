@@ -26,8 +26,9 @@ DRAWN = {".md", ".csv", ".tex", ".svg", ".png"}
 STUDY = """
 import sys
 from pathlib import Path
-from vsr import evaluate, report, runs
+from vsr import evaluate, runs
 runs.ROOT = Path(sys.argv[1])
+from vsr.report.write import write_all
 from vsr.study import setup
 settings = {"train_rooms": 3, "bench_rooms": 3, "seeds": 1, "bootstrap": 50}
 study = setup("smoke", settings, runs.ROOT / "results" / "smoke")
@@ -35,7 +36,7 @@ study = setup("smoke", settings, runs.ROOT / "results" / "smoke")
 evaluate.constant(study.bench, study.results, study.profile)
 study.evaluate()
 study.evaluate(model=str(trained))
-report.write_all(study.results)
+write_all(study.results)
 """
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from vsr.folders import END, PAD, VISION_TOKENS, random_folder
+from vsr.weights.folders import END, PAD, VISION_TOKENS, random_folder
 
 SIZES = {
     "text": {

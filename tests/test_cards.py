@@ -11,10 +11,10 @@ from peft import PeftModel
 from transformers import Qwen2VLForConditionalGeneration
 
 from vsr import cards, cli, evaluate, models, runs
-from vsr.adapters import adapter_hash
 from vsr.train.dpo import run_dpo
 from vsr.train.grpo import run_grpo
 from vsr.train.sft import run_sft
+from vsr.weights.adapters import adapter_hash
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from made_runs import write_run, write_training
 
-from vsr import claims, log_tests, paper
-from vsr.findings import above, below, combine, unchanged
+from vsr import paper
+from vsr.report import claims, log_tests
+from vsr.report.findings import above, below, combine, unchanged
 from vsr.runs import write_json
 from vsr.stats import Effect
 

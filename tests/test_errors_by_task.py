@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vsr.answers import mean_relative_accuracy
-from vsr.errors_by_task import choices, numbers, relative_error, truth_prior
+from vsr.report.errors_by_task import choices, numbers, relative_error, truth_prior
 
 
 def sample(kind: str, truth: str, response: str, options: list[str] | None = None) -> dict:

@@ -11,24 +11,11 @@ from torch.profiler import profile as profiler
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import (
-    cli,
-    devices,
-    doctor,
-    dryrun,
-    estimate,
-    folders,
-    models,
-    needs,
-    phases,
-    profiles,
-    quantize,
-    stats,
-    study,
-    workload,
-)
+from vsr import cli, doctor, estimate, models, profiles, stats, study
+from vsr.cost import devices, dryrun, needs, phases, workload
 from vsr.engine.attention import install
 from vsr.errors import VsrError
+from vsr.weights import folders, quantize
 
 SIZES = {
     "text": {

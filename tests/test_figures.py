@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from made_runs import BLIND, write_run, write_training
 
-from vsr import figures, figures_errors, figures_honesty, figures_training, methods, paper, plotting, training_logs
+from vsr import methods, paper
 from vsr.errors import VsrError
 from vsr.methods import BASE, GRPO_V
 from vsr.paper import TASKS
-from vsr.summaries import COLUMNS, evaluation, find
-from vsr.training_logs import FORMAT, Training
+from vsr.report import figures, figures_errors, figures_honesty, figures_training, plotting, training_logs
+from vsr.report.summaries import COLUMNS, evaluation, find
+from vsr.report.training_logs import FORMAT, Training
 
 SKILLS = {BASE: 0.3, methods.DPO: 0.35, methods.SFT: 0.5, GRPO_V: 0.8}
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsr import answers, harness_rules, heartbeat, notebooks, profiles, runs, scoring, status, summaries
+from vsr import answers, harness_rules, heartbeat, notebooks, profiles, runs, scoring, status
 from vsr.errors import VsrError
 from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
+from vsr.report import summaries
 from vsr.scenes import metainfo
 
 CASES = 10_000 if hypothesis.settings.get_current_profile_name() == "thorough" else 200

@@ -12,10 +12,10 @@ import torch
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 
 from vsr import models, profiles, rewards, runs
-from vsr.adapters import adapter_hash
 from vsr.errors import VsrError
 from vsr.train import options
 from vsr.train.grpo import run_grpo, train_grpo
+from vsr.weights.adapters import adapter_hash
 
 TESTS = Path(__file__).resolve().parent
 

@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 from small import SIZES, small_folder, small_tokenizer
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import folders, models, profiles
+from vsr import models, profiles
 from vsr.errors import VsrError
-from vsr.folders import model_hash
 from vsr.models import add_lora, describe, load
-from vsr.sizes import tiny_config
+from vsr.weights import folders
+from vsr.weights.folders import model_hash
+from vsr.weights.sizes import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
-from vsr import models, paper, profiles, prompts, sources
+from vsr import models, paper, profiles, prompts
 from vsr.engine.inputs import embed, positions
 from vsr.pretrain import corpus, diagnose, labels, pretrain, rooms, seeing, state
 from vsr.pretrain.corpus import Corpus, Item
@@ -25,6 +25,7 @@ from vsr.scenes.geometry import turn_angle
 from vsr.scenes.procedural import PRETRAIN, SPLITS, make_room
 from vsr.scenes.render import project
 from vsr.video import patchify
+from vsr.weights import sources
 
 torch.set_num_threads(1)
 COUNT = 3

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vsr import cli, scoring
-from vsr.figures_rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.harness_rules import RULES
-from vsr.plotting import savefig
+from vsr.report.figures_rosetta import CAUSES, falls, rosetta, waterfall
+from vsr.report.plotting import savefig
 
 
 def answer(number: int, kind: str, truth: str, response: str) -> dict:

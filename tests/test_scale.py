@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vsr import workload
 from vsr.bench import scale
+from vsr.cost import workload
 from vsr.profiles import PROFILES
 
 MEASURED = {"scans": 100, "read": {"cpu_s": 66.0}, "ask": {"wall_s": 12.0}}

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from made_runs import write_run
 
-from vsr import methods, paper, seeds, tables
+from vsr import methods, paper, seeds
 from vsr.errors import VsrError
 from vsr.methods import BASE, GRPO_V, SFT
 from vsr.paper import TASKS
+from vsr.report import tables
+from vsr.report.summaries import COLUMNS, evaluation, find, matching
+from vsr.report.table_text import NOT_RUN, to_csv
 from vsr.stats import Effect
-from vsr.summaries import COLUMNS, evaluation, find, matching
-from vsr.table_text import NOT_RUN, to_csv
 
 RUNS = [name for _, _, name in tables.TABLE_1_RUNS]
 

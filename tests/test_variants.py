@@ -5,21 +5,13 @@ import json
 import pytest
 from made_runs import write_run, write_training
 
-from vsr import (
-    devices,
-    estimate,
-    figures_variants,
-    plotting,
-    profiles,
-    quantize,
-    report,
-    runs,
-    show,
-    training_logs,
-    variants,
-)
+from vsr import estimate, profiles, runs, show, variants
+from vsr.cost import devices
 from vsr.errors import VsrError
+from vsr.report import figures_variants, plotting, training_logs
+from vsr.report.write import write_all
 from vsr.study import Study
+from vsr.weights import quantize
 
 NAMES = ("none", "nf4", "int8")
 
@@ -57,7 +49,7 @@ def test_only_the_quantisation_differs(tmp_path):
 
 def test_the_main_study_does_not_see_them(results):
     assert training_logs.find(results) == []
-    report.write_all(results)
+    write_all(results)
     assert "not run" in (results / "tables" / "table2.md").read_text()
     assert "01234567" not in (results / "tables" / "table2.md").read_text()
 

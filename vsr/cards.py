@@ -1,6 +1,7 @@
 """Model cards of adapters: what a manifest and the evaluations beside its run say, in the hub's format.
 
-A card is words only: `vsr.adapters.adapter_hash` leaves it out, so it may be written again after every evaluation.
+A card is words only: `vsr.weights.adapters.adapter_hash` leaves it out, so it may be written again after every
+evaluation.
 """
 
 import os
@@ -8,11 +9,11 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from vsr.adapters import adapter_folder, adapter_hash
 from vsr.methods import VIDEOS
 from vsr.paper import TASKS
 from vsr.runs import atomic_write, read_json, read_jsonl
 from vsr.stats import Value
+from vsr.weights.adapters import adapter_folder, adapter_hash
 
 CARD = "README.md"
 TASK = "video-text-to-text"  # the hub's name for what these models do

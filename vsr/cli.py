@@ -81,8 +81,9 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import adapters, cards, evaluate, show, study
+    from vsr import cards, evaluate, show, study
     from vsr.questions import vsibench
+    from vsr.weights import adapters
 
     profile = _profile(args)
     if args.model:
@@ -141,7 +142,8 @@ def cmd_status(args: argparse.Namespace) -> None:
 
 def cmd_estimate(args: argparse.Namespace) -> None:
     """memory, time, disk and the smallest effect of a profile's run; nothing is run"""
-    from vsr import devices, estimate
+    from vsr import estimate
+    from vsr.cost import devices
 
     device = devices.named(args.gpu, args.gpu_gib) if args.gpu else args.gpu_gib and devices.of_size(args.gpu_gib)
     print(estimate.estimate(_profile(args), device or None, args.mode).table())
@@ -149,9 +151,9 @@ def cmd_estimate(args: argparse.Namespace) -> None:
 
 def cmd_report(args: argparse.Namespace) -> None:
     """tables, figures and the claims ledger, from the run folders alone"""
-    from vsr import report
+    from vsr.report.write import write_all
 
-    for path in report.write_all(_out(args)):
+    for path in write_all(_out(args)):
         print(path)
 
 
@@ -166,14 +168,16 @@ def cmd_export(args: argparse.Namespace) -> None:
 
 def cmd_score(args: argparse.Namespace) -> None:
     """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
-    from vsr import figures_rosetta, plotting, report, scoring
+    from vsr import scoring
+    from vsr.report import figures_rosetta, plotting
+    from vsr.report.write import figures_folder
     from vsr.runs import read_jsonl
 
     samples = list(read_jsonl(args.predictions))
     print(scoring.rosetta_table(samples, args.rules))
     if args.rules == "all":
         drawn = figures_rosetta.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")
-        for path in plotting.savefig(drawn, report.figures_folder(_out(args)) / "rosetta"):
+        for path in plotting.savefig(drawn, figures_folder(_out(args)) / "rosetta"):
             print(path)
 
 

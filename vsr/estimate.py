@@ -1,7 +1,7 @@
 """What a profile's GRPO run and its evaluation need, before they run: memory, disk, time, and the smallest effect that
 the evaluation could detect.
 
-Memory and arithmetic come from dry runs of the very code (`vsr.phases`), time from those and a device's rates.
+Memory and arithmetic come from dry runs of the very code (`vsr.cost.phases`), time from those and a device's rates.
 """
 
 from dataclasses import dataclass, replace
@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import Qwen2VLConfig
 
-from vsr import devices, needs, phases, workload
-from vsr.devices import GIB, Device
+from vsr.cost import devices, needs, phases, workload
+from vsr.cost.devices import GIB, Device
+from vsr.cost.phases import Model
+from vsr.cost.workload import Workload
 from vsr.errors import VsrError
 from vsr.models import DTYPES
-from vsr.phases import Model
 from vsr.profiles import Profile
 from vsr.progress import duration
-from vsr.quantize import skeleton
-from vsr.sizes import QWEN2_VL, shape
-from vsr.sources import find
-from vsr.tables import markdown_table
-from vsr.workload import Workload
+from vsr.report.tables import markdown_table
+from vsr.weights.quantize import skeleton
+from vsr.weights.sizes import QWEN2_VL, shape
+from vsr.weights.sources import find
 
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
 FRAGMENTS = 1.05  # the allocator's loss

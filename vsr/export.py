@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from vsr import cards, models, profiles
-from vsr.adapters import adapter_folder
 from vsr.errors import VsrError
-from vsr.folders import save
 from vsr.runs import atomic_write, read_json
+from vsr.weights.adapters import adapter_folder
+from vsr.weights.folders import save
 
 FIELDS = ("base", "dtype", "quantization", "attention")  # of the profile that the run was trained with
 

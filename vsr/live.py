@@ -8,8 +8,8 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vsr.plotting import style
 from vsr.progress import duration
+from vsr.report.plotting import style
 from vsr.runs import read_jsonl
 
 

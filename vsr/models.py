@@ -20,13 +20,13 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from vsr.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter
 from vsr.errors import VsrError, unknown
-from vsr.folders import END, PAD, VISION_TOKENS, check_processor, load_tokenizer, model_hash
 from vsr.profiles import Profile
-from vsr.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, weight_bytes
 from vsr.questions import leak
-from vsr.sources import Source, find
+from vsr.weights.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter
+from vsr.weights.folders import END, PAD, VISION_TOKENS, check_processor, load_tokenizer, model_hash
+from vsr.weights.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, weight_bytes
+from vsr.weights.sources import Source, find
 
 disable_progress_bar()  # "loading weights" bars would fill every executed notebook
 
@@ -220,5 +220,5 @@ def _device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-from vsr.folders import build_config, random_folder, save  # noqa: E402, F401
-from vsr.sizes import tiny_config  # noqa: E402, F401
+from vsr.weights.folders import build_config, random_folder, save  # noqa: E402, F401
+from vsr.weights.sizes import tiny_config  # noqa: E402, F401

@@ -15,9 +15,9 @@ from vsr import profiles, rewards, runs
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
+from vsr.report.tables import markdown_table
 from vsr.scenes import plan
 from vsr.scenes.scene import Scene
-from vsr.tables import markdown_table
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:

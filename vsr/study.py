@@ -8,7 +8,8 @@ from pathlib import Path
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import cards, devices, estimate, figures, profiles, report, runs, show
+from vsr import cards, estimate, profiles, runs, show
+from vsr.cost import devices
 from vsr.errors import VsrError
 from vsr.jobs import Job, run_all
 from vsr.live import Curves
@@ -17,6 +18,8 @@ from vsr.progress import Counted
 from vsr.questions import agree, bench, build
 from vsr.questions.bench import Bench
 from vsr.questions.question import read_questions
+from vsr.report import figures
+from vsr.report.write import figures_folder
 from vsr.scenes import metainfo
 
 SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it
@@ -32,7 +35,7 @@ class Study:
     @property
     def figures(self) -> Path:
         """figures/<profile>, beside results/<profile>."""
-        return report.figures_folder(self.results)
+        return figures_folder(self.results)
 
     @property
     def data(self) -> Path:

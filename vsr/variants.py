@@ -10,15 +10,15 @@ from pathlib import Path
 
 from vsr import estimate, evaluate, models, runs
 from vsr.errors import unknown
-from vsr.figures_variants import FOLDER, MODE, PLAN
 from vsr.jobs import Job, run_all
 from vsr.live import Curves
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
-from vsr.quantize import QUANTIZATIONS, held_bytes
+from vsr.report.figures_variants import FOLDER, MODE, PLAN
 from vsr.runs import Run
 from vsr.study import Study
 from vsr.train import grpo
+from vsr.weights.quantize import QUANTIZATIONS, held_bytes
 
 ESTIMATING = ("estimate", "needs", "phases", "workload", "devices", "dryrun", "quantize")
 CODE = [Path(__file__).with_name(f"{name}.py") for name in ESTIMATING]  # what an estimate depends on

@@ -8,7 +8,7 @@ from torch import LongTensor
 
 from vsr.bench.clock import seconds
 from vsr.bench.subject import Subject, machine, subject
-from vsr.devices import one_thread
+from vsr.cost.devices import one_thread
 from vsr.engine.answering import answer_many
 
 QUESTIONS, PROMPTS, ANSWER = 18, (300, 1200), 8

@@ -12,24 +12,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vsr import devices, models, needs, phases, profiles, workload
+from vsr import models, profiles
 from vsr.bench import eval as bench_eval
 from vsr.bench import grpo as bench_grpo
 from vsr.bench.clock import seconds
 from vsr.bench.subject import PATCH, chat, machine
-from vsr.devices import Device
+from vsr.cost import devices, needs, phases, workload
+from vsr.cost.devices import Device
+from vsr.cost.workload import Workload
 from vsr.engine.inputs import video_features
 from vsr.errors import VsrError
-from vsr.folders import random_folder
 from vsr.models import Loaded, add_lora
 from vsr.profiles import Profile
 from vsr.prompts import render
 from vsr.runs import read_jsonl
-from vsr.sizes import QWEN2_VL
-from vsr.sources import TINY_FOLDER
 from vsr.train.grpo import train_grpo
 from vsr.train.options import config
-from vsr.workload import Workload
+from vsr.weights.folders import random_folder
+from vsr.weights.sizes import QWEN2_VL
+from vsr.weights.sources import TINY_FOLDER
 
 PROFILES = ("qlora-2b", "paper-2b")  # nf4 and bf16
 LENGTHS = (8, 128)  # tokens a completion

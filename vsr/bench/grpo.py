@@ -15,7 +15,7 @@ from vsr.bench.flops import limits
 from vsr.bench.naive_step import Naive
 from vsr.bench.subject import Subject, machine, subject
 from vsr.bench.trl_video import SeeingGRPOTrainer, Seen
-from vsr.devices import one_thread
+from vsr.cost.devices import one_thread
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
 from vsr.train.data import read_prompt

@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneratio
 
 from vsr import profiles
 from vsr.engine.inputs import video_features
-from vsr.folders import build_config
 from vsr.models import Loaded, add_lora, suppressed, tiny_config
 from vsr.pretrain.tokenizer import build as build_tokenizer
 from vsr.prompts import render
 from vsr.runs import versions
+from vsr.weights.folders import build_config
 
 QWEN2_VL_2B = {
     "text": {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vsr import evaluate, models, prompts, runs, scoring, seeds, sources
+from vsr import evaluate, models, prompts, runs, scoring, seeds
 from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.models import Loaded
 from vsr.paper import TRAINED
@@ -24,6 +24,7 @@ from vsr.runs import Run, read_jsonl, write_json
 from vsr.scenes.scene import Scene
 from vsr.scoring import readable, score, task_of
 from vsr.train.sft import run_sft
+from vsr.weights import sources
 
 NAME = "diagnosis"
 PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-training wrote

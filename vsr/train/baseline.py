@@ -17,7 +17,6 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
 from vsr import cards, models, runs
-from vsr.adapters import adapter_hash
 from vsr.engine.features import FeatureCache
 from vsr.models import Loaded
 from vsr.profiles import Profile
@@ -32,6 +31,7 @@ from vsr.train.diagnostics import peak_memory
 from vsr.train.fit import fit
 from vsr.train.grpo import OnStep, _code_hash, save_adapter
 from vsr.train.schedule import Schedule
+from vsr.weights.adapters import adapter_hash
 
 MODE = "vanilla"  # both baselines learn the bare answer; Table 2 evaluates them so
 MEASURED = 256  # questions whose length tells the cost of a step

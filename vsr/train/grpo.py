@@ -10,7 +10,6 @@ from peft import PeftModel
 from trl import GRPOConfig
 
 from vsr import cards, models, rewards, runs
-from vsr.adapters import adapter_hash
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
 from vsr.models import Loaded
@@ -24,6 +23,7 @@ from vsr.train.data import See, check_rows, sample
 from vsr.train.fit import fit
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.rewarding import RewardFunction
+from vsr.weights.adapters import adapter_hash
 
 TOKEN_BUDGET = 1 << 14  # tokens a forward pass: 28 layers of Qwen2-VL-2B keep 1.4 GB of checkpoints for it in bf16
 OnStep = Callable[[dict], None]

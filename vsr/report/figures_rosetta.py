@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vsr import harness_rules, scoring
-from vsr.plotting import GREY, PALETTE, not_run, style
-from vsr.summaries import find
+from vsr.report.plotting import GREY, PALETTE, not_run, style
+from vsr.report.summaries import find
 
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
     "number": "reading numbers",

@@ -6,11 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import paper, training_logs
-from vsr.log_tests import COLLAPSE
-from vsr.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, title
-from vsr.table_text import NOT_RUN
-from vsr.training_logs import ACCURACY, ENDS, FORMAT, TOTAL, Training, end, fall, mean_curve, smooth
+from vsr import paper
+from vsr.report import training_logs
+from vsr.report.log_tests import COLLAPSE
+from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, title
+from vsr.report.table_text import NOT_RUN
+from vsr.report.training_logs import ACCURACY, ENDS, FORMAT, TOTAL, Training, end, fall, mean_curve, smooth
 
 BETA_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 PARTS = {  # a part of the gradient's norm -> its name, colour and line

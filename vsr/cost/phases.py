@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Qwen2VLConfig
 
-from vsr.devices import Device
-from vsr.dryrun import Trace, trace
+from vsr.cost.devices import Device
+from vsr.cost.dryrun import Trace, trace
 from vsr.engine.attention import UNMASKED, Decoding, install
 from vsr.engine.inputs import base_model
 from vsr.engine.logps import branch_logps
 from vsr.engine.rollouts import _sampler
 from vsr.models import DTYPES, add_lora
 from vsr.profiles import Profile
-from vsr.quantize import skeleton
+from vsr.weights.quantize import skeleton
 
 META = torch.device("meta")
 Work = Callable[[torch.nn.Module], object]

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr import log_tests, methods, paper, profiles, seeds
-from vsr.findings import NO_CHANGE, Finding, NotRunError, OutOfReachError, Test, above, unchanged
+from vsr import methods, paper, profiles, seeds
 from vsr.methods import BASE, DPO, GRPO_O, GRPO_O_PLAIN, GRPO_T, GRPO_T_PLAIN, GRPO_V, SFT, Method
+from vsr.report import log_tests
+from vsr.report.findings import NO_CHANGE, Finding, NotRunError, OutOfReachError, Test, above, unchanged
+from vsr.report.summaries import Evaluation, evaluation
 from vsr.stats import Effect, effect
-from vsr.summaries import Evaluation, evaluation
 
 
 @dataclass(frozen=True)

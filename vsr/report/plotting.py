@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vsr.methods import VIDEOS
+from vsr.report.table_text import NOT_RUN
 from vsr.runs import atomic_write
-from vsr.table_text import NOT_RUN
 
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, PURPLE = (PALETTE[i] for i in (0, 1, 2, 3, 4))

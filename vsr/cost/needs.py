@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable
 
-from vsr import phases
-from vsr.devices import Device
+from vsr.cost import phases
+from vsr.cost.devices import Device
+from vsr.cost.phases import Cost, Model
+from vsr.cost.workload import TASKS, Workload
 from vsr.engine.budget import Part
-from vsr.phases import Cost, Model
 from vsr.profiles import Profile
-from vsr.quantize import weight_bytes
 from vsr.stats import detectable
-from vsr.workload import TASKS, Workload
+from vsr.weights.quantize import weight_bytes
 
 ADAM, PARTS = 2, 3  # copies of the adapter: the optimiser's moments; gradients of the loss's parts
 PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1

@@ -9,7 +9,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from vsr.errors import VsrError
 
-TINY_FOLDER = Path(__file__).resolve().parent / "base"
+TINY_FOLDER = Path(__file__).resolve().parents[1] / "base"
 
 
 @dataclass(frozen=True)

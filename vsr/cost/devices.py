@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from vsr.dryrun import Trace
+from vsr.cost.dryrun import Trace
 from vsr.errors import VsrError, unknown
 
 GIB = 2**30

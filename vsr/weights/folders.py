@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 from vsr import video
 from vsr.errors import VsrError
 from vsr.runs import hash_files, write_json
-from vsr.sizes import shape
+from vsr.weights.sizes import shape
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 END, PAD = "<|im_end|>", "<|endoftext|>"
@@ -91,8 +91,8 @@ def check_processor(
 
 
 def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of the given sizes (see `vsr.sizes`) with the tokenizer's ids and, unless the sizes name
-    one, vocabulary."""
+    """A Qwen2-VL configuration of the given sizes (see `vsr.weights.sizes`) with the tokenizer's ids and, unless the
+    sizes name one, vocabulary."""
     special = {"bos_token_id": PAD, "eos_token_id": END, "pad_token_id": PAD}
     text = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
     text = {"vocab_size": len(tokenizer)} | text | sizes["text"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from vsr import methods, paper, seeds
 from vsr.methods import BASE, CONSTANT, Method
+from vsr.report.summaries import COLUMNS, Evaluation, evaluation
+from vsr.report.table_text import NOT_RUN, Number, Row, Table, markdown_table, to_markdown, write
 from vsr.stats import Value
-from vsr.summaries import COLUMNS, Evaluation, evaluation
-from vsr.table_text import NOT_RUN, Number, Row, Table, markdown_table, to_markdown, write
 
 __all__ = ["NOT_RUN", "Table", "honesty", "markdown_table", "table_1", "table_2", "to_markdown", "write_all"]
 

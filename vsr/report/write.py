@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vsr import claims, figures, tables
+from vsr.report import claims, figures, tables
 
 
 def figures_folder(results: Path) -> Path:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from vsr import prompts, video
 from vsr.engine.budget import Part, passes
 from vsr.errors import VsrError
-from vsr.folders import load_tokenizer
 from vsr.profiles import Profile
 from vsr.questions.question import Question
 from vsr.questions.vsibench import COUNTS
 from vsr.scenes.procedural import STUDY
-from vsr.sources import find
 from vsr.train.group_trainer import DECODED
+from vsr.weights.folders import load_tokenizer
+from vsr.weights.sources import find
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
 TEXT = {"vanilla": 62, "think": 88, "observe": 100}  # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer

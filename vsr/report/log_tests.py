@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import beta as beta_law
 
-from vsr import paper, profiles, training_logs
-from vsr.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, OutOfReachError, above, below
+from vsr import paper, profiles
+from vsr.report import training_logs
+from vsr.report.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, OutOfReachError, above, below
+from vsr.report.training_logs import ACCURACY, FORMAT, Training
 from vsr.runs import read_json
 from vsr.seeds import RESAMPLES, SEED
 from vsr.stats import LEVEL, Cells, Effect, between, effect, resample
-from vsr.training_logs import ACCURACY, FORMAT, Training
 
 COLLAPSE = 10.0  # points of format reward lost since its peak
 CONVERGED = 90.0  # points of format reward

@@ -34,7 +34,7 @@ def adapter_hash(path: str | Path) -> str:
 def check_adapter(path: str | Path, config: "Qwen2VLConfig", base: str, base_hash: str) -> None:
     """Raise VsrError for an adapter that was trained on another base: by its run's manifest, the base it names, and the
     shapes of its weights."""
-    from vsr.quantize import skeleton  # brings torch, which model cards do without
+    from vsr.weights.quantize import skeleton  # brings torch, which model cards do without
 
     folder = adapter_folder(path)
     manifest = folder.parent / "manifest.json"

@@ -8,14 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vsr import methods
-from vsr.errors_by_task import choices, numbers, relative_error
 from vsr.methods import BASE, GRPO_V, Method
 from vsr.paper import TASKS
-from vsr.plotting import BLUE, name_runs, not_run, style, title
 from vsr.questions.question import NUMERICAL
+from vsr.report.errors_by_task import choices, numbers, relative_error
+from vsr.report.plotting import BLUE, name_runs, not_run, style, title
+from vsr.report.summaries import Evaluation, evaluation
+from vsr.report.table_text import NOT_RUN
 from vsr.scoring import score_samples, task_of
-from vsr.summaries import Evaluation, evaluation
-from vsr.table_text import NOT_RUN
 
 
 def errors(results: str | Path, method: Method | None = None) -> Figure:

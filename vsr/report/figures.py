@@ -11,13 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import figures_errors, figures_honesty, figures_rosetta, figures_training, methods, paper, seeds
+from vsr import methods, paper, seeds
 from vsr.methods import BASE, CONSTANT, DPO, GRPO_V, SFT
 from vsr.paper import TASKS
-from vsr.plotting import GREY, PALETTE, legend, name_runs, savefig, style, title
+from vsr.report import figures_errors, figures_honesty, figures_rosetta, figures_training
+from vsr.report.plotting import GREY, PALETTE, legend, name_runs, savefig, style, title
+from vsr.report.summaries import COLUMNS, Evaluation, Run, evaluation, find
+from vsr.report.table_text import NOT_RUN
 from vsr.stats import Value
-from vsr.summaries import COLUMNS, Evaluation, Run, evaluation, find
-from vsr.table_text import NOT_RUN
 
 __all__ = ["GREY", "before_after", "prompting", "savefig", "style", "video_matters", "write_all"]
 

@@ -1,0 +1,1 @@
+"""Run folders -> tables, figures and verdicts; nothing here imports torch."""
