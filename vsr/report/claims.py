@@ -12,7 +12,7 @@ from vsr import paper, profiles
 from vsr.paper import CLAIMS, Claim
 from vsr.report.findings import CANNOT_TELL, Finding, NotRunError, OutOfReachError, combine
 from vsr.report.judgements import TESTS
-from vsr.report.table_text import NOT_RUN, markdown_table
+from vsr.report.table_text import NOT_RUN, folded, markdown_table
 from vsr.runs import atomic_write, write_json
 
 ROUNDING = 0.1  # eight scores and one average printed to 0.1: each is off by at most 0.05
@@ -106,9 +106,14 @@ def ledger_markdown(entries: list[Entry], profile: str) -> str:
     about = "its small model and rendered rooms, not about Qwen2-VL" if small else "this model and its questions"
     table = markdown_table(header, rows)
     runs = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
-    return f"**Claims ledger**\n\n{table}\nVerdicts of profile {profile} are about {about}.\n{HOW}\nRuns:\n\n{runs}"
+    scope = f"Verdicts of profile {profile} are about {about}.{GAIN_ALONE * small}"
+    return f"**Claims ledger**\n\n{table}\n{scope}\n{HOW}\n{folded('Runs', runs)}"
 
 
+GAIN_ALONE = (
+    " Where a claim sets the trained model beside a printed score or names the size of a gain (2, 3, 6, 7), only the "
+    "sign of our own differences is judged: other questions, other scores."
+)
 HOW = """Effects are in points. Evaluations are compared in pairs on the same questions, with 95 % intervals from a \
 bootstrap over scenes, and over the choice of seeds where a method has several; figures of training logs vary between \
 runs. Smallest detectable is the effect found with 80 % power. In parentheses: shown beside, without a vote.

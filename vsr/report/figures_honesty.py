@@ -58,10 +58,10 @@ def _worth(shown: dict[Method, dict[str, Evaluation | None]]) -> str:
     parts = []
     for method in (GRPO_V, BASE):
         true, other = shown[method]["true"], shown[method]["shuffled"]
-        name = method.label if method != BASE else "the base"
-        worth = f"{seeds.compare(true.answers, other.answers)} points" if true and other else NOT_RUN
-        parts.append(f"{worth} to {name}" if worth != NOT_RUN else f"{NOT_RUN} for {name}")
-    return "The true video instead of another room's is worth " + ", ".join(parts)
+        if true and other:
+            name = method.label if method != BASE else "the base"
+            parts.append(f"{seeds.compare(true.answers, other.answers)} points to {name}")
+    return "What the true video is worth instead of another room's: " + (", ".join(parts) or NOT_RUN)
 
 
 def prior(results: str | Path) -> Figure:

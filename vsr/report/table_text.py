@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,28 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table with its notes and the runs behind its rows."""
+    """The table with its notes and, folded, the runs behind its rows."""
     header = ["row", "mode", *table.columns.values()]
-    rows = [[row.label, row.mode, *(cell(row, column) for column in table.columns)] for row in table.rows]
+    rows = [[row.label, row.mode, *(_two_lines(cell(row, column)) for column in table.columns)] for row in table.rows]
     body = markdown_table(header, rows)
     notes = "".join(f"{note}\n" for note in table.notes)
     sources = "".join(f"- {row.label}{', ' * bool(row.mode)}{row.mode}: `{row.source}`\n" for row in table.rows)
-    return f"**{table.title}**\n\n{body}\n{notes}\nRows come from:\n\n{sources}"
+    return f"**{table.title}**\n\n{body}\n{notes}\n{folded('Rows come from', sources)}"
+
+
+def folded(summary: str, body: str) -> str:
+    """Markdown that opens on a click, in notebooks and on GitHub."""
+    return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
+
+
+_INTERVAL = re.compile(r"(\S+) (\[.*\])(?: (.*))?")
+
+
+def _two_lines(text: str) -> str:
+    """A number with its spread, its interval under it: a browser would break such a cell anywhere."""
+    found = _INTERVAL.fullmatch(text)
+    lines = [" ".join(filter(None, (found[1], found[3]))), found[2]] if found else [text]
+    return "<br>".join(line.replace(" ", "&nbsp;") for line in lines)
 
 
 def to_csv(table: Table) -> str:
