@@ -102,7 +102,7 @@ def test_the_panel_has_every_condition_of_every_method(finished):
         scores = [evaluation(finished, method.evaluation(video)).value("overall").score for method in SKILLS]
         assert shown == pytest.approx(sorted(scores))
     assert [text.get_text() for text in axes.texts] == ["not run", "not run"]  # T and O
-    assert heading(axes).startswith("The true video instead of another room's is worth +")
+    assert heading(axes).startswith("What the true video is worth instead of another room's: +")
 
 
 def test_what_is_above_the_constant_is_counted(finished):
