@@ -21,8 +21,12 @@ from vsr.scenes.scene import Scene
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Any rows as a table."""
-    return Markdown(markdown_table(header, ([f"{value}".replace("\n", " ") for value in row] for row in rows)))
+    """Any rows as a table; fractions with four digits."""
+    return Markdown(markdown_table(header, ([_text(value) for value in row] for row in rows)))
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}".replace("\n", " ")
 
 
 def facts(record: dict) -> Markdown:

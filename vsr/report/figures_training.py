@@ -39,10 +39,11 @@ def figure3_left(results: str | Path) -> Figure:
 
 
 def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
-    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth."""
+    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth; of
+    all tasks together where fewer than half of the steps asked for the one."""
     runs = _papers(results)
     key = f"{ACCURACY}/{task}"
-    shown = key if runs and all(run.has(key) for run in runs) else ACCURACY
+    shown = key if runs and all(run.share(key) >= 0.5 for run in runs) else ACCURACY
     what = f"accuracy ({paper.TASKS[task]})" if shown == key else "accuracy (all tasks)"
     lines = {FORMAT: ("format", BLUE, "--"), shown: (what, RED, "-"), TOTAL: ("total", GREEN, "-.")}
     with style():
