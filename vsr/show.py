@@ -186,7 +186,7 @@ def scores(summaries: dict[str, dict]) -> Markdown:
         interval = f" [{low:.1f},\u00a0{high:.1f}]" if low is not None else ""  # no line ends inside it
         return f"{part[key]:.1f}{interval}"
 
-    tasks = list(next(iter(summaries.values()))["tasks"])
+    tasks = [task for task in TASKS if task in next(iter(summaries.values()))["tasks"]]
     rows = [
         (name, cell(s, "overall"), cell(s, "trained"), *(cell(s["tasks"][task]) for task in tasks))
         for name, s in summaries.items()

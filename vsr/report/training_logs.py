@@ -15,7 +15,7 @@ from vsr.errors import VsrError
 from vsr.rewards import TAGGED_MODES
 from vsr.runs import read_json, read_jsonl
 
-FORMAT, ACCURACY, TOTAL = "reward/format_reward", "reward/accuracy_reward", "reward"
+FORMAT, ACCURACY, TOTAL, KL = "reward/format_reward", "reward/accuracy_reward", "reward", "kl"
 NAME = re.compile(r"grpo-[a-z]+-seed\d+(-beta[-+.e\d]+)?")
 ENDS, SMOOTH = 10, 20  # the first and last tenth of training; curves are smoothed over a twentieth
 
