@@ -36,6 +36,7 @@ def test_help_names_every_command(capsys):
         (["train", "sft", "--mode", "think"], "--mode think: it is for grpo"),
         (["train", "sft", "--gpus", "2"], "--gpus 2: it is for grpo"),
         (["run", "--gpus", "1000"], "gpus=1000: this machine has"),
+        (["evaluate", "--gpus", "1000"], "gpus=1000: this machine has"),
         (["status", "--out", "nowhere"], "nowhere: no such folder"),
         (["train", "grpo", "--compute-of", "run"], "--compute-of: it is for sft and dpo"),
     ],

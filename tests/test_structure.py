@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluate", "pretrain"},
     {"report", "show", "status"},
     {"cost", "estimate"},
-    {"jobs", "live", "study", "variants"},
+    {"jobs", "live", "shards", "study", "variants"},
     {"bench", "notebooks"},
     {"cli", "cli_build"},
 ]

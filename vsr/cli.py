@@ -81,11 +81,13 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import cards, evaluate, show, study
+    from vsr import cards, shards, show, study
     from vsr.questions import vsibench
+    from vsr.train import launch
     from vsr.weights import adapters
 
     profile = _profile(args)
+    launch.check(args.gpus)
     if args.model:
         profile = dataclasses.replace(profile, base=args.model)
     model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
@@ -93,7 +95,7 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     chosen = given or study.Study(profile, _out(args)).bench
     if given and given.missing:
         print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
-    run = evaluate.evaluate(model, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
+    run = shards.evaluate(model, chosen, args.mode, args.video, profile, _out(args), args.gpus, args.limit)
     if args.adapter:
         cards.refresh(args.adapter)
     print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
@@ -232,7 +234,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
     run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
-    run.add_argument("--gpus", type=int, default=1, help="devices to train on")
+    run.add_argument("--gpus", type=int, default=1, help="devices to train and, if GPUs, evaluate on")
     add("doctor", cmd_doctor)
     cli_build.options(add("build", cmd_build))
     agree = add("agree", cmd_agree)
@@ -248,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="the prompt")
     evaluate.add_argument("--video", choices=("true", "none", "shuffled", "one"), default="true", help="what is shown")
     evaluate.add_argument("--limit", type=int, help="only the first questions")
+    evaluate.add_argument("--gpus", type=int, default=1, help="devices, one process each (without a GPU: cores)")
     train = add("train", cmd_train)
     train.add_argument("method", choices=("grpo", "sft", "dpo"), help="how to train")
     train.add_argument("--mode", choices=("vanilla", "think", "observe"), help="grpo's prompt and rewards (vanilla)")

@@ -75,14 +75,19 @@ def _begin(parent: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
 
 
-def _end_with(parent: int) -> None:
-    """A killed parent cannot end its workers, which would go on writing."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with(parent: int) -> None:
+    """Have this process end within seconds of its `parent`: killed, that cannot end those that work for it, which would
+    go on writing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(job: Job) -> float:

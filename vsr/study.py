@@ -78,14 +78,14 @@ class Study:
         """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.
 
         Run now, or read if finished; the model is loaded only if there is something left to answer."""
-        from vsr import evaluate
+        from vsr import shards
 
-        run = evaluate.evaluate(model, self.bench, mode, video, self.profile, self.results)
+        run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
         cards.refresh(model)
         return runs.read_json(run.path / "summary.json")
 
     def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
-        """The summaries of several (model, mode, video), two at a time on a laptop."""
+        """The summaries of several (model, mode, video): two at a time on a laptop, each on all GPUs of a node."""
         from vsr import evaluate
 
         self.bench  # noqa: B018  rooms are made once, not by each process
@@ -94,7 +94,8 @@ class Study:
             Job(f"{model} {mode} {video}", evaluate.evaluate, {"model": model, "mode": mode, "video": video, **common})
             for model, mode, video in wanted
         ]
-        run_all(todo, Counted("evaluations", len(todo)))
+        if _devices() == 1:
+            run_all(todo, Counted("evaluations", len(todo)))
         return [self.evaluate(mode, video, model) for model, mode, video in wanted]
 
     def hot(self, factor: float) -> "Study":
@@ -152,6 +153,15 @@ class Study:
         folders = [self.results / job.name for job in todo]
         run_all(todo, Curves(folders, self.profile.max_steps, column="loss") if live else None)
         return folders
+
+
+def _devices() -> int:
+    """For one evaluation: the GPUs that `vsr run --gpus` offers; on a CPU one, where evaluations run side by side."""
+    import torch
+
+    from vsr.train import launch
+
+    return launch.offered() if torch.cuda.is_available() else 1
 
 
 def base_card() -> dict:

@@ -194,9 +194,13 @@ def reason(output: str) -> str:
     rank, code = map(int, cause.groups())
     mark = f"[default{rank}]:"
     said = [line.removeprefix(mark) for line in lines if line.startswith(mark)][-LAST_LINES:]
+    return f"process {rank} {ended(code)}; run it again to continue. Its last lines:\n" + "\n".join(said)
+
+
+def ended(code: int) -> str:
+    """How a process ended, from its exit code, negative for a signal."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    how += " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"process {rank} {how}; run it again to continue. Its last lines:\n" + "\n".join(said)
+    return how + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
 
 def main(path: str) -> int:
