@@ -55,8 +55,10 @@ def test_a_job_inherits_no_place_among_others_and_no_notebook(monkeypatch):
     ):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv("VSR_HUNG_SECONDS", "60")
     inherited = launch.environment()
     assert inherited["NCCL_DEBUG"] == "INFO"
+    assert inherited["VSR_HUNG_SECONDS"] == "60"
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_FSDP"} & inherited.keys()
     assert not {"VSR_EXECUTED", "JPY_PARENT_PID"} & inherited.keys()
 
@@ -164,3 +166,18 @@ def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_
     with pytest.raises(VsrError, match="process 1 was killed by SIGKILL"):
         launch.train(training, 2, show=kill)
     assert time.monotonic() - killed[0] < 60
+
+
+@pytest.mark.slow
+def test_a_job_that_hangs_is_ended_and_reported_and_continues(training, monkeypatch):
+    """Here one whose step takes longer than it may."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    training = replace(training, profile=replace(training.profile, max_steps=2))
+    with monkeypatch.context() as patch:
+        patch.setenv("VSR_HUNG_SECONDS", "0.001")
+        with pytest.raises(VsrError, match=r"vanilla-seed0: hung in step 1 of 2, (.|\n)*the same command continues"):
+            launch.train(training, 2)
+    stacks = [path.read_text() for path in (training.folder / launch.FOLDER).glob("stacks-*")]
+    assert any("most recent call first" in text for text in stacks)
+    launch.train(training, 2)
+    assert (training.folder / ".done").is_file()

@@ -141,3 +141,15 @@ def test_an_error_in_a_process_is_told(stage, tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(VsrError, match=r"process 0 of 2 ended with exit code 2(.|\n)*its weights cannot be read"):
         shards.evaluate("base", data, "vanilla", "true", settings, tmp_path / "out", 2)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_ended_and_reported_and_continues(stage, tmp_path, monkeypatch):
+    """Here one whose first scene takes longer than it may."""
+    with monkeypatch.context() as patch:
+        patch.setenv("VSR_HUNG_SECONDS", "0.001")
+        with pytest.raises(VsrError, match=r"-vanilla-true: hung in step \d of 6, .*the same command continues"):
+            on(2, stage, tmp_path)
+    stacks = (tmp_path / "eval-base-vanilla-true" / shards.FOLDER).glob(f"*/{shards.STACKS}")
+    assert any("most recent call first" in path.read_text() for path in stacks)
+    assert same(on(2, stage, tmp_path), stage[2])

@@ -1,8 +1,8 @@
 """One evaluation in several processes, a device each, merged to the very files that one process writes.
 
 Each takes every Nth scene that is left. What they have answered lies in `.shards` in the run folder until all is there:
-`whole.jsonl` of those before, and a folder for each process with its samples.jsonl, output.log and, at its end,
-result.json. A scene answered in full is never asked again, however many processes go on."""
+`whole.jsonl` of those before, and a folder for each process with its samples.jsonl, output.log, `stacks` (see
+`vsr.hung`) and, at its end, result.json. A scene answered in full is never asked again, by any number of processes."""
 
 import json
 import os
@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from vsr import evaluate as one
-from vsr import heartbeat, jobs, locks, models, runs
+from vsr import heartbeat, hung, jobs, locks, models, runs
 from vsr.errors import VsrError, unknown
 from vsr.evaluate import Setting
 from vsr.heartbeat import Heart
@@ -33,6 +33,7 @@ from vsr.train import launch
 FOLDER = ".shards"
 WHOLE = "whole.jsonl"
 SAMPLES = "samples.jsonl"
+STACKS = "stacks"
 EVERY = 0.5  # seconds between two looks at the processes
 
 
@@ -203,6 +204,8 @@ def _follow(shards: list[Shard], processes: list[subprocess.Popen], folder: Path
 
 
 def _why(folder: Path, shard: Shard, code: int, number: int) -> str:
+    if (found := hung.read(shard.folder / STACKS)) is not None:
+        return str(replace(found, run=folder))
     said = (shard.folder / "output.log").read_text(errors="replace").splitlines()[-launch.LAST_LINES :]
     which = f"{folder.name}: process {shard.folder.name} of {number} {launch.ended(code)}"
     return f"{which}; run it again to continue. Its last lines:\n" + "\n".join(said)
@@ -217,6 +220,7 @@ def main(path: str) -> int:
     asked = shard.asked
     try:
         lock = locks.hold(shard.folder)
+        hung.watch(shard.folder / STACKS)
         loaded = models.load(**models.arguments(asked.model, asked.profile))
         scenes = {scene: asked.scenes[scene] for scene in shard.scenes}
         speed = one._answer(loaded, asked.bench, scenes, asked.shown, asked.setting, shard.folder / SAMPLES)

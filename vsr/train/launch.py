@@ -2,8 +2,8 @@
 
 The job has a session of its own, so it outlives a notebook's kernel or a closed terminal; asking for it again while it
 lives follows it. What it needs to be found lies in `.launch` in the run folder: `job.json` (what is trained, and on how
-many devices), `pid`, `output.log` of all processes, `result.json` once it has ended well, and a lock that the job holds
-as long as it lives."""
+many devices), `pid`, `output.log` of all processes, `stacks-<rank>` of each (see `vsr.hung`), `result.json` once it has
+ended well, and a lock that the job holds as long as it lives."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from vsr import heartbeat, locks
+from vsr import heartbeat, hung, locks
 from vsr.errors import Stopped, VsrError
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
@@ -33,7 +33,7 @@ EVERY = 1.0  # seconds between two looks at a job
 LAST_LINES = 15
 # what describes another process's place among others, or its notebook
 OURS_ALONE = re.compile(
-    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_)|(RANK|WORLD_SIZE|MPLBACKEND)$"
+    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS))|(RANK|WORLD_SIZE|MPLBACKEND)$"
 )
 DDP = {  # accelerate's config, written out so that no default of the user's decides
     "compute_environment": "LOCAL_MACHINE",
@@ -125,6 +125,8 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
     lock = locks.hold(here)
     (here / "result.json").unlink(missing_ok=True)
     shutil.rmtree(here / "processes", ignore_errors=True)
+    for stacks in here.glob("stacks-*"):
+        stacks.unlink()
     write_json(here / "job.json", job)
     if config is None:
         config = here / "accelerate.json"
@@ -178,9 +180,9 @@ def _processes(launcher: int) -> list[psutil.Process]:
 def _judge(here: Path) -> None:
     """Raise what the job's end was, unless it was its proper end."""
     if not (here / "result.json").is_file():
-        raise VsrError(
-            reason((here / "output.log").read_text(errors="replace")) + f"\nall output: {here / 'output.log'}"
-        )
+        found = next(filter(None, map(hung.read, sorted(here.glob("stacks-*")))), None)
+        why = str(found) if found else reason((here / "output.log").read_text(errors="replace"))
+        raise VsrError(f"{why}\nall output: {here / 'output.log'}")
     if message := read_json(here / "result.json")["stopped"]:
         raise Stopped(message)
 
@@ -209,7 +211,8 @@ def main(path: str) -> int:
     hours, _ = job.pop("max_hours"), job.pop("processes")
     job["profile"] = Profile(**job["profile"])
     deadline = None if hours is None else time.monotonic() + 3600 * hours
-    stopped = None
+    stopped, rank = None, os.environ.get("RANK", "0")
+    hung.watch(Path(path).with_name(f"stacks-{rank}"))
     try:
         run_grpo(**job, deadline=deadline)
     except VsrError as error:
@@ -219,7 +222,7 @@ def main(path: str) -> int:
         return 130
     except Stopped as stop:
         stopped = str(stop)
-    if os.environ.get("RANK", "0") == "0":
+    if rank == "0":
         write_json(Path(path).with_name("result.json"), {"stopped": stopped})
     return 0
 
