@@ -14,6 +14,8 @@ from vsr import evaluate, models, profiles, runs, shards
 from vsr.errors import VsrError
 from vsr.questions import bench
 from vsr.questions.question import Question, write_questions
+from vsr.study import Study
+from vsr.train import launch
 
 TESTS = Path(__file__).resolve().parent
 SCENES = [f"room{i:02d}" for i in range(12)]
@@ -131,6 +133,18 @@ def test_more_devices_than_there_are_is_an_error(stage, tmp_path):
     with pytest.raises(VsrError, match=r"gpus=0: this machine has \d+"):
         on(0, stage, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_shares_out_each_evaluation_among_the_gpus_it_is_offered(stage, tmp_path, monkeypatch):
+    profile, data, one = stage
+    study, asked = Study(profile, tmp_path), []
+    study.__dict__["bench"] = data  # a cached property: no rooms are made
+    monkeypatch.setattr(shards, "evaluate", lambda *what: asked.append((what[2:4], what[6])) or one)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(launch.GPUS, "2")
+    wanted = [("base", "think", "true"), ("base", "vanilla", "none")]
+    assert study.evaluate_all(wanted) == 2 * [runs.read_json(one.path / "summary.json")]
+    assert asked == [(("think", "true"), 2), (("vanilla", "none"), 2)]
 
 
 @pytest.mark.slow

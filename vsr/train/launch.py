@@ -1,4 +1,4 @@
-"""GRPO on several devices: one process a device under `accelerate launch`, apart from whoever asks for it.
+"""Training on several devices: one process a device under `accelerate launch`, apart from whoever asks for it.
 
 The job has a session of its own, so it outlives a notebook's kernel or a closed terminal; asking for it again while it
 lives follows it. What it needs to be found lies in `.launch` in the run folder: `job.json` (what is trained, and on how
@@ -24,7 +24,9 @@ from vsr import heartbeat, hung, locks
 from vsr.errors import Stopped, VsrError
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
+from vsr.questions.bench import load as load_bench
 from vsr.runs import atomic_write, read_json, write_json
+from vsr.train.baseline import run_name as baseline_name
 from vsr.train.grpo import run_grpo, run_name
 
 FOLDER = ".launch"
@@ -50,7 +52,8 @@ DDP = {  # accelerate's config, written out so that no default of the user's dec
 
 @dataclass(frozen=True)
 class Training:
-    """The arguments of `run_grpo`; `max_hours` after which it stops with a checkpoint."""
+    """The arguments of `run_grpo` or, for the `method` sft or dpo (whose mode is vanilla), of `run_sft` and `run_dpo`;
+    `max_hours` after which it stops with a checkpoint."""
 
     profile: Profile
     mode: str
@@ -60,11 +63,15 @@ class Training:
     beta: float | None = None
     fresh: bool = False
     max_hours: float | None = None
+    method: str = "grpo"
+    budget: int | None = None
 
     @property
     def folder(self) -> Path:
         """The run's."""
-        return Path(self.out) / run_name(self.mode, self.seed, self.beta)
+        grpo = self.method == "grpo"
+        name = run_name(self.mode, self.seed, self.beta) if grpo else baseline_name(self.method, self.seed, self.budget)
+        return Path(self.out) / name
 
 
 def train(
@@ -151,6 +158,8 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
 def _follow(here: Path, show: Callable[[int], None]) -> None:
     while locks.held(here):
         beat = heartbeat.read(here.parent)
+        if beat and isinstance(show, Counted):
+            show.total = beat.total  # a budget's steps are known to the job alone
         show(beat.step if beat else 0)
         time.sleep(EVERY)
 
@@ -205,6 +214,16 @@ def ended(code: int) -> str:
     return how + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
 
+def _train(method: str, mode: str, data: str, beta: float | None, budget: int | None, **how: object) -> None:
+    if method == "grpo":
+        run_grpo(mode=mode, data=data, beta=beta, **how)
+        return
+    from vsr.train import dpo, sft
+
+    run = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[method]
+    run(data=load_bench(data), budget=budget, **how)
+
+
 def main(path: str) -> int:
     """What each process of a job does; exit codes as those of `vsr`."""
     job = read_json(path)
@@ -214,7 +233,7 @@ def main(path: str) -> int:
     stopped, rank = None, os.environ.get("RANK", "0")
     hung.watch(Path(path).with_name(f"stacks-{rank}"))
     try:
-        run_grpo(**job, deadline=deadline)
+        _train(**job, deadline=deadline)
     except VsrError as error:
         print(f"vsr train: {error}", file=sys.stderr)
         return 2
