@@ -2,10 +2,11 @@
 unbroken run's, byte for byte.
 
     python tests/faults.py --kills 30            a small study: rooms, GRPO, evaluations, report
-    python tests/faults.py --kills 30 --smoke    `vsr run --profile smoke`, every notebook
+    python tests/faults.py --kills 30 --smoke --in-a-row 10    `vsr run --profile smoke`, every notebook
 
-The moments are drawn from `--seed` over the length of the unbroken run, up to three in a row before a run is let
-through to its end. Of a study of several processes only the first is killed: the others must notice.
+A study is killed `--in-a-row` times before it is let through to its end, each time after a random share of what the
+unbroken run took, so that the moments spread over the whole of it. Only kills that found it running count. Of a study
+of several processes only the first is killed: the others must notice.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IN_A_ROW = 3
 COMPARED = ("summary.json", "samples.jsonl", "questions.jsonl", "adapter_model.safetensors")
 DRAWN = {".md", ".csv", ".tex", ".svg", ".png"}
 STUDY = """
@@ -80,7 +80,7 @@ class Study:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(kept)}
 
 
-def check(kills: int, seed: int, smoke: bool = False) -> int:
+def check(kills: int, seed: int, smoke: bool = False, in_a_row: int = 3) -> int:
     """The number of files compared; AssertionError, with the moments, where one differs."""
     rng, done = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as name:
@@ -92,15 +92,17 @@ def check(kills: int, seed: int, smoke: bool = False) -> int:
         print(f"unbroken: {length:.0f} s, {len(expected)} files", flush=True)
         while done < kills:
             study, moments = Study(_folder(name, f"killed-{done}"), smoke), []
-            for _ in range(min(IN_A_ROW, kills - done)):
-                moments.append(round(rng.uniform(0.05, 0.95) * length, 1))
-                study.run(moments[-1])
+            for _ in range(min(in_a_row, kills - done)):
+                moment = round(rng.uniform(0.1, 1.9) * length / in_a_row, 1)
+                if study.run(moment):  # came to its end before its turn
+                    break
+                moments.append(moment)
             done += len(moments)
             study.run()
             found = study.results()
             differing = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
             assert not differing, f"killed after {moments} s: {differing}"
-            print(f"killed after {moments} s: equal", flush=True)
+            print(f"killed after {moments} s: equal; {done} of {kills}", flush=True)
             shutil.rmtree(study.folder)
     return len(expected)
 
@@ -116,5 +118,6 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--in-a-row", type=int, default=3)
     given = parser.parse_args()
-    check(given.kills, given.seed, given.smoke)
+    check(given.kills, given.seed, given.smoke, given.in_a_row)

@@ -13,7 +13,7 @@ from vsr.methods import BASE, GRPO_V
 from vsr.paper import TASKS
 from vsr.report import figures, figures_errors, figures_honesty, figures_training, plotting, training_logs
 from vsr.report.summaries import COLUMNS, evaluation, find
-from vsr.report.training_logs import FORMAT, Training
+from vsr.report.training_logs import FORMAT, KL, Training
 
 SKILLS = {BASE: 0.3, methods.DPO: 0.35, methods.SFT: 0.5, GRPO_V: 0.8}
 
@@ -102,7 +102,7 @@ def test_the_panel_has_every_condition_of_every_method(finished):
         scores = [evaluation(finished, method.evaluation(video)).value("overall").score for method in SKILLS]
         assert shown == pytest.approx(sorted(scores))
     assert [text.get_text() for text in axes.texts] == ["not run", "not run"]  # T and O
-    assert heading(axes).startswith("The true video instead of another room's is worth +")
+    assert heading(axes).startswith("What the true video is worth instead of another room's: +")
 
 
 def test_what_is_above_the_constant_is_counted(finished):
@@ -151,6 +151,15 @@ def test_figure_3_left_says_so_if_nothing_collapses(results):
     title = heading(figures_training.figure3_left(results).axes[0])
     assert title.startswith("No collapse in think mode: format reward ends at ")
     assert title.endswith("; beta 0 not run")
+
+
+def test_the_distance_from_the_base_is_the_logs_kl(finished):
+    axes = figures_training.distance(finished).axes[0]
+    thin = [line.get_ydata() for line in axes.lines if line.get_linewidth() < 1]
+    runs = training_logs.find(finished)
+    assert sorted(curve.tolist() for curve in thin) == sorted(r.curve(KL).tolist() for r in runs if r.mode == "think")
+    mean = np.mean([run.curve(KL) for run in runs if run.mode == "think" and run.beta == 0])
+    assert f"{mean:.2f} nats a token at beta 0," in heading(axes).replace("\n", " ")
 
 
 def test_figure_3_right_shows_one_task_where_the_log_tells_it(finished, results):

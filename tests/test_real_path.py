@@ -12,7 +12,7 @@ import jinja2
 import pytest
 import torch
 from real import ASKED, FPS, SECONDS, thin_folder, write_bench
-from transformers import AutoConfig
+from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from vsr import cli, models, paper, prompts, runs
 from vsr.engine.answering import answer_many
@@ -160,6 +160,33 @@ def test_the_command_line_from_video_to_score(folder, asked, tmp_path, capsys, o
     assert f"{summary['overall']:.1f}" in printed
     assert manifest["settings"]["model"]["hash"] == folders.model_hash(folder)
     assert str(folder) not in json.dumps(manifest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_the_command_line_trains_scores_and_exports(folder, asked, tmp_path, capsys, offline, quantization):
+    """vsGRPO, SFT and DPO on 480x640 videos with the real tokenizer; then the adapter's score, and a merged model."""
+    settings = {"base": str(folder), "quantization": quantization, "frames": 4, "max_steps": 1, "num_generations": 2}
+    settings |= {"questions_per_step": 2, "max_completion_length": 6, "max_new_tokens": 6, "bootstrap": 50}
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+
+    def vsr(command: str, *words: object) -> str:
+        given = ("--profile", "smoke", "--out", str(tmp_path / "out"), *map(str, words), *changes)
+        assert cli.main([*command.split(), *given]) == 0
+        return capsys.readouterr().out
+
+    for method in ("grpo", "sft", "dpo"):
+        vsr(f"train {method}", "--data", asked.folder)
+    run = tmp_path / "out" / "grpo-vanilla-seed0"
+    assert all((tmp_path / "out" / name / "adapter").is_dir() for name in ("sft-seed0", "dpo-seed0"))
+    vsr("evaluate", "--bench", asked.folder, "--adapter", run)
+    answered = tmp_path / "out" / "eval-grpo-vanilla-seed0-vanilla-true"
+    assert runs.read_json(answered / "summary.json")["n"] == len(asked.questions)
+    assert "official" in vsr("score", "--predictions", answered / "samples.jsonl", "--rules", "official")
+    assert "parameters" in vsr("estimate")
+    assert cli.main(["export", "--adapter", str(run), "--out", str(tmp_path / "merged"), "--profile", "smoke"]) == 0
+    merged = Qwen2VLForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    assert merged.config.vision_end_token_id == 151653
 
 
 def test_frames_come_from_the_whole_video_at_any_rate(asked):

@@ -73,10 +73,10 @@ def test_table_1_holds_the_printed_rows_and_ours(finished):
 def test_every_format_names_its_runs_and_shows_intervals(finished, tmp_path):
     tables.write_all(finished, tmp_path)
     summary = json.loads((finished / "eval-base-vanilla-true" / "summary.json").read_text())
-    interval = f"{summary['overall']:.1f} [{summary['overall_low']:.1f}, {summary['overall_high']:.1f}]"
-    for suffix in (".md", ".tex"):
+    score, interval = f"{summary['overall']:.1f}", f"[{summary['overall_low']:.1f}, {summary['overall_high']:.1f}]"
+    for suffix, between, space in ((".md", "<br>", "&nbsp;"), (".tex", " ", " ")):
         text = (tmp_path / f"table1{suffix}").read_text()
-        assert interval in text
+        assert score + between + interval.replace(" ", space) in text
         assert all(f"{name}-0123abcd" in text for name in RUNS)
         assert NOT_RUN not in text
     for tex in tmp_path.glob("*.tex"):

@@ -40,14 +40,14 @@ class Curves:
         spent = 0.0
         for folder, label in zip(self.folders, self.labels, strict=True):
             rows = list(read_jsonl(folder / "log.jsonl")) if (folder / "log.jsonl").is_file() else []
-            spent += sum(row.get("seconds", 0.0) for row in rows)
+            spent += sum(value for row in rows for key, value in row.items() if key.split("/")[0] == "seconds")
             values = pandas.Series([row[self.column] for row in rows if self.column in row], dtype=float)
             means = values.rolling(self.smooth, min_periods=1).mean()
             axes.plot(range(1, len(means) + 1), means, linewidth=1, label=label)
         axes.set(xlim=(0, self.steps), xlabel="step", ylabel=f"{self.column}, mean of {self.smooth} steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{done} of {len(self.folders)} runs complete, {duration(spent)} of training", loc="left")
-        axes.legend(fontsize=7, ncols=3, loc="lower right")
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + len(self.folders) // 13)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=90, metadata={"Software": None})
         return Image(content.getvalue(), width=800)

@@ -151,13 +151,15 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
 
 
 def _tidy(path: Path) -> None:
-    """Keep of papermill's metadata only what does not change from machine to machine, and the duration."""
+    """Keep of papermill's metadata only what does not change from machine to machine, and the duration; paths in the
+    repository, as warnings have them, become relative to it."""
     book = json.loads(path.read_text(encoding="utf-8"))
     book["metadata"]["papermill"] = {"duration": round(book["metadata"]["papermill"]["duration"], 1)}
     for cell in book["cells"]:
         cell["metadata"].pop("papermill", None)
         cell["metadata"].pop("execution", None)
-    runs.atomic_write(path, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    runs.atomic_write(path, text.replace(json.dumps(f"{runs.ROOT}{os.sep}")[1:-1], ""))
 
 
 def profile_changes(words: list[str]) -> dict[str, str]:

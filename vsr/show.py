@@ -21,8 +21,12 @@ from vsr.scenes.scene import Scene
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Any rows as a table."""
-    return Markdown(markdown_table(header, ([f"{value}".replace("\n", " ") for value in row] for row in rows)))
+    """Any rows as a table; fractions with four digits."""
+    return Markdown(markdown_table(header, ([_text(value) for value in row] for row in rows)))
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}".replace("\n", " ")
 
 
 def facts(record: dict) -> Markdown:
@@ -182,7 +186,7 @@ def scores(summaries: dict[str, dict]) -> Markdown:
         interval = f" [{low:.1f},\u00a0{high:.1f}]" if low is not None else ""  # no line ends inside it
         return f"{part[key]:.1f}{interval}"
 
-    tasks = list(next(iter(summaries.values()))["tasks"])
+    tasks = [task for task in TASKS if task in next(iter(summaries.values()))["tasks"]]
     rows = [
         (name, cell(s, "overall"), cell(s, "trained"), *(cell(s["tasks"][task]) for task in tasks))
         for name, s in summaries.items()

@@ -20,8 +20,8 @@ from vsr.study import Study
 from vsr.train import grpo
 from vsr.weights.quantize import QUANTIZATIONS, held_bytes
 
-ESTIMATING = ("estimate", "needs", "phases", "workload", "devices", "dryrun", "quantize")
-CODE = [Path(__file__).with_name(f"{name}.py") for name in ESTIMATING]  # what an estimate depends on
+HERE = Path(__file__).resolve().parent
+CODE = [HERE / "estimate.py", HERE / "cost", HERE / "weights" / "quantize.py"]  # what an estimate depends on
 
 
 def studies(study: Study, quantizations: Sequence[str], **changes: object) -> dict[str, Study]:

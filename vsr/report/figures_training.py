@@ -11,7 +11,7 @@ from vsr.report import training_logs
 from vsr.report.log_tests import COLLAPSE
 from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, title
 from vsr.report.table_text import NOT_RUN
-from vsr.report.training_logs import ACCURACY, ENDS, FORMAT, TOTAL, Training, end, fall, mean_curve, smooth
+from vsr.report.training_logs import ACCURACY, ENDS, FORMAT, KL, TOTAL, Training, end, fall, mean_curve, smooth
 
 BETA_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 PARTS = {  # a part of the gradient's norm -> its name, colour and line
@@ -39,10 +39,11 @@ def figure3_left(results: str | Path) -> Figure:
 
 
 def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
-    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth."""
+    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth; of
+    all tasks together where fewer than half of the steps asked for the one."""
     runs = _papers(results)
     key = f"{ACCURACY}/{task}"
-    shown = key if runs and all(run.has(key) for run in runs) else ACCURACY
+    shown = key if runs and all(run.share(key) >= 0.5 for run in runs) else ACCURACY
     what = f"accuracy ({paper.TASKS[task]})" if shown == key else "accuracy (all tasks)"
     lines = {FORMAT: ("format", BLUE, "--"), shown: (what, RED, "-"), TOTAL: ("total", GREEN, "-.")}
     with style():
@@ -55,6 +56,25 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
             axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
         _finish(fig, axes, runs, _right_title(runs, shown, what), "reward")
         axes.set_ylim(-0.03, None)
+    return fig
+
+
+def distance(results: str | Path) -> Figure:
+    """How far the policy is from the base over training: the KL estimate of its rollouts for each KL coefficient."""
+    betas = training_logs.ablation(results)
+    with style():
+        fig = Figure(figsize=(7.6, 3.4), layout="constrained")
+        axes = fig.subplots()
+        for (beta, runs), (colour, line) in zip(sorted(betas.items()), BETA_STYLES, strict=False):
+            for run in runs:
+                axes.plot(run.steps, run.curve(KL), color=colour, linewidth=0.7, alpha=0.35)
+            mean = smooth(mean_curve(runs, lambda run: run.curve(KL)))
+            label = f"beta {beta:g} ({_seeds(runs)})"
+            axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
+        means = {beta: np.mean([np.nanmean(run.curve(KL)) for run in runs]) for beta, runs in sorted(betas.items())}
+        text = ", ".join(f"{mean:.2f} nats a token at beta {beta:g}" for beta, mean in means.items())
+        _finish(fig, axes, [run for runs in betas.values() for run in runs], f"Away from the base: {text}", "KL")
+        axes.set_ylim(0, None)
     return fig
 
 

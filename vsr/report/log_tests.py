@@ -42,7 +42,7 @@ def collapse(results: Path) -> list[Finding]:
 
 def convergence(results: Path) -> list[Finding]:
     """Claim 8: whether the format reward gets to 1, the accuracy reward rises, and later than the format reward."""
-    runs = [run for run in training_logs.find(results) if run.beta == _BETA and run.has(FORMAT)]
+    runs = [run for run in training_logs.find(results) if run.beta == _BETA and run.share(FORMAT)]
     if not runs:
         raise NotRunError(f"missing: GRPO at beta {_BETA:g} with tags")
     last = between([100 * training_logs.end(run.curve(FORMAT)) for run in runs])

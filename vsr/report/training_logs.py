@@ -15,7 +15,7 @@ from vsr.errors import VsrError
 from vsr.rewards import TAGGED_MODES
 from vsr.runs import read_json, read_jsonl
 
-FORMAT, ACCURACY, TOTAL = "reward/format_reward", "reward/accuracy_reward", "reward"
+FORMAT, ACCURACY, TOTAL, KL = "reward/format_reward", "reward/accuracy_reward", "reward", "kl"
 NAME = re.compile(r"grpo-[a-z]+-seed\d+(-beta[-+.e\d]+)?")
 ENDS, SMOOTH = 10, 20  # the first and last tenth of training; curves are smoothed over a twentieth
 
@@ -36,9 +36,9 @@ class Training:
         """A figure of every step (steps,), nan where a step has none."""
         return np.array([row.get(key, np.nan) for row in self.rows], dtype=float)
 
-    def has(self, key: str) -> bool:
-        """Whether any step tells it."""
-        return any(key in row for row in self.rows)
+    def share(self, key: str) -> float:
+        """The share of steps that tell it, 0 to 1."""
+        return sum(key in row for row in self.rows) / len(self.rows)
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -92,7 +92,7 @@ def smooth(curve: np.ndarray, part: int = SMOOTH) -> np.ndarray:
     """The mean over a window of a `part`-th of the steps, shorter at both ends; nan is left out."""
     half = len(curve) // part // 2
     windows = [curve[max(0, i - half) : i + half + 1] for i in range(len(curve))]
-    return np.array([np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows])
+    return np.array([_mean(window) for window in windows])
 
 
 def mean_curve(runs: list[Training], value: Callable[[Training], np.ndarray]) -> np.ndarray:
@@ -105,13 +105,17 @@ def mean_curve(runs: list[Training], value: Callable[[Training], np.ndarray]) ->
 
 
 def start(curve: np.ndarray) -> float:
-    """The mean over the first tenth."""
-    return float(np.nanmean(curve[: max(1, len(curve) // ENDS)]))
+    """The mean over the first tenth; nan where no step of it tells."""
+    return _mean(curve[: max(1, len(curve) // ENDS)])
 
 
 def end(curve: np.ndarray) -> float:
-    """The mean over the last tenth."""
-    return float(np.nanmean(curve[-max(1, len(curve) // ENDS) :]))
+    """The mean over the last tenth; nan where no step of it tells."""
+    return _mean(curve[-max(1, len(curve) // ENDS) :])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
 def fall(curve: np.ndarray) -> float:
