@@ -6,7 +6,6 @@ Each takes every Nth scene that is left. What they have answered lies in `.shard
 
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,8 @@ import torch
 
 from vsr import evaluate as one
 from vsr import heartbeat, hung, jobs, locks, models, runs
-from vsr.errors import VsrError, unknown
-from vsr.evaluate import Setting
+from vsr.errors import VsrError
 from vsr.heartbeat import Heart
-from vsr.paper import MODES
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, QUIET, track
 from vsr.questions.bench import Bench
@@ -38,25 +35,38 @@ EVERY = 0.5  # seconds between two looks at the processes
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an evaluation asks: `scenes` with their questions in order, the videos `shown` with them, and how."""
+class Shard:
+    """What one process does: answer `scenes` of an evaluation into `folder`, as long as the process `parent` lives. The
+    rest are the arguments of `vsr.evaluate.evaluate`."""
 
+    folder: str
+    scenes: list[str]
+    parent: int
     model: str
     bench: Bench
+    mode: str
+    video: str
     profile: Profile
-    setting: Setting
-    scenes: dict[str, list[Question]]
-    shown: dict[str, str]
+    limit: int | None
 
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return Path(self.folder)
 
-@dataclass(frozen=True)
-class Shard:
-    """What one process does: answer the `scenes` into `folder`, as long as the process `parent` lives."""
+    def to_json(self) -> dict:
+        """For `job.json`."""
+        bench = {"folder": str(self.bench.folder), "questions": [asdict(q) for q in self.bench.questions]}
+        return {**vars(self), "bench": bench, "profile": asdict(self.profile)}
 
-    asked: Asked
-    scenes: list[str]
-    folder: Path
-    parent: int
+    @staticmethod
+    def from_json(job: dict) -> "Shard":
+        """As it was."""
+        questions = [
+            Question(**{**q, "options": q["options"] and tuple(q["options"])}) for q in job["bench"]["questions"]
+        ]
+        bench = Bench(Path(job["bench"]["folder"]), tuple(questions))
+        return Shard(**{**job, "bench": bench, "profile": Profile(**job["profile"])})
 
 
 def evaluate(
@@ -76,54 +86,24 @@ def evaluate(
     if processes == 1 and not any(Path(out).glob(f"eval-*/{FOLDER}")):
         return one.evaluate(model, bench, mode, video, profile, out, limit)
     launch.check(processes)
-    run, asked = _open(model, bench, mode, video, profile, out, limit)
+    run, asked = one.opened(model, bench, mode, video, profile, out, limit)
     if run.finished:
         return run
     answered = _gather(run.path, asked)
     todo = [scene for scene in asked.scenes if scene not in answered]
     number = max(1, min(processes, len(todo)))
     here = run.path / FOLDER
-    shards = [Shard(asked, todo[i::number], here / str(i), os.getpid()) for i in range(number)]
+    what = {"model": model, "bench": bench, "mode": mode, "video": video, "profile": profile, "limit": limit}
+    shards = [Shard(str(here / str(i)), todo[i::number], os.getpid(), **what) for i in range(number)]
     speed = _work(shards, run.path, len(asked.scenes))
     answered = _gather(run.path, asked)
     runs.atomic_write(run.path / SAMPLES, _lines(row for scene in asked.scenes for row in answered[scene]))
     shutil.rmtree(here)
-    model_info = run.manifest["settings"]["model"]
-    one._close(run, profile, {"model": model_info, **asdict(asked.setting)}, processes=number, **speed)
+    one.close(run, profile, asked, processes=number, **speed)
     return run
 
 
-def _open(
-    model: str, bench: Bench, mode: str, video: str, profile: Profile, out: str | Path, limit: int | None
-) -> tuple[Run, Asked]:
-    """The run that `vsr.evaluate.evaluate` would open, to the letter of its fingerprint (a test holds that), and what
-    it asks."""
-    if mode not in MODES:
-        raise unknown("mode", mode, MODES)
-    if video not in one.VIDEOS:
-        raise unknown("video", video, one.VIDEOS)
-    info = models.describe(**models.arguments(model, profile))
-    setting = Setting(
-        mode=mode,
-        video=video,
-        stage="train" if info["adapter_hash"] else "evaluate",
-        frames=1 if video == "one" else profile.frames,
-        max_pixels=profile.max_pixels,
-        max_new_tokens=profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning,
-    )
-    scenes = one._by_scene(bench.questions[:limit])
-    shown = one.shown_videos(bench, list(scenes), video, profile.seed)
-    run = Run.open(
-        out,
-        f"eval-{info['name']}-{mode}-{video}" + (f"-first{limit}" if limit else ""),
-        settings={"model": info, **asdict(setting), "limit": limit, "bootstrap": profile.bootstrap},
-        inputs={**one._data_hash(bench, scenes, shown), "code": runs.hash_files(*one.CODE, *one.SCORING_CODE)},
-        seed=profile.seed,
-    )
-    return run, Asked(model, bench, profile, setting, scenes, shown)
-
-
-def _gather(folder: Path, asked: Asked) -> dict[str, list[dict]]:
+def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:
     """The rows of every scene answered in full, whoever did it, now in one file; scenes cut short are forgotten."""
     here = folder / FOLDER
     shards = sorted(path for path in here.glob("*") if path.is_dir())
@@ -160,27 +140,21 @@ def _work(shards: list[Shard], folder: Path, total: int) -> dict:
         for process in processes:
             process.terminate()
             process.wait()
-    seconds = time.monotonic() - started
-    results = [runs.read_json(shard.folder / "result.json") for shard in shards]
-    asked = sum(result["questions_answered"] for result in results)
-    return {
-        "device": results[0]["device"],
-        "questions_answered": asked,
-        "questions_per_second": round(asked / seconds, 2) if asked else None,
-    }
+    results = [runs.read_json(shard.path / "result.json") for shard in shards]
+    answered = sum(result["questions_answered"] for result in results)
+    return {"device": results[0]["device"], **one.speed(answered, time.monotonic() - started)}
 
 
 def _start(shard: Shard, place: int) -> subprocess.Popen:
-    shard.folder.mkdir(parents=True)
-    (shard.folder / "job").write_bytes(pickle.dumps(shard))
+    runs.write_json(shard.path / "job.json", shard.to_json())
     environment = {name: value for name, value in os.environ.items() if name != EXECUTED} | {QUIET: "1"}
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place]
     else:
         environment["OMP_NUM_THREADS"] = "1"
-    words = [sys.executable, "-m", "vsr.shards", str(shard.folder / "job")]
-    with (shard.folder / "output.log").open("wb") as output:
+    words = [sys.executable, "-m", "vsr.shards", str(shard.path / "job.json")]
+    with (shard.path / "output.log").open("wb") as output:
         return subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
@@ -191,7 +165,7 @@ def _follow(shards: list[Shard], processes: list[subprocess.Popen], folder: Path
     seen = 0
     while True:
         codes = [process.poll() for process in processes]
-        beats = [heartbeat.read(shard.folder) for shard in shards]
+        beats = [heartbeat.read(shard.path) for shard in shards]
         done = sum(beat.step for beat in beats if beat)
         yield from (None for _ in range(seen, done))
         seen = done
@@ -204,27 +178,27 @@ def _follow(shards: list[Shard], processes: list[subprocess.Popen], folder: Path
 
 
 def _why(folder: Path, shard: Shard, code: int, number: int) -> str:
-    if (found := hung.read(shard.folder / STACKS)) is not None:
+    if (found := hung.read(shard.path / STACKS)) is not None:
         return str(replace(found, run=folder))
-    said = (shard.folder / "output.log").read_text(errors="replace").splitlines()[-launch.LAST_LINES :]
-    which = f"{folder.name}: process {shard.folder.name} of {number} {launch.ended(code)}"
+    said = (shard.path / "output.log").read_text(errors="replace").splitlines()[-launch.LAST_LINES :]
+    which = f"{folder.name}: process {shard.path.name} of {number} {launch.ended(code)}"
     return f"{which}; run it again to continue. Its last lines:\n" + "\n".join(said)
 
 
 def main(path: str) -> int:
     """What each process does; exit codes as those of `vsr`."""
-    shard: Shard = pickle.loads(Path(path).read_bytes())
+    shard = Shard.from_json(runs.read_json(path))
     jobs.end_with(shard.parent)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
-    asked = shard.asked
     try:
-        lock = locks.hold(shard.folder)
-        hung.watch(shard.folder / STACKS)
-        loaded = models.load(**models.arguments(asked.model, asked.profile))
-        scenes = {scene: asked.scenes[scene] for scene in shard.scenes}
-        speed = one._answer(loaded, asked.bench, scenes, asked.shown, asked.setting, shard.folder / SAMPLES)
-        runs.write_json(shard.folder / "result.json", {"device": loaded.device_name, **speed})
+        lock = locks.hold(shard.path)
+        hung.watch(shard.path / STACKS)
+        loaded = models.load(**models.arguments(shard.model, shard.profile))
+        asked = one.ask(loaded.info, shard.bench, shard.mode, shard.video, shard.profile, shard.limit)
+        mine = replace(asked, scenes={scene: asked.scenes[scene] for scene in shard.scenes})
+        speed = one.answer(loaded, shard.bench, mine, shard.path / SAMPLES)
+        runs.write_json(shard.path / "result.json", {"device": loaded.device_name, **speed})
         lock.release()
     except VsrError as error:
         print(f"vsr evaluate: {error}", file=sys.stderr)
