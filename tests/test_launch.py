@@ -11,15 +11,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from baseline_setup import staged
 from grpo_setup import small_study
 from safetensors.torch import load_file
 
 from vsr import heartbeat, locks, profiles
 from vsr.errors import VsrError
 from vsr.questions.bench import load as load_bench
+from vsr.runs import read_jsonl
 from vsr.study import Study
 from vsr.train import launch, options
+from vsr.train.dpo import run_dpo
 from vsr.train.grpo import run_grpo
+from vsr.train.sft import run_sft
 
 TESTS = Path(__file__).resolve().parent
 FAILED = """[default0]:all is well
@@ -55,8 +59,10 @@ def test_a_job_inherits_no_place_among_others_and_no_notebook(monkeypatch):
     ):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv("VSR_HUNG_SECONDS", "60")
     inherited = launch.environment()
     assert inherited["NCCL_DEBUG"] == "INFO"
+    assert inherited["VSR_HUNG_SECONDS"] == "60"
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "ACCELERATE_USE_FSDP"} & inherited.keys()
     assert not {"VSR_EXECUTED", "JPY_PARENT_PID"} & inherited.keys()
 
@@ -85,6 +91,12 @@ def test_a_notebook_trains_on_the_devices_it_was_offered(tmp_path, monkeypatch):
     assert [folder.name for folder in folders] == ["grpo-think-seed0-beta0.5", "grpo-think-seed1-beta0.5"]
     assert [(training.seed, training.data, devices) for training, devices in asked] == [
         (s, str(data), 2) for s in (0, 1)
+    ]
+    asked.clear()
+    folders = study.baselines(live=False)
+    assert [folder.name for folder in folders] == ["sft-seed0", "sft-seed1", "dpo-seed0", "dpo-seed1"]
+    assert [(training.method, training.folder, devices) for training, devices in asked] == [
+        (folder.name[:3], folder, 2) for folder in folders
     ]
 
 
@@ -137,6 +149,33 @@ def test_a_job_outlives_who_asked_for_it_and_is_followed_to_its_end(training, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_two_processes_train_a_baseline_as_one_does(tmp_path, monkeypatch, method):
+    """Six steps of two questions, one on each process, whose answers differ in length: per-token means of each process
+    alone would weigh them otherwise."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    run = {"sft": run_sft, "dpo": run_dpo}[method]
+    with staged(tmp_path) as stage:
+        profile = stage.profile(questions_per_step=2, sft_learning_rate=1e-3, dpo_learning_rate=1e-3)
+        what = (profile, "vanilla", str(stage.data.folder), str(tmp_path / "two"), 0)
+        two = launch.train(launch.Training(*what, method=method), 2)
+        one = run(profile, stage.data, tmp_path / "one")
+    assert two.name == one.path.name == f"{method}-seed0"
+    ours, theirs = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (two, one.path))
+    apart = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+    moved = min(float(weight.abs().max()) for name, weight in theirs.items() if "lora_B" in name)
+    print(f"the adapters moved by {moved:.1e} or more and end {apart:.1e} apart")
+    assert moved > 1e-3
+    assert apart < 1e-5
+    found, wanted = (list(read_jsonl(path / "log.jsonl")) for path in (two, one.path))
+    assert [line["step"] for line in found] == [line["step"] for line in wanted] == [1, 2, 3, 4, 5, 6]
+    assert [line["tokens"] for line in found] == [line["tokens"] for line in wanted]
+    assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in wanted], abs=1e-5)
+    assert [line["grad_norm"] for line in found] == pytest.approx([line["grad_norm"] for line in wanted], rel=1e-3)
+    assert not (two / "checkpoints").exists()
+
+
+@pytest.mark.slow
 def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_reason(training, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
     training = replace(training, profile=replace(training.profile, max_steps=100_000))
@@ -164,3 +203,18 @@ def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_
     with pytest.raises(VsrError, match="process 1 was killed by SIGKILL"):
         launch.train(training, 2, show=kill)
     assert time.monotonic() - killed[0] < 60
+
+
+@pytest.mark.slow
+def test_a_job_that_hangs_is_ended_and_reported_and_continues(training, monkeypatch):
+    """Here one whose step takes longer than it may."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    training = replace(training, profile=replace(training.profile, max_steps=2))
+    with monkeypatch.context() as patch:
+        patch.setenv("VSR_HUNG_SECONDS", "0.001")
+        with pytest.raises(VsrError, match=r"vanilla-seed0: hung in step 1 of 2, (.|\n)*the same command continues"):
+            launch.train(training, 2)
+    stacks = [path.read_text() for path in (training.folder / launch.FOLDER).glob("stacks-*")]
+    assert any("most recent call first" in text for text in stacks)
+    launch.train(training, 2)
+    assert (training.folder / ".done").is_file()

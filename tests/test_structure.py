@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
 # lower floors never import higher ones; modules of one floor may import each other
 FLOORS = [
-    {"errors", "locks", "heartbeat", "runs", "progress"},
+    {"errors", "locks", "heartbeat", "hung", "runs", "progress"},
     {"paper", "profiles", "methods"},
     {"scenes"},
     {"answers", "averages", "scoring", "harness_rules", "stats", "seeds", "rewards", "questions"},
@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluate", "pretrain"},
     {"report", "show", "status"},
     {"cost", "estimate"},
-    {"jobs", "live", "study", "variants"},
+    {"jobs", "live", "shards", "study", "variants"},
     {"bench", "notebooks"},
     {"cli", "cli_build"},
 ]

@@ -81,11 +81,13 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import cards, evaluate, show, study
+    from vsr import cards, shards, show, study
     from vsr.questions import vsibench
+    from vsr.train import launch
     from vsr.weights import adapters
 
     profile = _profile(args)
+    launch.check(args.gpus)
     if args.model:
         profile = dataclasses.replace(profile, base=args.model)
     model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
@@ -93,7 +95,7 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     chosen = given or study.Study(profile, _out(args)).bench
     if given and given.missing:
         print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
-    run = evaluate.evaluate(model, chosen, args.mode, args.video, profile, _out(args), limit=args.limit)
+    run = shards.evaluate(model, chosen, args.mode, args.video, profile, _out(args), args.gpus, args.limit)
     if args.adapter:
         cards.refresh(args.adapter)
     print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
@@ -106,13 +108,12 @@ def cmd_train(args: argparse.Namespace) -> None:
         raise VsrError("--compute-of: it is for sft and dpo, which are measured against a GRPO run")
     if args.method != "grpo" and args.mode not in (None, "vanilla"):
         raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
-    if args.gpus > 1 and args.method != "grpo":
-        raise VsrError(f"--gpus {args.gpus}: it is for grpo; sft and dpo train on one device")
     from vsr import estimate, study
     from vsr.questions import bench
     from vsr.train import compute, dpo, grpo, launch, sft
 
     profile, out = _profile(args), _out(args)
+    launch.check(args.gpus, args.accelerate_config)
     estimate.require(profile, args.mode or "vanilla")
     budget = compute.token_passes(args.compute_of) if args.compute_of else None
     deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
@@ -120,7 +121,8 @@ def cmd_train(args: argparse.Namespace) -> None:
     data = bench.load(args.data) if args.data else study.Study(profile, out).train
     if args.gpus > 1:
         what = (profile, args.mode or "vanilla", str(data.folder.resolve()), str(out.resolve()), profile.seed)
-        training = launch.Training(*what, fresh=args.fresh, max_hours=args.max_hours)
+        how = {"fresh": args.fresh, "max_hours": args.max_hours, "method": args.method, "budget": budget}
+        training = launch.Training(*what, **how)
         print(f"written to {launch.train(training, args.gpus, args.accelerate_config)}")
         return
     if args.method == "grpo":
@@ -232,7 +234,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--from", dest="start", metavar="NN", help="start at this notebook")
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
     run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
-    run.add_argument("--gpus", type=int, default=1, help="devices to train on")
+    run.add_argument("--gpus", type=int, default=1, help="devices to train and, if GPUs, evaluate on")
     add("doctor", cmd_doctor)
     cli_build.options(add("build", cmd_build))
     agree = add("agree", cmd_agree)
@@ -248,12 +250,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="the prompt")
     evaluate.add_argument("--video", choices=("true", "none", "shuffled", "one"), default="true", help="what is shown")
     evaluate.add_argument("--limit", type=int, help="only the first questions")
+    evaluate.add_argument("--gpus", type=int, default=1, help="devices, one process each (without a GPU: cores)")
     train = add("train", cmd_train)
     train.add_argument("method", choices=("grpo", "sft", "dpo"), help="how to train")
     train.add_argument("--mode", choices=("vanilla", "think", "observe"), help="grpo's prompt and rewards (vanilla)")
     train.add_argument("--data", type=Path, metavar="D", help="questions and videos (default: the profile's)")
     train.add_argument("--compute-of", type=Path, metavar="RUN", help="sft, dpo: compute as much as this GRPO run")
-    train.add_argument("--gpus", type=int, default=1, help="grpo: devices, one process each (without a GPU: cores)")
+    train.add_argument("--gpus", type=int, default=1, help="devices, one process each (without a GPU: cores)")
     train.add_argument("--accelerate-config", type=Path, metavar="FILE", help="accelerate's config for them")
     train.add_argument("--max-hours", type=float, metavar="H", help="then stop with a checkpoint and exit code 75")
     train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")

@@ -40,6 +40,15 @@ class Setting:
     max_new_tokens: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation asks: `scenes` with their questions, in order, the videos `shown` with them, and how."""
+
+    setting: Setting
+    scenes: dict[str, list[Question]]
+    shown: dict[str, str]
+
+
 def evaluate(
     model: Loaded | str,
     bench: Bench,
@@ -55,11 +64,41 @@ def evaluate(
     continues with the first scene that was not answered in full. A missing or broken video is counted as wrong and
     reported in the summary; that no video at all can be read is an error.
     """
+    run, asked = opened(model, bench, mode, video, profile, out, limit)
+    if run.finished:
+        return run
+    if not isinstance(model, Loaded):
+        model = models.load(**models.arguments(model, profile))
+    speed = answer(model, bench, asked, run.path / "samples.jsonl")
+    close(run, profile, asked, device=model.device_name, **speed)
+    return run
+
+
+def opened(
+    model: Loaded | str, bench: Bench, mode: str, video: str, profile: Profile, out: str | Path, limit: int | None
+) -> tuple[Run, Asked]:
+    """The run of an evaluation, finished or not, and what it asks."""
+    info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, profile))
+    asked = ask(info, bench, mode, video, profile, limit)
+    run = Run.open(
+        out,
+        f"eval-{info['name']}-{mode}-{video}" + (f"-first{limit}" if limit else ""),
+        settings={"model": info, **asdict(asked.setting), "limit": limit, "bootstrap": profile.bootstrap},
+        inputs={
+            **_data_hash(bench, asked.scenes, asked.shown),
+            "code": runs.hash_files(*CODE, *SCORING_CODE),
+        },
+        seed=profile.seed,
+    )
+    return run, asked
+
+
+def ask(info: dict, bench: Bench, mode: str, video: str, profile: Profile, limit: int | None) -> Asked:
+    """What an evaluation asks a model with this `info`."""
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
     if video not in VIDEOS:
         raise unknown("video", video, VIDEOS)
-    info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, profile))
     setting = Setting(
         mode=mode,
         video=video,
@@ -69,21 +108,7 @@ def evaluate(
         max_new_tokens=profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning,
     )
     scenes = _by_scene(bench.questions[:limit])
-    shown = shown_videos(bench, list(scenes), video, profile.seed)
-    run = Run.open(
-        out,
-        f"eval-{info['name']}-{mode}-{video}" + (f"-first{limit}" if limit else ""),
-        settings={"model": info, **asdict(setting), "limit": limit, "bootstrap": profile.bootstrap},
-        inputs={**_data_hash(bench, scenes, shown), "code": runs.hash_files(*CODE, *SCORING_CODE)},
-        seed=profile.seed,
-    )
-    if run.finished:
-        return run
-    if not isinstance(model, Loaded):
-        model = models.load(**models.arguments(model, profile))
-    speed = _answer(model, bench, scenes, shown, setting, run.path / "samples.jsonl")
-    _close(run, profile, {"model": info, **asdict(setting)}, device=model.device_name, **speed)
-    return run
+    return Asked(setting, scenes, shown_videos(bench, list(scenes), video, profile.seed))
 
 
 def constant(bench: Bench, out: str | Path, profile: Profile) -> Run:
@@ -145,25 +170,25 @@ def _data_hash(bench: Bench, scenes: dict[str, list[Question]], shown: dict[str,
     return {"questions": runs.fingerprint(questions), "videos": runs.fingerprint(videos)}
 
 
-def _answer(
-    loaded: Loaded,
-    bench: Bench,
-    scenes: dict[str, list[Question]],
-    shown: dict[str, str],
-    setting: Setting,
-    samples: Path,
-) -> dict:
+def answer(loaded: Loaded, bench: Bench, asked: Asked, samples: Path) -> dict:
     """Append the rows of every scene that has none yet; how fast that was."""
-    done = _resume(samples, scenes)
-    todo = [scene for scene in scenes if scene not in done]
-    started, heart = time.monotonic(), Heart(samples.parent, len(done), len(scenes))
+    done, setting = _resume(samples, asked.scenes), asked.setting
+    todo = [scene for scene in asked.scenes if scene not in done]
+    started, heart = time.monotonic(), Heart(samples.parent, len(done), len(asked.scenes))
     shown_as = f"{loaded.info['name']}, {setting.mode}, {setting.video} video"
     for number, scene in enumerate(track(todo, shown_as), len(done) + 1):
-        for row in _answer_scene(loaded, bench, scenes[scene], shown.get(scene), setting):
+        for row in _answer_scene(loaded, bench, asked.scenes[scene], asked.shown.get(scene), setting):
             runs.append_jsonl(samples, row)
         heart.beat(number)
-    seconds, asked = time.monotonic() - started, sum(len(scenes[scene]) for scene in todo)
-    return {"questions_answered": asked, "questions_per_second": round(asked / seconds, 2) if asked else None}
+    return speed(sum(len(asked.scenes[scene]) for scene in todo), time.monotonic() - started)
+
+
+def speed(questions: int, seconds: float) -> dict:
+    """What the manifest says of the pace."""
+    return {
+        "questions_answered": questions,
+        "questions_per_second": round(questions / seconds, 2) if questions else None,
+    }
 
 
 def _resume(samples: Path, scenes: dict[str, list[Question]]) -> set[str]:
@@ -221,6 +246,11 @@ def _row(question: Question, response: str, **more: object) -> dict:
     """One line of samples.jsonl: the question, the response, its official score, and how it came about."""
     row = {**asdict(question), "response": response, "score": scoring.score(question, response), **more}
     return {key: value for key, value in row.items() if key != "pruned" or value is not None}
+
+
+def close(run: Run, profile: Profile, asked: Asked, **manifest: object) -> None:
+    """Write the summary of a run whose samples.jsonl is whole, and mark it complete."""
+    _close(run, profile, {"model": run.manifest["settings"]["model"], **asdict(asked.setting)}, **manifest)
 
 
 def _close(run: Run, profile: Profile, facts: dict, **manifest: object) -> None:

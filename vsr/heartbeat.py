@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vsr import hung
 from vsr.runs import atomic_write
 
 NAME = ".alive.json"
@@ -35,10 +36,11 @@ class Beat:
 
 
 class Heart:
-    """Beats in `folder` from step `first` on."""
+    """Beats in `folder` from step `first` on; `written` by one of the processes that take the steps together. A process
+    that is watched (`vsr.hung`) has to beat on until its last step."""
 
-    def __init__(self, folder: Path, first: int, total: int):
-        self.path, self.first, self.total = folder / NAME, first, total
+    def __init__(self, folder: Path, first: int, total: int, written: bool = True):
+        self.path, self.first, self.total, self.written = folder / NAME, first, total, written
         self.started = time.monotonic()
         self.beat(first)
 
@@ -46,7 +48,9 @@ class Heart:
         """Write that `step` is done, and why the work ends here if it does. Raises VsrError if that is impossible."""
         now = time.monotonic()
         rate = (step - self.first) / max(now - self.started, 1e-9)
-        atomic_write(self.path, json.dumps(asdict(Beat(step, self.total, rate, now, _boot(), stopped))))
+        if self.written:
+            atomic_write(self.path, json.dumps(asdict(Beat(step, self.total, rate, now, _boot(), stopped))))
+        hung.stepped(self.path.parent, self.total if stopped else step, self.total, rate)
 
 
 def read(folder: str | Path) -> Beat | None:

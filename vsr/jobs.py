@@ -1,17 +1,23 @@
 """Independent runs side by side: two processes of one thread beat one of two on a CPU; a GPU takes one at a time."""
 
 import os
+import shutil
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
+from pathlib import Path
 
+from vsr import hung
 from vsr.errors import VsrError
 from vsr.progress import EXECUTED, QUIET
+
+STACKS = ".stacks.txt"  # in a run folder: where the threads of a worker that hung stood
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ def workers(wanted: int) -> int:
 
 
 def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = None, every: float = 3.0) -> None:
-    """Run all jobs; `while_waiting` gets the number done every few seconds. The first failure names its job.
+    """Run all jobs; `while_waiting` gets the number done every few seconds. The first failure names its job, a worker
+    that hung (`vsr.hung`) its run.
 
     Finished run folders make a rerun continue where this one stopped."""
     number = workers(len(jobs))
@@ -41,18 +48,22 @@ def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = N
             if while_waiting:
                 while_waiting(done)
         return
-    with ProcessPoolExecutor(number, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as pool:
-        futures = {pool.submit(_call, job): job for job in jobs}
-        try:
-            _follow(futures, while_waiting, every)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
+    with tempfile.TemporaryDirectory(prefix="vsr-") as name:
+        stacks = Path(name)
+        with ProcessPoolExecutor(number, get_context("spawn"), _begin, (os.getpid(), stacks)) as pool:
+            futures = {pool.submit(_call, job): job for job in jobs}
+            try:
+                _follow(futures, stacks, while_waiting, every)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+                raise
 
 
-def _follow(futures: dict[Future, Job], while_waiting: Callable[[int], None] | None, every: float) -> None:
+def _follow(
+    futures: dict[Future, Job], stacks: Path, while_waiting: Callable[[int], None] | None, every: float
+) -> None:
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, timeout=every, return_when="FIRST_COMPLETED")
@@ -60,6 +71,7 @@ def _follow(futures: dict[Future, Job], while_waiting: Callable[[int], None] | N
             try:
                 future.result()
             except BrokenProcessPool:
+                _check_hung(stacks)
                 name = futures[future].name
                 raise VsrError(f"{name}: its process was killed (out of memory?); run again to continue") from None
             except VsrError as error:
@@ -68,21 +80,35 @@ def _follow(futures: dict[Future, Job], while_waiting: Callable[[int], None] | N
             while_waiting(len(futures) - len(waiting))
 
 
-def _begin(parent: int) -> None:
+def _check_hung(stacks: Path) -> None:
+    """Raise VsrError if a worker hung; where its threads stood stays in its run folder."""
+    for file in sorted(stacks.iterdir()):
+        if (found := hung.read(file)) is not None:
+            kept = shutil.copy(file, found.run / STACKS)
+            raise VsrError(str(replace(found, stacks=kept))) from None
+
+
+def _begin(parent: int, stacks: Path) -> None:
     """A worker of one thread."""
     os.environ.pop(EXECUTED, None)  # a worker has no notebook to display in
     os.environ[QUIET] = "1"
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
+    hung.watch(stacks / str(os.getpid()))
 
 
-def _end_with(parent: int) -> None:
-    """A killed parent cannot end its workers, which would go on writing."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with(parent: int) -> None:
+    """Have this process end within seconds of its `parent`: killed, that cannot end those that work for it, which would
+    go on writing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(job: Job) -> float:
@@ -92,5 +118,8 @@ def _call(job: Job) -> float:
     logging.set_verbosity_error()  # what it says of file systems and old names would fill the notebook
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
-        job.function(**job.arguments)
+        try:
+            job.function(**job.arguments)
+        finally:
+            hung.rest()
     return time.monotonic() - started

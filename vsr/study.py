@@ -78,14 +78,14 @@ class Study:
         """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.
 
         Run now, or read if finished; the model is loaded only if there is something left to answer."""
-        from vsr import evaluate
+        from vsr import shards
 
-        run = evaluate.evaluate(model, self.bench, mode, video, self.profile, self.results)
+        run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
         cards.refresh(model)
         return runs.read_json(run.path / "summary.json")
 
     def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
-        """The summaries of several (model, mode, video), two at a time on a laptop."""
+        """The summaries of several (model, mode, video): two at a time on a laptop, each on all GPUs of a node."""
         from vsr import evaluate
 
         self.bench  # noqa: B018  rooms are made once, not by each process
@@ -94,7 +94,8 @@ class Study:
             Job(f"{model} {mode} {video}", evaluate.evaluate, {"model": model, "mode": mode, "video": video, **common})
             for model, mode, video in wanted
         ]
-        run_all(todo, Counted("evaluations", len(todo)))
+        if _devices() == 1:
+            run_all(todo, Counted("evaluations", len(todo)))
         return [self.evaluate(mode, video, model) for model, mode, video in wanted]
 
     def hot(self, factor: float) -> "Study":
@@ -120,38 +121,51 @@ class Study:
         folders = [self.results / job.name for job in todo]
         curves = Curves(folders, self.profile.max_steps) if live else None
         if launch.offered() > 1:
-            return self._grpo_on_several(todo, launch.offered(), curves)
-        run_all(todo, curves)
+            self._on_several([job.arguments for job in todo], curves)
+        else:
+            run_all(todo, curves)
         return folders
 
-    def _grpo_on_several(self, todo: Sequence[Job], devices: int, curves: Curves | None) -> list[Path]:
-        """One run after another, each on all devices, in processes that outlive this one."""
+    def _on_several(self, todo: Sequence[dict], curves: Curves | None) -> None:
+        """One training after another, each on all devices, in processes that outlive this one."""
         from vsr.train import launch
 
-        folders = []
-        for done, job in enumerate(todo):
-            what = {**job.arguments, "data": str(job.arguments["data"]), "out": str(job.arguments["out"])}
+        where = {"data": str(self.train.folder), "out": str(self.results)}
+        for done, arguments in enumerate(todo):
             show = None if curves is None else lambda _, done=done: curves(done)
-            folders.append(launch.train(launch.Training(**what), devices, show=show))
+            launch.train(launch.Training(**{**arguments, **where}), launch.offered(), show=show)
         if curves:
             curves(len(todo))
-        return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
         """SFT and DPO for every seed on GRPO's questions; with `budget_of` (GRPO's run folders, one a seed) for as many
         token passes as those runs took. The run folders."""
-        from vsr.train import compute, dpo, sft
+        from vsr.train import baseline, compute, dpo, launch, sft
 
         common = {"profile": self.profile, "data": self.train, "out": self.results}
-        todo = []
-        for name, function in (("sft", sft.run_sft), ("dpo", dpo.run_dpo)):
+        todo, several = [], []
+        for method, function in (("sft", sft.run_sft), ("dpo", dpo.run_dpo)):
             for seed in range(self.profile.seeds):
                 budget = compute.token_passes(budget_of[seed]) if budget_of else None
-                run = f"{name}-compute-seed{seed}" if budget else f"{name}-seed{seed}"
-                todo.append(Job(run, function, {"seed": seed, "budget": budget, **common}))
+                arguments = {"seed": seed, "budget": budget, **common}
+                todo.append(Job(baseline.run_name(method, seed, budget), function, arguments))
+                several.append({"method": method, "mode": baseline.MODE, **arguments})
         folders = [self.results / job.name for job in todo]
-        run_all(todo, Curves(folders, self.profile.max_steps, column="loss") if live else None)
+        curves = Curves(folders, self.profile.max_steps, column="loss") if live else None
+        if launch.offered() > 1:
+            self._on_several(several, curves)
+        else:
+            run_all(todo, curves)
         return folders
+
+
+def _devices() -> int:
+    """For one evaluation: the GPUs that `vsr run --gpus` offers; on a CPU one, where evaluations run side by side."""
+    import torch
+
+    from vsr.train import launch
+
+    return launch.offered() if torch.cuda.is_available() else 1
 
 
 def base_card() -> dict:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from vsr import cards, models, runs
 from vsr.engine.features import FeatureCache
+from vsr.errors import VsrError
 from vsr.models import Loaded
 from vsr.profiles import Profile
 from vsr.questions import leak
@@ -64,17 +65,26 @@ def train(
     fresh: bool = False,
     deadline: float | None = None,
 ) -> Run:
-    """The run `<method>-seed<seed>`, or `<method>-compute-seed<seed>` with a budget. See `run_sft`."""
+    """The run `run_name` names. See `run_sft`.
+
+    Of several processes each takes its share of every step's questions; the first one writes. TRL divides SFT's loss by
+    the answer tokens of all of them, DPO's shares are equal: the adapter is that of one process, but for rounding."""
+    name = run_name(method.name, seed, budget)
+    args = options.config(profile, Path(out) / name, seed=seed)  # GRPO's, for the same questions on the same processes
+    if args.n_gpu > 1:
+        raise VsrError(
+            f"{args.n_gpu} GPUs in one process; start one process a GPU: vsr train {method.name} --gpus {args.n_gpu}"
+        )
+    options.check(args)
     caution = leak.check_folder(data.folder, (question.scene_name for question in data.questions))
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
-    run = Run.open(
-        out,
-        f"{method.name}-{'compute-' if budget else ''}seed{seed}",
-        settings={"method": method.name, "mode": MODE, "budget": budget, "model": info, **asdict(profile)},
-        inputs={"questions": runs.fingerprint([asdict(q) for q in data.questions]), "code": _code_hash()},
-        seed=seed,
-        fresh=fresh,
-    )
+    what = {
+        "settings": {"method": method.name, "mode": MODE, "budget": budget, "model": info, **asdict(profile)},
+        "inputs": {"questions": runs.fingerprint([asdict(q) for q in data.questions]), "code": _code_hash()},
+    }
+    with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
+        main = args.process_index == 0
+        run = Run.open(out, name, **what, seed=seed, fresh=fresh) if main else Run.read(Path(out) / name)
     if run.finished:
         return run
     rows = rows_of(method, data, seed)
@@ -86,20 +96,32 @@ def train(
         try:
             trainer = make(method, profile, adapted, rows, see, run.path, seed, budget)
             _fit(trainer, method, run.path, on_step, deadline)
-            save_adapter(adapted.model, run.path / "adapter")
+            if main:
+                save_adapter(adapted.model, run.path / "adapter")
         finally:
             adapted.model.unload()
+    with args.main_process_first(local=False):
+        if main:
+            _close(run, base.device_name, trainer.args.max_steps, caution)
+    return run
+
+
+def run_name(method: str, seed: int, budget: int | None = None) -> str:
+    """The folder of a run: `<method>-seed<seed>`, or `<method>-compute-seed<seed>` with a budget."""
+    return f"{method}-{'compute-' if budget else ''}seed{seed}"
+
+
+def _close(run: Run, device: str, steps: int, caution: str | None) -> None:
     shutil.rmtree(run.path / "checkpoints")
     facts = {
         "adapter": adapter_hash(run.path),
-        "device": base.device_name,
-        "steps": trainer.args.max_steps,
+        "device": device,
+        "steps": steps,
         "token_passes": compute.token_passes(run.path),
         "warning": caution,
     }
     cards.write(run.path, run.manifest | facts)
     run.finish(**facts)
-    return run
 
 
 def rows_of(method: Method, data: Bench, seed: int) -> list[dict]:
@@ -128,17 +150,19 @@ def make(
         tokens = sum(int(collator([row])["attention_mask"].sum()) for row in rows[:MEASURED])
         step = method.passes * profile.questions_per_step * tokens / len(rows[:MEASURED])
         profile = replace(profile, max_steps=compute.steps_within(budget, step))
-    order = Schedule(rows, options.config(profile, folder, seed=seed), profile.questions_per_step)
+    questions = options.questions_a_process(profile)
+    order = Schedule(rows, options.config(profile, folder, seed=seed), questions)
     settings = {
         "output_dir": str(folder / "checkpoints"),
         "learning_rate": method.learning_rate(profile),
         "max_steps": profile.max_steps,
-        "per_device_train_batch_size": profile.questions_per_step,
+        "per_device_train_batch_size": questions,
         "train_sampling_strategy": "sequential",  # the schedule has shuffled
         "max_length": None,  # nothing is cut: half a video is no video
         "remove_unused_columns": False,  # the collator reads them all
         "bf16": False,  # the model's own dtype rules; this would add autocast
         "activation_checkpointing": profile.dtype != "float32",
+        "ddp_find_unused_parameters": False,  # every step uses the whole adapter
         "save_steps": max(1, profile.max_steps // 10),
         "save_total_limit": 2,
         "logging_steps": 1,

@@ -115,7 +115,7 @@ class _Progress(TrainerCallback):
         if state.is_world_process_zero:
             self.steps = track(range(state.global_step, state.max_steps), f"training {self.run.name}")
             next(self.steps, None)
-            self.heart = Heart(self.run, state.global_step, state.max_steps)
+        self.heart = Heart(self.run, state.global_step, state.max_steps, written=state.is_world_process_zero)
 
     def on_step_end(self, args, state, control, **_):
         """One step done."""

@@ -1,9 +1,9 @@
-"""GRPO on several devices: one process a device under `accelerate launch`, apart from whoever asks for it.
+"""Training on several devices: one process a device under `accelerate launch`, apart from whoever asks for it.
 
 The job has a session of its own, so it outlives a notebook's kernel or a closed terminal; asking for it again while it
 lives follows it. What it needs to be found lies in `.launch` in the run folder: `job.json` (what is trained, and on how
-many devices), `pid`, `output.log` of all processes, `result.json` once it has ended well, and a lock that the job holds
-as long as it lives."""
+many devices), `pid`, `output.log` of all processes, `stacks-<rank>` of each (see `vsr.hung`), `result.json` once it has
+ended well, and a lock that the job holds as long as it lives."""
 
 import json
 import os
@@ -20,11 +20,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from vsr import heartbeat, locks
+from vsr import heartbeat, hung, locks
 from vsr.errors import Stopped, VsrError
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
+from vsr.questions.bench import load as load_bench
 from vsr.runs import atomic_write, read_json, write_json
+from vsr.train.baseline import run_name as baseline_name
 from vsr.train.grpo import run_grpo, run_name
 
 FOLDER = ".launch"
@@ -33,7 +35,7 @@ EVERY = 1.0  # seconds between two looks at a job
 LAST_LINES = 15
 # what describes another process's place among others, or its notebook
 OURS_ALONE = re.compile(
-    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_)|(RANK|WORLD_SIZE|MPLBACKEND)$"
+    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS))|(RANK|WORLD_SIZE|MPLBACKEND)$"
 )
 DDP = {  # accelerate's config, written out so that no default of the user's decides
     "compute_environment": "LOCAL_MACHINE",
@@ -50,7 +52,8 @@ DDP = {  # accelerate's config, written out so that no default of the user's dec
 
 @dataclass(frozen=True)
 class Training:
-    """The arguments of `run_grpo`; `max_hours` after which it stops with a checkpoint."""
+    """The arguments of `run_grpo` or, for the `method` sft or dpo (whose mode is vanilla), of `run_sft` and `run_dpo`;
+    `max_hours` after which it stops with a checkpoint."""
 
     profile: Profile
     mode: str
@@ -60,11 +63,15 @@ class Training:
     beta: float | None = None
     fresh: bool = False
     max_hours: float | None = None
+    method: str = "grpo"
+    budget: int | None = None
 
     @property
     def folder(self) -> Path:
         """The run's."""
-        return Path(self.out) / run_name(self.mode, self.seed, self.beta)
+        grpo = self.method == "grpo"
+        name = run_name(self.mode, self.seed, self.beta) if grpo else baseline_name(self.method, self.seed, self.budget)
+        return Path(self.out) / name
 
 
 def train(
@@ -125,6 +132,8 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
     lock = locks.hold(here)
     (here / "result.json").unlink(missing_ok=True)
     shutil.rmtree(here / "processes", ignore_errors=True)
+    for stacks in here.glob("stacks-*"):
+        stacks.unlink()
     write_json(here / "job.json", job)
     if config is None:
         config = here / "accelerate.json"
@@ -149,6 +158,8 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
 def _follow(here: Path, show: Callable[[int], None]) -> None:
     while locks.held(here):
         beat = heartbeat.read(here.parent)
+        if beat and isinstance(show, Counted):
+            show.total = beat.total  # a budget's steps are known to the job alone
         show(beat.step if beat else 0)
         time.sleep(EVERY)
 
@@ -178,9 +189,9 @@ def _processes(launcher: int) -> list[psutil.Process]:
 def _judge(here: Path) -> None:
     """Raise what the job's end was, unless it was its proper end."""
     if not (here / "result.json").is_file():
-        raise VsrError(
-            reason((here / "output.log").read_text(errors="replace")) + f"\nall output: {here / 'output.log'}"
-        )
+        found = next(filter(None, map(hung.read, sorted(here.glob("stacks-*")))), None)
+        why = str(found) if found else reason((here / "output.log").read_text(errors="replace"))
+        raise VsrError(f"{why}\nall output: {here / 'output.log'}")
     if message := read_json(here / "result.json")["stopped"]:
         raise Stopped(message)
 
@@ -194,9 +205,23 @@ def reason(output: str) -> str:
     rank, code = map(int, cause.groups())
     mark = f"[default{rank}]:"
     said = [line.removeprefix(mark) for line in lines if line.startswith(mark)][-LAST_LINES:]
+    return f"process {rank} {ended(code)}; run it again to continue. Its last lines:\n" + "\n".join(said)
+
+
+def ended(code: int) -> str:
+    """How a process ended, from its exit code, negative for a signal."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    how += " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"process {rank} {how}; run it again to continue. Its last lines:\n" + "\n".join(said)
+    return how + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+
+def _train(method: str, mode: str, data: str, beta: float | None, budget: int | None, **how: object) -> None:
+    if method == "grpo":
+        run_grpo(mode=mode, data=data, beta=beta, **how)
+        return
+    from vsr.train import dpo, sft
+
+    run = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[method]
+    run(data=load_bench(data), budget=budget, **how)
 
 
 def main(path: str) -> int:
@@ -205,9 +230,10 @@ def main(path: str) -> int:
     hours, _ = job.pop("max_hours"), job.pop("processes")
     job["profile"] = Profile(**job["profile"])
     deadline = None if hours is None else time.monotonic() + 3600 * hours
-    stopped = None
+    stopped, rank = None, os.environ.get("RANK", "0")
+    hung.watch(Path(path).with_name(f"stacks-{rank}"))
     try:
-        run_grpo(**job, deadline=deadline)
+        _train(**job, deadline=deadline)
     except VsrError as error:
         print(f"vsr train: {error}", file=sys.stderr)
         return 2
@@ -215,7 +241,7 @@ def main(path: str) -> int:
         return 130
     except Stopped as stop:
         stopped = str(stop)
-    if os.environ.get("RANK", "0") == "0":
+    if rank == "0":
         write_json(Path(path).with_name("result.json"), {"stopped": stopped})
     return 0
 

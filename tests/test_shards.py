@@ -1,0 +1,169 @@
+"""An evaluation shared out among processes ends with the bytes of one process, whatever was killed on the way."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from grpo_setup import write_video
+from small import small_folder
+
+from vsr import evaluate, models, profiles, runs, shards
+from vsr.errors import VsrError
+from vsr.questions import bench
+from vsr.questions.question import Question, write_questions
+from vsr.study import Study
+from vsr.train import launch
+
+TESTS = Path(__file__).resolve().parent
+SCENES = [f"room{i:02d}" for i in range(12)]
+COMPARED = ("samples.jsonl", "summary.json")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """A profile whose base, a random model, answers differently about different videos; twelve rooms with two questions
+    each, one of them without a video; and the run of one process."""
+    folder = tmp_path_factory.mktemp("stage")
+    base = small_folder(folder)
+    loaded = models.load(str(base))
+    with torch.no_grad():
+        for p in loaded.model.parameters():
+            if p.ndim > 1:
+                p.mul_(8)
+    loaded.model.save_pretrained(base)
+    ask = [("object_counting", "How many chair(s) are in this room?"), ("room_size_estimation", "How large is it?")]
+    questions = [Question(f"{s}-{k}", "rooms", s, k, text, None, "3") for k, text in ask for s in SCENES]
+    write_questions(folder / "bench" / "questions.jsonl", questions)
+    for i, scene in enumerate(SCENES[1:]):
+        write_video(folder / "bench" / "videos" / f"{scene}.mp4", i)
+    profile = profiles.get("smoke", base=str(base), frames=4, max_new_tokens=12, bootstrap=50)
+    data = bench.load(folder / "bench")
+    return profile, data, evaluate.evaluate("base", data, "vanilla", "true", profile, folder / "one")
+
+
+@pytest.fixture(autouse=True)
+def package(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+
+
+def on(processes: int, stage, out: Path, video: str = "true"):
+    profile, data, _ = stage
+    return shards.evaluate("base", data, "vanilla", video, profile, out, processes)
+
+
+def same(run, other) -> bool:
+    return all((run.path / name).read_bytes() == (other.path / name).read_bytes() for name in COMPARED)
+
+
+def kill(items, *_):
+    """In place of the progress: once a scene is answered, kill -9 a process that works."""
+    for number, item in enumerate(items):
+        if number == 0:
+            working = [child for child in psutil.Process().children() if "vsr.shards" in child.cmdline()]
+            working[0].kill()
+        yield item
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(stage, tmp_path):
+    profile, data, one = stage
+    responses = {row["response"] for row in runs.read_jsonl(one.path / "samples.jsonl")}
+    assert len(responses) > 5  # else nothing would be compared
+    run = on(2, stage, tmp_path)
+    assert same(run, one)
+    assert run.manifest["questions_answered"] == 24
+    assert run.manifest["processes"] == 2
+    assert not (run.path / shards.FOLDER).exists()
+    again = evaluate.evaluate("base", data, "vanilla", "true", profile, tmp_path)  # the very run: nothing to do
+    assert again.manifest == runs.read_json(run.path / "manifest.json")
+    assert on(2, stage, tmp_path).manifest == again.manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", [2, 1])
+def test_a_killed_process_is_named_and_no_scene_is_answered_twice(stage, tmp_path, monkeypatch, then):
+    monkeypatch.setattr(shards, "EVERY", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "track", kill)
+        with pytest.raises(VsrError, match=r"eval-base-vanilla-true: process [01] of 2 was killed by SIGKILL"):
+            on(2, stage, tmp_path)
+    here = tmp_path / "eval-base-vanilla-true" / shards.FOLDER
+    rows = itertools.chain.from_iterable(runs.read_jsonl(file) for file in here.glob("*/samples.jsonl"))
+    answered = [row["scene_name"] for row in rows]
+    whole = sum(answered.count(scene) == 2 for scene in SCENES)
+    assert 0 < whole < 12
+    run = on(then, stage, tmp_path)
+    assert run.manifest["questions_answered"] == 24 - 2 * whole
+    assert same(run, stage[2])
+
+
+@pytest.mark.slow
+def test_it_takes_over_what_one_process_began(stage, tmp_path, monkeypatch):
+    profile, data, one = stage
+    append, written = runs.append_jsonl, []
+
+    def dies(path, row):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(row)
+        append(path, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "append_jsonl", dies)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.evaluate("base", data, "vanilla", "true", profile, tmp_path)
+    run = on(2, stage, tmp_path)
+    assert run.manifest["questions_answered"] == 20
+    assert same(run, one)
+
+
+@pytest.mark.slow
+def test_shuffled_videos_are_those_of_one_process(stage, tmp_path):
+    profile, data, _ = stage
+    one = evaluate.evaluate("base", data, "vanilla", "shuffled", profile, tmp_path / "one")
+    assert same(on(2, stage, tmp_path / "two", "shuffled"), one)
+
+
+def test_more_devices_than_there_are_is_an_error(stage, tmp_path):
+    with pytest.raises(VsrError, match=r"gpus=1000: this machine has \d+"):
+        on(1000, stage, tmp_path)
+    with pytest.raises(VsrError, match=r"gpus=0: this machine has \d+"):
+        on(0, stage, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_shares_out_each_evaluation_among_the_gpus_it_is_offered(stage, tmp_path, monkeypatch):
+    profile, data, one = stage
+    study, asked = Study(profile, tmp_path), []
+    study.__dict__["bench"] = data  # a cached property: no rooms are made
+    monkeypatch.setattr(shards, "evaluate", lambda *what: asked.append((what[2:4], what[6])) or one)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(launch.GPUS, "2")
+    wanted = [("base", "think", "true"), ("base", "vanilla", "none")]
+    assert study.evaluate_all(wanted) == 2 * [runs.read_json(one.path / "summary.json")]
+    assert asked == [(("think", "true"), 2), (("vanilla", "none"), 2)]
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_is_told(stage, tmp_path):
+    profile, data, _ = stage
+    settings = replace(profile, base=str(tmp_path / "model"))
+    small_folder(tmp_path).rename(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(VsrError, match=r"process 0 of 2 ended with exit code 2(.|\n)*its weights cannot be read"):
+        shards.evaluate("base", data, "vanilla", "true", settings, tmp_path / "out", 2)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_ended_and_reported_and_continues(stage, tmp_path, monkeypatch):
+    """Here one whose first scene takes longer than it may."""
+    with monkeypatch.context() as patch:
+        patch.setenv("VSR_HUNG_SECONDS", "0.001")
+        with pytest.raises(VsrError, match=r"-vanilla-true: hung in step \d of 6, .*the same command continues"):
+            on(2, stage, tmp_path)
+    stacks = (tmp_path / "eval-base-vanilla-true" / shards.FOLDER).glob(f"*/{shards.STACKS}")
+    assert any("most recent call first" in path.read_text() for path in stacks)
+    assert same(on(2, stage, tmp_path), stage[2])
