@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = ("summary.json", "samples.jsonl", "questions.jsonl", "adapter_model.safetensors")
 DRAWN = {".md", ".csv", ".tex", ".svg", ".png"}
+MEASURED = {"qlora_tradeoff"}  # shows seconds a step: no two runs are alike
 STUDY = """
 import sys
 from pathlib import Path
@@ -76,6 +77,7 @@ class Study:
     def results(self) -> dict[str, bytes]:
         """What must not depend on how often it was killed."""
         files = [path for path in self.folder.rglob("*") if path.name in COMPARED or path.suffix in DRAWN]
+        files = [path for path in files if path.stem not in MEASURED]
         kept = [path for path in files if {"results", "figures", "data"} & set(path.relative_to(self.folder).parts)]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(kept)}
 
