@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import small_folder
+from small import small_folder, write_video
 
 from vsr import models, profiles, runs
 from vsr.engine.inputs import video_features
@@ -22,16 +20,6 @@ from vsr.train.baseline import Method, make, rows_of
 from vsr.video import decode, patchify
 
 FRAMES = {"one": 4, "two": 6}  # videos of different lengths
-
-
-def write_video(path: Path, seed: int) -> None:
-    path.parent.mkdir(exist_ok=True, parents=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
-        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """A GRPO run small enough for tests: a random model, two random videos, questions of one line."""
 
-import av
-import numpy as np
 import torch
-from small import SIZES, small_folder
+from small import SIZES, small_folder, write_video
 
 from vsr import models, profiles
 from vsr.models import Loaded, add_lora
@@ -55,17 +53,6 @@ def arguments(folder, **changes):
 
 def adapter_of(loaded: Loaded) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
-
-
-def write_video(path, seed) -> None:
-    """Six frames of noise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
-        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def small_study(parent) -> tuple[profiles.Profile, object]:

@@ -1,10 +1,13 @@
-"""A random Qwen2-VL folder that needs no file from anywhere: byte tokenizer, Qwen2-VL's special tokens and template."""
+"""A random Qwen2-VL folder that needs no file from anywhere: byte tokenizer, Qwen2-VL's special tokens and template;
+and videos of noise."""
 
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from vsr.scenes.encode import write_mp4
 from vsr.weights.folders import END, PAD, VISION_TOKENS, random_folder
 
 SIZES = {
@@ -42,3 +45,11 @@ def small_folder(parent: Path, seed: int = 0) -> Path:
     """A loadable folder under `parent`."""
     small_tokenizer().save_pretrained(parent / "tokenizer")
     return random_folder(parent / f"model-{seed}", SIZES, parent / "tokenizer", seed)
+
+
+def write_video(path: Path, seed: int = 0, frames: int = 6, height: int = 56, width: int = 84) -> Path:
+    """An mp4 of noise, eight frames a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    write_mp4(path, rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8), 8)
+    return path

@@ -2,10 +2,9 @@
 
 import multiprocessing
 
-import av
-import numpy as np
 import pytest
 import torch
+from small import write_video
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vsr.engine import features
@@ -22,18 +21,6 @@ def vision_model(seed: int = 0) -> Qwen2VLForConditionalGeneration:
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}  # fmt: skip
     vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2}
     return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision)).eval()
-
-
-def write_video(path, seed: int = 0, frames: int = 8):
-    rng = np.random.default_rng(seed)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=4)
-        stream.width, stream.height, stream.pix_fmt = 112, 84, "yuv420p"
-        for _ in range(frames):
-            picture = rng.integers(0, 255, (84, 112, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 import json
 import shutil
 
-import av
-import numpy as np
 import pytest
 import torch
-from small import small_folder
+from small import small_folder, write_video
 
 from vsr import evaluate, models, profiles, prompts, runs, scoring
 from vsr.errors import VsrError
@@ -19,16 +17,6 @@ COUNT = ("object_counting", "How many chair(s) are in this room?", None)
 NEAR = ("object_rel_distance", "Which of these objects is the closest to the bed?", ("A. table", "B. door"))
 SIZE = ("room_size_estimation", "What is the size of this room?", None)
 SCENES = [f"room{i}" for i in range(4)]
-
-
-def write_video(path, seed):
-    path.parent.mkdir(exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 84, 56, "yuv420p"
-        for picture in np.random.default_rng(seed).integers(0, 256, (6, 56, 84, 3), dtype=np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.fixture

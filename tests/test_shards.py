@@ -7,8 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from grpo_setup import write_video
-from small import small_folder
+from small import small_folder, write_video
 
 from vsr import evaluate, models, profiles, runs, shards
 from vsr.errors import VsrError
