@@ -1,6 +1,7 @@
 """Jobs side by side: all are done, the first failure names its job, a worker shows no progress of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,22 @@ def test_a_failing_job_is_named(monkeypatch):
     monkeypatch.setattr(jobs, "workers", lambda wanted: 2)
     with pytest.raises(VsrError, match="grpo-think-seed1: video missing"):
         run_all([Job("grpo-think-seed1", fail, {"why": "video missing"})])
+
+
+def end(how: int) -> None:
+    os.kill(os.getpid(), how)
+
+
+def test_a_killed_worker_is_named_with_those_beside_it(monkeypatch):
+    """Which of them it was, nobody can tell; those that waited for their turn it was not."""
+    monkeypatch.setattr(jobs, "workers", lambda wanted: 2)
+    todo = [Job("done", fail_not), Job("ended", end, {"how": signal.SIGKILL}), *(Job(f"{i}", wait) for i in range(3))]
+    with pytest.raises(VsrError, match=r"^(ended|ended or 0): its process was killed"):
+        run_all(todo, every=0.1)
+
+
+def fail_not() -> None:
+    pass
 
 
 PARENT = """

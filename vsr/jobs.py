@@ -53,7 +53,7 @@ def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = N
         with ProcessPoolExecutor(number, get_context("spawn"), _begin, (os.getpid(), stacks)) as pool:
             futures = {pool.submit(_call, job): job for job in jobs}
             try:
-                _follow(futures, stacks, while_waiting, every)
+                _follow(futures, number, stacks, while_waiting, every)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in list((pool._processes or {}).values()):
@@ -62,7 +62,7 @@ def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = N
 
 
 def _follow(
-    futures: dict[Future, Job], stacks: Path, while_waiting: Callable[[int], None] | None, every: float
+    futures: dict[Future, Job], number: int, stacks: Path, while_waiting: Callable[[int], None] | None, every: float
 ) -> None:
     waiting = set(futures)
     while waiting:
@@ -72,8 +72,9 @@ def _follow(
                 future.result()
             except BrokenProcessPool:
                 _check_hung(stacks)
-                name = futures[future].name
-                raise VsrError(f"{name}: its process was killed (out of memory?); run again to continue") from None
+                broken = [job.name for one, job in futures.items() if one in waiting or one.exception()]
+                names = " or ".join(broken[:number])  # those at work, in the order of submission
+                raise VsrError(f"{names}: its process was killed (out of memory?); run again to continue") from None
             except VsrError as error:
                 raise VsrError(f"{futures[future].name}: {error}") from None
         if while_waiting:
