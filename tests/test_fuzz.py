@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vsr import answers, harness_rules, heartbeat, notebooks, profiles, runs, scoring, status
@@ -109,6 +109,7 @@ ROW = {
 
 
 @MANY
+@example(content=json.dumps({**ROW, "options": True}).encode())
 @given(st.lists(files(ROW), max_size=3).map(b"\n".join))
 def test_any_questions_file_is_read_or_refused(folder, content):
     (folder / "questions.jsonl").write_bytes(content)
@@ -161,7 +162,11 @@ MANIFEST = {"id": "r-0123", "name": "r", "fingerprint": "0123", "seed": 0, "sett
 SUMMARY = {"run": "r-0123", "overall": 50.0, "tasks": {"room_size_estimation": {"score": 50.0, "low": 1, "high": 99}}}
 
 
+HUGE = json.dumps({**SUMMARY, "overall": 10**400}).encode()
+
+
 @MANY
+@example(manifest=json.dumps(MANIFEST).encode(), summary=HUGE, mark=b"0123")
 @given(files(MANIFEST), files(SUMMARY), BYTES | st.just(b"0123"))
 def test_any_run_folder_is_read_or_refused(folder, manifest, summary, mark):
     run = folder / "results" / "r"

@@ -67,6 +67,8 @@ def from_row(row: dict, where: str) -> Question:
     if row["question_type"] not in known:
         raise VsrError(f"{where}: question_type '{row['question_type']}' is none of {', '.join(known)}")
     options = row.get("options")
+    if not isinstance(options, list | tuple | None):
+        raise VsrError(f"{where}: options {options!r}: expected a list of texts, or null")
     return Question(
         id=str(row["id"]),
         dataset=str(row["dataset"]),

@@ -4,6 +4,7 @@ In a name `*` stands for the number of the seed: `eval-sft-seed*-vanilla-true` i
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -74,9 +75,12 @@ def _averages(summary: dict) -> dict:
 
 
 def _numbers(values: object) -> bool:
-    """Whether all values are numbers or missing."""
-    known = {bool, list, dict, str}
-    return isinstance(values, dict) and not any(type(value) in known for value in values.values())
+    """Whether all values are numbers that a float can hold, or missing."""
+
+    def is_number(value: object) -> bool:
+        return value is None or (type(value) in (int, float) and not abs(value) > sys.float_info.max)
+
+    return isinstance(values, dict) and all(map(is_number, values.values()))
 
 
 @dataclass(frozen=True)
