@@ -27,12 +27,7 @@ def figure3_left(results: str | Path) -> Figure:
     with style():
         fig = Figure(figsize=(7.6, 4.2), layout="constrained")
         axes = fig.subplots()
-        for (beta, runs), (colour, line) in zip(sorted(betas.items()), BETA_STYLES, strict=False):
-            for run in runs:
-                axes.plot(run.steps, run.curve(FORMAT), color=colour, linewidth=0.7, alpha=0.35)
-            mean = smooth(mean_curve(runs, lambda run: run.curve(FORMAT)))
-            label = f"beta {beta:g} ({_seeds(runs)})"
-            axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
+        _by_beta(axes, betas, FORMAT)
         _finish(fig, axes, [run for runs in betas.values() for run in runs], _left_title(betas), "format reward")
         axes.set_ylim(-0.03, 1.06)
     return fig
@@ -65,17 +60,22 @@ def distance(results: str | Path) -> Figure:
     with style():
         fig = Figure(figsize=(7.6, 3.4), layout="constrained")
         axes = fig.subplots()
-        for (beta, runs), (colour, line) in zip(sorted(betas.items()), BETA_STYLES, strict=False):
-            for run in runs:
-                axes.plot(run.steps, run.curve(KL), color=colour, linewidth=0.7, alpha=0.35)
-            mean = smooth(mean_curve(runs, lambda run: run.curve(KL)))
-            label = f"beta {beta:g} ({_seeds(runs)})"
-            axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
+        _by_beta(axes, betas, KL)
         means = {beta: np.mean([np.nanmean(run.curve(KL)) for run in runs]) for beta, runs in sorted(betas.items())}
         text = ", ".join(f"{mean:.2f} nats a token at beta {beta:g}" for beta, mean in means.items())
         _finish(fig, axes, [run for runs in betas.values() for run in runs], f"Away from the base: {text}", "KL")
         axes.set_ylim(0, None)
     return fig
+
+
+def _by_beta(axes: Axes, betas: dict[float, list[Training]], key: str) -> None:
+    """A curve for each KL coefficient: every seed thin, their smoothed mean thick."""
+    for (beta, runs), (colour, line) in zip(sorted(betas.items()), BETA_STYLES, strict=False):
+        for run in runs:
+            axes.plot(run.steps, run.curve(key), color=colour, linewidth=0.7, alpha=0.35)
+        mean = smooth(mean_curve(runs, lambda run: run.curve(key)))
+        label = f"beta {beta:g} ({_seeds(runs)})"
+        axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
 
 
 def gradient_shares(results: str | Path) -> Figure:
