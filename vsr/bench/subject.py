@@ -18,19 +18,8 @@ from vsr.pretrain.tokenizer import build as build_tokenizer
 from vsr.prompts import render
 from vsr.runs import versions
 from vsr.weights.folders import build_config
+from vsr.weights.sizes import QWEN2_VL
 
-QWEN2_VL_2B = {
-    "text": {
-        "vocab_size": 151936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "mrope_section": [16, 24, 24],
-    },
-    "vision": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "mlp_ratio": 4},
-}
 # patch grids (time, height, width) whose video tokens leave room for a question in a prompt of so many tokens
 GRIDS = {300: (8, 8, 12), 1200: (8, 22, 24)}
 PATCH = 3 * 2 * 14 * 14
@@ -96,7 +85,7 @@ def chat(tokens: int, question: int) -> list[dict]:
 def subject(seed: int = 0) -> Subject:
     """The miniature's sizes in fp32 on the CPU; Qwen2-VL-2B's in bf16 where there is a GPU."""
     gpu, tokenizer = torch.cuda.is_available(), build_tokenizer()
-    config = build_config(QWEN2_VL_2B if gpu else tiny_config(), tokenizer)
+    config = build_config(QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"] if gpu else tiny_config(), tokenizer)
     torch.manual_seed(seed)
     with torch.device("cuda" if gpu else "cpu"):
         model = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16 if gpu else torch.float32)
