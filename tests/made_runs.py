@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr import methods
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
+from vsr.report import methods
 from vsr.runs import write_json
 from vsr.scoring import summarise
 

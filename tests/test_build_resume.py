@@ -15,12 +15,11 @@ import pytest
 from pyarrow import parquet
 
 from vsr import paper
-from vsr.bench.raw_scans import KINDS, STRUCTURE, make_layout, write_scan
-from vsr.bench.scan_writer import write_sens, write_table
-from vsr.questions import from_scans
 from vsr.questions.question import FIELDS, read_questions
 from vsr.runs import read_json
-from vsr.scenes import scan_cache
+from vsr.scannet import from_scans, scan_cache
+from vsr.scannet.raw_scans import KINDS, STRUCTURE, make_layout, write_scan
+from vsr.scannet.scan_writer import write_sens, write_table
 
 SCANS = 4
 

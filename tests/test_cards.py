@@ -10,11 +10,12 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import cards, cli, evaluate, models, runs
+from vsr import cli, evaluate, models, runs
+from vsr.models import cards
+from vsr.models.adapters import adapter_hash
 from vsr.train.dpo import run_dpo
 from vsr.train.grpo import run_grpo
 from vsr.train.sft import run_sft
-from vsr.weights.adapters import adapter_hash
 
 
 @pytest.fixture(scope="module")

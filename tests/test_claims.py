@@ -11,7 +11,7 @@ from vsr import paper
 from vsr.report import claims, log_tests
 from vsr.report.findings import above, below, combine, unchanged
 from vsr.runs import write_json
-from vsr.stats import Effect
+from vsr.scoring.stats import Effect
 
 YES, NO, UNCLEAR, NOT_RUN = "reproduced", "not reproduced", "cannot tell at this size", "not run"
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from damage import DAMAGE, GROUPS, INFO, MESH, NAME, SEGMENTS, cut, damaged_copy, edit, swap, utf16
 
-from vsr.bench.raw_scans import KINDS, make_layout, write_scan
-from vsr.bench.scan_writer import write_sens, write_table
 from vsr.cli import main
 from vsr.errors import VsrError
-from vsr.questions import from_scans, vsibench
+from vsr.questions import vsibench
 from vsr.questions.question import read_questions
 from vsr.runs import read_json
-from vsr.scenes.labels import TABLE, read_labels
-from vsr.scenes.sens import export_video
+from vsr.scannet import from_scans
+from vsr.scannet.labels import TABLE, read_labels
+from vsr.scannet.raw_scans import KINDS, make_layout, write_scan
+from vsr.scannet.scan_writer import write_sens, write_table
+from vsr.scannet.sens import export_video
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vsr.answers import mean_relative_accuracy
 from vsr.report.errors_by_task import choices, numbers, relative_error, truth_prior
+from vsr.scoring.answers import mean_relative_accuracy
 
 
 def sample(kind: str, truth: str, response: str, options: list[str] | None = None) -> dict:

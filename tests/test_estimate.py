@@ -11,11 +11,12 @@ from torch.profiler import profile as profiler
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import cli, doctor, estimate, models, profiles, stats, study
-from vsr.cost import devices, dryrun, needs, phases, workload
+from vsr import cli, estimate, models, profiles, study
 from vsr.engine.attention import install
 from vsr.errors import VsrError
-from vsr.weights import folders, quantize
+from vsr.estimate import devices, doctor, dryrun, needs, phases, workload
+from vsr.models import folders, quantize
+from vsr.scoring import stats
 
 SIZES = {
     "text": {

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from made_runs import BLIND, write_run, write_training
 
-from vsr import methods, paper
+from vsr import paper
 from vsr.errors import VsrError
-from vsr.methods import BASE, GRPO_V
 from vsr.paper import TASKS
-from vsr.report import figures, figures_errors, figures_honesty, figures_training, plotting, training_logs
+from vsr.report import figures, figures_errors, figures_honesty, figures_training, methods, plotting, training_logs
+from vsr.report.methods import BASE, GRPO_V
 from vsr.report.summaries import COLUMNS, evaluation, find
 from vsr.report.training_logs import FORMAT, KL, Training
 

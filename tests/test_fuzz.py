@@ -14,11 +14,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vsr import answers, harness_rules, heartbeat, notebooks, profiles, runs, scoring, status
+from vsr import notebooks, profiles, runs, scoring, status
 from vsr.errors import VsrError
 from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
 from vsr.report import summaries
 from vsr.scenes import metainfo
+from vsr.scoring import answers, harness_rules
+from vsr.workers import heartbeat
 
 CASES = 10_000 if hypothesis.settings.get_current_profile_name() == "thorough" else 200
 MANY = hypothesis.settings(max_examples=CASES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))

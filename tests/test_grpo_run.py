@@ -11,11 +11,12 @@ import pytest
 import torch
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 
-from vsr import models, profiles, rewards, runs
+from vsr import models, profiles, runs
 from vsr.errors import VsrError
+from vsr.models.adapters import adapter_hash
+from vsr.scoring import rewards
 from vsr.train import options
 from vsr.train.grpo import run_grpo, train_grpo
-from vsr.weights.adapters import adapter_hash
 
 TESTS = Path(__file__).resolve().parent
 

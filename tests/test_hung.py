@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vsr import heartbeat, hung, jobs
 from vsr.errors import VsrError
-from vsr.heartbeat import Heart
-from vsr.jobs import Job, run_all
+from vsr.workers import heartbeat, hung, jobs
+from vsr.workers.heartbeat import Heart
+from vsr.workers.jobs import Job, run_all
 
 
 def work(folder: str) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vsr import jobs
 from vsr.errors import VsrError
-from vsr.jobs import Job, run_all
+from vsr.workers import jobs
+from vsr.workers.jobs import Job, run_all
 
 
 def write(path: str, text: str) -> None:

@@ -15,7 +15,7 @@ from baseline_setup import staged
 from grpo_setup import small_study
 from safetensors.torch import load_file
 
-from vsr import heartbeat, locks, profiles
+from vsr import profiles
 from vsr.errors import VsrError
 from vsr.questions.bench import load as load_bench
 from vsr.runs import read_jsonl
@@ -24,6 +24,7 @@ from vsr.train import launch, options
 from vsr.train.dpo import run_dpo
 from vsr.train.grpo import run_grpo
 from vsr.train.sft import run_sft
+from vsr.workers import heartbeat, locks
 
 TESTS = Path(__file__).resolve().parent
 FAILED = """[default0]:all is well

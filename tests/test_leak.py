@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from vsr.bench.raw_scans import KINDS, make_layout, write_scan
-from vsr.bench.scan_writer import write_table
 from vsr.cli import main
 from vsr.errors import VsrError
-from vsr.questions import from_scans, leak
+from vsr.questions import leak
 from vsr.questions.question import read_questions
 from vsr.report import tables
 from vsr.runs import read_json, write_json
+from vsr.scannet import from_scans
+from vsr.scannet.raw_scans import KINDS, make_layout, write_scan
+from vsr.scannet.scan_writer import write_table
 
 BENCH, RESCAN = "scene0030_02", "scene0030_00"  # a scene of VSI-Bench, and another scan of its room
 CLEAN = ("scene0000_00", "scene0001_00", "scene0002_00")

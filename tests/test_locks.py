@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_runs import open_run
 
-from vsr import locks
 from vsr.errors import VsrError
+from vsr.workers import locks
 
 TESTS = Path(__file__).resolve().parent
 WORK = """

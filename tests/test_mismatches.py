@@ -11,8 +11,8 @@ from transformers import Qwen2VLForConditionalGeneration
 from vsr import models, profiles, runs
 from vsr.errors import VsrError
 from vsr.models import add_lora, load
+from vsr.models.folders import PREPROCESSING, model_hash
 from vsr.train.grpo import save_adapter
-from vsr.weights.folders import PREPROCESSING, model_hash
 
 
 @pytest.fixture(scope="module")

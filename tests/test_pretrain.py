@@ -13,19 +13,20 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from vsr import models, paper, profiles, prompts
 from vsr.engine.inputs import embed, positions
-from vsr.pretrain import corpus, diagnose, labels, pretrain, rooms, seeing, state
-from vsr.pretrain.corpus import Corpus, Item
-from vsr.pretrain.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
-from vsr.pretrain.optim import Muon, Optimiser, orthogonal
-from vsr.pretrain.vision import encode, merge_order, pixels_of
+from vsr.miniature import corpus, diagnose, labels, rooms, seeing, state
+from vsr.miniature.corpus import Corpus, Item
+from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
+from vsr.miniature.optim import Muon, Optimiser, orthogonal
+from vsr.miniature.pretrain import pretrain
+from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
+from vsr.miniature.render import project
+from vsr.miniature.vision import encode, merge_order, pixels_of
+from vsr.models import sources
 from vsr.questions import tasks
 from vsr.questions.question import Question
 from vsr.questions.rules import VSIBENCH
 from vsr.scenes.geometry import turn_angle
-from vsr.scenes.procedural import PRETRAIN, SPLITS, make_room
-from vsr.scenes.render import project
 from vsr.video import patchify
-from vsr.weights import sources
 
 torch.set_num_threads(1)
 COUNT = 3
@@ -227,7 +228,7 @@ def test_items_are_true(data, drafts):
 
 
 def test_tagged_responses_follow_the_format(data, drafts):
-    from vsr.rewards import format as follows
+    from vsr.scoring.rewards import format as follows
 
     asked = Corpus(data, drafts)
     rng = np.random.default_rng(1)

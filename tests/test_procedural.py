@@ -9,9 +9,9 @@ import pytest
 import shapely
 
 from vsr.errors import VsrError
-from vsr.scenes.catalogue import CATALOGUE
-from vsr.scenes.procedural import PRETRAIN, SPLIT_SIZE, SPLITS, STUDY, WALK, make_room, seeds
-from vsr.scenes.render import render
+from vsr.miniature.catalogue import CATALOGUE
+from vsr.miniature.procedural import PRETRAIN, SPLIT_SIZE, SPLITS, STUDY, WALK, make_room, seeds
+from vsr.miniature.render import render
 
 # medians of the longest three sides over VSI-Bench's 288 scenes, and the quartiles of their room sizes
 REAL_SIDES = {

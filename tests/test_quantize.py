@@ -12,7 +12,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
-from vsr.weights import quantize
+from vsr.models import quantize
 
 TRAINING = 1e-5  # relative to the reference, float32 on a CPU: log-probabilities and LoRA gradients
 ANSWERING = {"nf4": 1e-5, "nf4-double": 1e-5, "fp4": 1e-5, "int8": 0.03}  # there, LLM.int8 rounds inputs to 8 bits too
@@ -105,7 +105,7 @@ def test_the_shared_prefix_is_exact(folder, name, checkpointing):
 def test_bytes_are_those_of_the_loaded_weights(name, tmp_path):
     from small import small_tokenizer
 
-    from vsr.weights.folders import build_config, save
+    from vsr.models.folders import build_config, save
 
     tokenizer = small_tokenizer()
     sizes = thin(width=128)

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsr.errors import VsrError
+from vsr.miniature.procedural import make_room, seeds
 from vsr.questions import counting, rel_direction, route, rules, tasks
 from vsr.questions.build import build
 from vsr.questions.question import NUMERICAL, TRAINED, read_questions
 from vsr.questions.rules import VSI100K, VSIBENCH, Template
 from vsr.scenes.metainfo import read_scenes
-from vsr.scenes.procedural import make_room, seeds
 from vsr.scenes.scene import Box, Scene
 from vsr.scoring import best_constant
 

@@ -10,13 +10,13 @@ import pandas
 import pytest
 
 from vsr.errors import VsrError
+from vsr.miniature.procedural import STUDY, make_room
+from vsr.miniature.render import render
 from vsr.questions import bench, build
 from vsr.questions.question import FIELDS, Question, read_questions
 from vsr.runs import read_json
 from vsr.scenes import store
 from vsr.scenes.metainfo import read_scenes
-from vsr.scenes.procedural import STUDY, make_room
-from vsr.scenes.render import render
 from vsr.video import decode
 
 

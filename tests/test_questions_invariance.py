@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from vsr.errors import VsrError
+from vsr.miniature.procedural import make_room, seeds
 from vsr.questions import appearance, rel_direction, room_size, route, rules, tasks
 from vsr.questions.build import build
 from vsr.questions.question import NUMERICAL
-from vsr.scenes.procedural import make_room, seeds
 from vsr.scenes.scene import Box, Scene
 
 RULES = ("vsibench", "vsi100k")

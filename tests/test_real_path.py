@@ -17,10 +17,10 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 from vsr import cli, models, paper, prompts, runs
 from vsr.engine.answering import answer_many
 from vsr.engine.inputs import positions
+from vsr.models import folders, quantize, sizes
 from vsr.profiles import PROFILES
 from vsr.questions import bench
 from vsr.video import decode, patchify, tokens
-from vsr.weights import folders, quantize, sizes
 
 BUDGETS = (128 * 28 * 28, 256 * 28 * 28)
 TOKENS = {(16, BUDGETS[0]): 936, (16, BUDGETS[1]): 1872, (32, BUDGETS[0]): 1872, (32, BUDGETS[1]): 3744}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vsr.errors import VsrError
 from vsr.questions.question import NUMERICAL, Question
-from vsr.rewards import accuracy
+from vsr.scoring.rewards import accuracy
 from vsr.train.rejected import rejected
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from vsr.bench import render as bench
 from vsr.errors import VsrError
+from vsr.miniature.catalogue import CATALOGUE, PALETTES, colour_of
+from vsr.miniature.procedural import STUDY, make_room
+from vsr.miniature.render import project, render, visible, with_camera
 from vsr.runs import atomic_write
 from vsr.scenes import encode
-from vsr.scenes.catalogue import CATALOGUE, PALETTES, colour_of
-from vsr.scenes.procedural import STUDY, make_room
-from vsr.scenes.render import project, render, visible, with_camera
 from vsr.scenes.scene import Box, Camera, Scene
 
 LEVEL = Camera(np.array([[0.0, 0.0, 1.0]]), np.zeros(1), np.zeros(1), math.pi / 2)

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsr import rewards
-from vsr.answers import read_number
 from vsr.errors import VsrError
 from vsr.questions.question import Question
-from vsr.scoring import score
+from vsr.scoring import rewards, score
+from vsr.scoring.answers import read_number
 
 GOOD = {
     "think": "<think>The bed is 2 m long.</think> <answer>2</answer>",

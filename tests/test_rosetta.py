@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vsr import cli, scoring
-from vsr.harness_rules import RULES
 from vsr.report.figures_rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.report.plotting import savefig
+from vsr.scoring.harness_rules import RULES
 
 
 def answer(number: int, kind: str, truth: str, response: str) -> dict:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vsr.bench import scale
-from vsr.cost import workload
+from vsr.estimate import workload
 from vsr.profiles import PROFILES
 
 MEASURED = {"scans": 100, "read": {"cpu_s": 66.0}, "ask": {"wall_s": 12.0}}

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import ConvexHull
 
-from vsr.bench.raw_scans import KINDS, STRUCTURE, Item, Layout, make_layout, write_scan
-from vsr.bench.scan_writer import write_table
 from vsr.questions import rules, tasks
 from vsr.questions.build import build
 from vsr.questions.question import Question
+from vsr.scannet.labels import bench_label, read_labels
+from vsr.scannet.minimal_box import minimal_box
+from vsr.scannet.raw_scans import KINDS, STRUCTURE, Item, Layout, make_layout, write_scan
+from vsr.scannet.scan_writer import write_table
+from vsr.scannet.scans import as_scene, find_scans, read_scan, scan_files
 from vsr.scenes.alpha import ALPHA, areas, rim
 from vsr.scenes.geometry import alpha_area
-from vsr.scenes.labels import bench_label, read_labels
-from vsr.scenes.minimal_box import minimal_box
-from vsr.scenes.scannet import as_scene, find_scans, read_scan, scan_files
 
 VERTICES = 12_000
 

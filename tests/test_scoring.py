@@ -9,9 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vsr.answers import final_answer, read_number
 from vsr.errors import VsrError
-from vsr.harness_rules import RULES, strict_float32_accuracy
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL, Question, read_questions
 from vsr.scoring import (
@@ -23,6 +21,8 @@ from vsr.scoring import (
     summarise,
     task_of,
 )
+from vsr.scoring.answers import final_answer, read_number
+from vsr.scoring.harness_rules import RULES, strict_float32_accuracy
 
 LETTERS = ("A. table", "B. sofa", "C. bed", "D. lamp")
 DISTANCE = Question("1", "rooms", "room0", "object_abs_distance", "How far?", None, "3.2")

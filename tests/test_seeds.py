@@ -10,8 +10,8 @@ from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
 from vsr.scoring import summarise
-from vsr.seeds import answers, compare, stack
-from vsr.stats import between, scene_variance, seed_variance, student
+from vsr.scoring.seeds import answers, compare, stack
+from vsr.scoring.stats import between, scene_variance, seed_variance, student
 
 KINDS = (*list(TASKS)[:5], *(f"object_rel_direction_{x}" for x in ("easy", "medium", "hard")), *list(TASKS)[6:])
 OVER = ("overall", "trained", "route_planning", "object_rel_direction")

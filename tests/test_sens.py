@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vsr.bench.scan_writer import write_sens
 from vsr.errors import VsrError
-from vsr.scenes.sens import FPS, SIZE, Sens, export_video
+from vsr.scannet.scan_writer import write_sens
+from vsr.scannet.sens import FPS, SIZE, Sens, export_video
 
 
 def pictures(number: int = 5, width: int = 96, height: int = 64) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
 """What notebooks display reads as text: no raw records, no empty code marks, no line ends inside intervals."""
 
-from vsr import show
+from vsr.report import show
 
 
 def test_facts_have_one_row_for_each_part():

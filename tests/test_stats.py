@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from vsr.stats import Cells, detectable, effect, interval, resample, tabulate
+from vsr.scoring.stats import Cells, detectable, effect, interval, resample, tabulate
 
 
 def clustered_cells(trials: int, scenes: int, each: int, rng: np.random.Generator) -> tuple[Cells, float]:

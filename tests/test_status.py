@@ -6,8 +6,9 @@ import time
 import pytest
 from test_runs import open_run
 
-from vsr import cli, heartbeat, locks, status
-from vsr.heartbeat import Heart
+from vsr import cli, status
+from vsr.workers import heartbeat, locks
+from vsr.workers.heartbeat import Heart
 
 
 def state(folder) -> str:

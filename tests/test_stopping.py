@@ -11,10 +11,11 @@ import torch
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 from transformers import Trainer
 
-from vsr import cli, heartbeat, runs
+from vsr import cli, runs
 from vsr.errors import Stopped, VsrError
 from vsr.train.fit import last_checkpoint
 from vsr.train.grpo import train_grpo
+from vsr.workers import heartbeat
 
 
 def train(folder, out, steps=4, **options):

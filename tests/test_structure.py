@@ -10,28 +10,25 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
 # lower floors never import higher ones; modules of one floor may import each other
 FLOORS = [
-    {"errors", "locks", "heartbeat", "hung", "runs", "progress"},
-    {"paper", "profiles", "methods"},
+    {"errors", "workers", "runs", "progress"},
+    {"paper", "profiles"},
     {"scenes"},
-    {"answers", "averages", "scoring", "harness_rules", "stats", "seeds", "rewards", "questions"},
+    {"scoring", "questions"},
     {"video", "prompts"},
-    {"doctor", "models", "weights", "engine"},
-    {"cards", "export"},
+    {"models", "engine"},
+    {"scannet"},
     {"train"},
-    {"evaluate", "pretrain"},
-    {"report", "show", "status"},
-    {"cost", "estimate"},
-    {"jobs", "live", "shards", "study", "variants"},
+    {"evaluate", "miniature"},
+    {"report", "status"},
+    {"estimate"},
+    {"shards", "study", "variants"},
     {"bench", "notebooks"},
     {"cli", "cli_build"},
 ]
+DOORS = {"build.py": {"miniature"}, "cards.py": {"report"}}  # where a lower floor asks a higher one in
 NO_TORCH = [
     "report",
-    "cards.py",
-    "scoring.py",
-    "answers.py",
-    "stats.py",
-    "rewards.py",
+    "scoring",
     "paper.py",
     "profiles.py",
     "runs.py",
@@ -61,7 +58,7 @@ def floor(name: str) -> int:
 
 @pytest.mark.parametrize(("name", "path"), rooms(), ids=lambda value: value.name if isinstance(value, Path) else value)
 def test_imports_go_one_way(name: str, path: Path):
-    above = {other for other in imported(path) if floor(other) > floor(name)}
+    above = {other for other in imported(path) if floor(other) > floor(name)} - DOORS.get(path.name, set())
     assert not above, f"{path.name} imports from a floor above its own: {sorted(above)}"
 
 

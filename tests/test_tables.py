@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from made_runs import write_run
 
-from vsr import methods, paper, seeds
+from vsr import paper
 from vsr.errors import VsrError
-from vsr.methods import BASE, GRPO_V, SFT
 from vsr.paper import TASKS
-from vsr.report import tables
+from vsr.report import methods, tables
+from vsr.report.methods import BASE, GRPO_V, SFT
 from vsr.report.summaries import COLUMNS, evaluation, find, matching
 from vsr.report.table_text import NOT_RUN, to_csv
-from vsr.stats import Effect
+from vsr.scoring import seeds
+from vsr.scoring.stats import Effect
 
 RUNS = [name for _, _, name in tables.TABLE_1_RUNS]
 

@@ -5,13 +5,13 @@ import json
 import pytest
 from made_runs import write_run, write_training
 
-from vsr import estimate, profiles, runs, show, variants
-from vsr.cost import devices
+from vsr import estimate, profiles, runs, variants
 from vsr.errors import VsrError
-from vsr.report import figures_variants, plotting, training_logs
+from vsr.estimate import devices
+from vsr.models import quantize
+from vsr.report import figures_variants, plotting, show, training_logs
 from vsr.report.write import write_all
 from vsr.study import Study
-from vsr.weights import quantize
 
 NAMES = ("none", "nf4", "int8")
 

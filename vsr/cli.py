@@ -59,7 +59,7 @@ def cmd_run(args: argparse.Namespace) -> None:
 
 def cmd_doctor(args: argparse.Namespace) -> None:
     """what this machine has and what each profile can do here"""
-    from vsr import doctor
+    from vsr.estimate import doctor
 
     print(doctor.report())
 
@@ -81,10 +81,11 @@ def cmd_agree(args: argparse.Namespace) -> None:
 
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
-    from vsr import cards, shards, show, study
+    from vsr import shards, study
+    from vsr.models import adapters, cards
     from vsr.questions import vsibench
+    from vsr.report import show
     from vsr.train import launch
-    from vsr.weights import adapters
 
     profile = _profile(args)
     launch.check(args.gpus)
@@ -145,7 +146,7 @@ def cmd_status(args: argparse.Namespace) -> None:
 def cmd_estimate(args: argparse.Namespace) -> None:
     """memory, time, disk and the smallest effect of a profile's run; nothing is run"""
     from vsr import estimate
-    from vsr.cost import devices
+    from vsr.estimate import devices
 
     device = devices.named(args.gpu, args.gpu_gib) if args.gpu else args.gpu_gib and devices.of_size(args.gpu_gib)
     print(estimate.estimate(_profile(args), device or None, args.mode).table())
@@ -161,7 +162,7 @@ def cmd_report(args: argparse.Namespace) -> None:
 
 def cmd_export(args: argparse.Namespace) -> None:
     """merge a trained adapter into its base: a folder that plain transformers loads"""
-    from vsr import export
+    from vsr.models import export
 
     if args.out is None:
         raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
@@ -185,7 +186,7 @@ def cmd_score(args: argparse.Namespace) -> None:
 
 def cmd_pretrain(args: argparse.Namespace) -> None:
     """make the miniature's base model from nothing: rooms, vision, language, gates after each stage"""
-    from vsr import pretrain
+    from vsr.miniature import pretrain
 
     out = args.out or Path("data") / f"pretrain-seed{args.seed or 0}"
     pretrain.pretrain(out=out, seed=args.seed or 0, smoke=args.profile == "smoke")
@@ -193,8 +194,9 @@ def cmd_pretrain(args: argparse.Namespace) -> None:
 
 def cmd_diagnose(args: argparse.Namespace) -> None:
     """does a base model see, and does it leave room to learn? on fresh rooms, beside what needs no eyes"""
-    from vsr import show, study
-    from vsr.pretrain import diagnose
+    from vsr import study
+    from vsr.miniature import diagnose
+    from vsr.report import show
 
     profile = _profile(args)
     here = study.Study(profile, _out(args))

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, profile: Profile) -> None:
 
 def _build_scannet(args: argparse.Namespace, seed: int) -> Path | None:
     """The folder built from raw scans, with what went wrong on stderr; None after a dry run."""
-    from vsr.questions import from_scans
+    from vsr.scannet import from_scans
 
     if args.scenes is None:
         raise VsrError("vsr build scannet: --scenes FOLDER is missing, a copy of ScanNet v2")

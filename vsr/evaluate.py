@@ -11,7 +11,6 @@ import numpy as np
 from vsr import models, prompts, runs, scoring
 from vsr.engine.answering import answer_many
 from vsr.errors import VsrError, unknown
-from vsr.heartbeat import Heart
 from vsr.models import Loaded
 from vsr.paper import MODES
 from vsr.profiles import Profile
@@ -20,10 +19,11 @@ from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.video import decode, patchify
+from vsr.workers.heartbeat import Heart
 
 VIDEOS = ("true", "none", "shuffled", "one")
 PACKAGE = Path(__file__).resolve().parent
-SCORING_CODE = [PACKAGE / f"{name}.py" for name in ("answers", "averages", "harness_rules", "scoring", "stats")]
+SCORING_CODE = [PACKAGE / "scoring"]
 CODE = [PACKAGE / f"{name}.py" for name in ("evaluate", "paper", "prompts", "video")] + [PACKAGE / "engine"]
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from vsr import locks
 from vsr.errors import VsrError
+from vsr.workers import locks
 
-KEPT = {locks.NAME, ".launch"}  # what outlives a fresh start: see vsr.locks and vsr.train.launch
+KEPT = {locks.NAME, ".launch"}  # what outlives a fresh start: see vsr.workers.locks and vsr.train.launch
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "numpy", "av", "matplotlib")
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,7 +2,8 @@
 
 Each takes every Nth scene that is left. What they have answered lies in `.shards` in the run folder until all is there:
 `whole.jsonl` of those before, and a folder for each process with its samples.jsonl, output.log, `stacks` (see
-`vsr.hung`) and, at its end, result.json. A scene answered in full is never asked again, by any number of processes."""
+`vsr.workers.hung`) and, at its end, result.json. A scene answered in full is never asked again, by any number
+of processes."""
 
 import json
 import os
@@ -17,15 +18,16 @@ from pathlib import Path
 import torch
 
 from vsr import evaluate as one
-from vsr import heartbeat, hung, jobs, locks, models, runs
+from vsr import models, runs
 from vsr.errors import VsrError
-from vsr.heartbeat import Heart
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, QUIET, track
 from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import launch
+from vsr.workers import heartbeat, hung, jobs, locks
+from vsr.workers.heartbeat import Heart
 
 FOLDER = ".shards"
 WHOLE = "whole.jsonl"

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr import heartbeat, locks
 from vsr.errors import VsrError
 from vsr.progress import duration
 from vsr.report.table_text import markdown_table
 from vsr.runs import read_json
+from vsr.workers import heartbeat, locks
 
 SILENT = 600.0  # seconds without a sign of life, or 20 steps' time where that is longer
 ATTENTION = {"silent", "stopped", "dead"}

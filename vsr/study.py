@@ -8,19 +8,20 @@ from pathlib import Path
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import cards, estimate, profiles, runs, show
-from vsr.cost import devices
+from vsr import estimate, profiles, runs
 from vsr.errors import VsrError
-from vsr.jobs import Job, run_all
-from vsr.live import Curves
+from vsr.estimate import devices
+from vsr.models import cards
 from vsr.profiles import Profile
 from vsr.progress import Counted
 from vsr.questions import agree, bench, build
 from vsr.questions.bench import Bench
 from vsr.questions.question import read_questions
-from vsr.report import figures
+from vsr.report import figures, show
+from vsr.report.live import Curves
 from vsr.report.write import figures_folder
 from vsr.scenes import metainfo
+from vsr.workers.jobs import Job, run_all
 
 SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it
 
@@ -170,7 +171,7 @@ def _devices() -> int:
 
 def base_card() -> dict:
     """How the shipped base model was made, from its manifest."""
-    return runs.read_json(runs.ROOT / "vsr" / "base" / "manifest.json")
+    return runs.read_json(runs.ROOT / "vsr" / "miniature" / "base" / "manifest.json")
 
 
 def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:

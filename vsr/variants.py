@@ -10,18 +10,18 @@ from pathlib import Path
 
 from vsr import estimate, evaluate, models, runs
 from vsr.errors import unknown
-from vsr.jobs import Job, run_all
-from vsr.live import Curves
+from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
 from vsr.report.figures_variants import FOLDER, MODE, PLAN
+from vsr.report.live import Curves
 from vsr.runs import Run
 from vsr.study import Study
 from vsr.train import grpo
-from vsr.weights.quantize import QUANTIZATIONS, held_bytes
+from vsr.workers.jobs import Job, run_all
 
 HERE = Path(__file__).resolve().parent
-CODE = [HERE / "estimate.py", HERE / "cost", HERE / "weights" / "quantize.py"]  # what an estimate depends on
+CODE = [HERE / "estimate", HERE / "models" / "quantize.py"]  # what an estimate depends on
 
 
 def studies(study: Study, quantizations: Sequence[str], **changes: object) -> dict[str, Study]:

@@ -11,13 +11,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from vsr import paper
-from vsr.bench.raw_scans import make_layout, write_scan
 from vsr.errors import VsrError
 from vsr.progress import track
-from vsr.questions import from_scans
 from vsr.runs import read_json
-from vsr.scenes import scan_cache
-from vsr.scenes.scannet import Scan
+from vsr.scannet import from_scans, scan_cache
+from vsr.scannet.raw_scans import make_layout, write_scan
+from vsr.scannet.scans import Scan
 
 SCANNET = 1513  # scans in ScanNet's training and validation splits
 NOISE = 0.002  # metres: hulls of real scans have hundreds of corners, those of clean boxes eight

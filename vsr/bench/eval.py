@@ -8,8 +8,8 @@ from torch import LongTensor
 
 from vsr.bench.clock import seconds
 from vsr.bench.subject import Subject, machine, subject
-from vsr.cost.devices import one_thread
 from vsr.engine.answering import answer_many
+from vsr.estimate.devices import one_thread
 
 QUESTIONS, PROMPTS, ANSWER = 18, (300, 1200), 8
 

@@ -17,20 +17,20 @@ from vsr.bench import eval as bench_eval
 from vsr.bench import grpo as bench_grpo
 from vsr.bench.clock import seconds
 from vsr.bench.subject import PATCH, chat, machine
-from vsr.cost import devices, needs, phases, workload
-from vsr.cost.devices import Device
-from vsr.cost.workload import Workload
 from vsr.engine.inputs import video_features
 from vsr.errors import VsrError
+from vsr.estimate import devices, needs, phases, workload
+from vsr.estimate.devices import Device
+from vsr.estimate.workload import Workload
 from vsr.models import Loaded, add_lora
+from vsr.models.folders import random_folder
+from vsr.models.sizes import QWEN2_VL
+from vsr.models.sources import TINY_FOLDER
 from vsr.profiles import Profile
 from vsr.prompts import render
 from vsr.runs import read_jsonl
 from vsr.train.grpo import train_grpo
 from vsr.train.options import config
-from vsr.weights.folders import random_folder
-from vsr.weights.sizes import QWEN2_VL
-from vsr.weights.sources import TINY_FOLDER
 
 PROFILES = ("qlora-2b", "paper-2b")  # nf4 and bf16
 LENGTHS = (8, 128)  # tokens a completion

@@ -15,9 +15,9 @@ from vsr.bench.flops import limits
 from vsr.bench.naive_step import Naive
 from vsr.bench.subject import Subject, machine, subject
 from vsr.bench.trl_video import SeeingGRPOTrainer, Seen
-from vsr.cost.devices import one_thread
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
+from vsr.estimate.devices import one_thread
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.objective import group_advantages, grpo_loss

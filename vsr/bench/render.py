@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vsr.miniature.procedural import STUDY, make_room, seeds
+from vsr.miniature.render import render
 from vsr.scenes.encode import write_mp4
-from vsr.scenes.procedural import STUDY, make_room, seeds
-from vsr.scenes.render import render
 
 STAGES = ("generate_s", "render_s", "encode_s")
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from vsr.cost import devices, needs, phases, workload
-from vsr.cost.workload import Workload
+from vsr.estimate import devices, needs, phases, workload
+from vsr.estimate.workload import Workload
+from vsr.models.sizes import QWEN2_VL, shape
 from vsr.profiles import PROFILES
 from vsr.report.table_text import markdown_table
 from vsr.runs import ROOT, read_json
-from vsr.weights.sizes import QWEN2_VL, shape
 
 GPU, PROFILE = "A100", "paper-2b"
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneratio
 
 from vsr import profiles
 from vsr.engine.inputs import video_features
+from vsr.miniature.tokenizer import build as build_tokenizer
 from vsr.models import Loaded, add_lora, suppressed, tiny_config
-from vsr.pretrain.tokenizer import build as build_tokenizer
+from vsr.models.folders import build_config
+from vsr.models.sizes import QWEN2_VL
 from vsr.prompts import render
 from vsr.runs import versions
-from vsr.weights.folders import build_config
-from vsr.weights.sizes import QWEN2_VL
 
 # patch grids (time, height, width) whose video tokens leave room for a question in a prompt of so many tokens
 GRIDS = {300: (8, 8, 12), 1200: (8, 22, 24)}

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from vsr.answers import mean_relative_accuracy
 from vsr.errors import VsrError
 from vsr.questions import rules as rule_sets
 from vsr.questions.question import NUMERICAL, TYPES, Question
 from vsr.questions.tasks import right_option, truth
 from vsr.scenes.scene import Scene
+from vsr.scoring.answers import mean_relative_accuracy
 
 
 def agree(scenes: Iterable[Scene], questions: Sequence[Question], rules: str = "vsibench") -> dict:

@@ -23,7 +23,7 @@ from vsr.scenes import store
 from vsr.scenes.scene import Scene
 
 if TYPE_CHECKING:
-    from vsr.scenes.procedural import World
+    from vsr.miniature.procedural import World
 
 CODE = Path(__file__).resolve().parents[1]  # what makes rooms and questions
 LETTERS = "ABCD"
@@ -151,7 +151,7 @@ def build_rooms(
     VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second; closest points do not
     hang on rounding (`Rules.rim`).
     """
-    from vsr.scenes import procedural
+    from vsr.miniature import procedural
 
     folder, world = Path(folder), world or procedural.STUDY
     if per_scene is None:
@@ -187,7 +187,7 @@ def _complete(folder: Path, mark: str) -> bool:
 
 def _film(folder: Path, scene: Scene, world: "World", code: str) -> dict[str, float]:
     """Make the room's video unless it is there; returns when each category first comes into view."""
-    from vsr.scenes.render import render_mp4
+    from vsr.miniature.render import render_mp4
 
     video, note = folder / f"{scene.id}.mp4", folder / f"{scene.id}.json"
     mark = fingerprint([store.to_row(scene), world.width, world.height, world.fps, code])

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vsr.answers import final_answer, mean_relative_accuracy, normalise, read_letter, read_number, to_float
 from vsr.questions.question import NUMERICAL
+from vsr.scoring.answers import final_answer, mean_relative_accuracy, normalise, read_letter, read_number, to_float
 
 MOST_WORDS = 8  # a task with more different options than this is shown by letters
 

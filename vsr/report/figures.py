@@ -11,14 +11,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import methods, paper, seeds
-from vsr.methods import BASE, CONSTANT, DPO, GRPO_V, SFT
+from vsr import paper
 from vsr.paper import TASKS
-from vsr.report import figures_errors, figures_honesty, figures_rosetta, figures_training
+from vsr.report import figures_errors, figures_honesty, figures_rosetta, figures_training, methods
+from vsr.report.methods import BASE, CONSTANT, DPO, GRPO_V, SFT
 from vsr.report.plotting import GREY, PALETTE, legend, name_runs, savefig, style, title
 from vsr.report.summaries import COLUMNS, Evaluation, Run, evaluation, find
 from vsr.report.table_text import NOT_RUN
-from vsr.stats import Value
+from vsr.scoring import seeds
+from vsr.scoring.stats import Value
 
 __all__ = ["GREY", "before_after", "prompting", "savefig", "style", "video_matters", "write_all"]
 

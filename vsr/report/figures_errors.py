@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import methods
-from vsr.methods import BASE, GRPO_V, Method
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
+from vsr.report import methods
 from vsr.report.errors_by_task import choices, numbers, relative_error
+from vsr.report.methods import BASE, GRPO_V, Method
 from vsr.report.plotting import BLUE, name_runs, not_run, style, title
 from vsr.report.summaries import Evaluation, evaluation
 from vsr.report.table_text import NOT_RUN

@@ -6,14 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import seeds
-from vsr.methods import BASE, CONSTANT, GRPO_V, SEEING, VIDEOS, Method
 from vsr.paper import TASKS
 from vsr.report.errors_by_task import truth_prior
+from vsr.report.methods import BASE, CONSTANT, GRPO_V, SEEING, VIDEOS, Method
 from vsr.report.plotting import BLUE, GREY, ORANGE, PALETTE, legend, name_runs, not_run, style, title
 from vsr.report.summaries import Evaluation, evaluation, find
 from vsr.report.table_text import NOT_RUN
-from vsr.scoring import score_samples
+from vsr.scoring import score_samples, seeds
 
 PRIOR_STYLES = {BASE: (GREY, "o"), GRPO_V: (BLUE, "^")}
 VIDEO_STYLES = {"true": (BLUE, "o"), "one": (PALETTE[2], "D"), "shuffled": (ORANGE, "s"), "none": (GREY, "v")}

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from vsr import harness_rules, scoring
+from vsr import scoring
 from vsr.report.plotting import GREY, PALETTE, not_run, style
 from vsr.report.summaries import find
+from vsr.scoring import harness_rules
 
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
     "number": "reading numbers",

@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr import seeds
-from vsr.methods import BASE, GRPO_V
 from vsr.report import training_logs
+from vsr.report.methods import BASE, GRPO_V
 from vsr.report.plotting import BLUE, GREY, ORANGE, name_runs, not_run, style
 from vsr.report.summaries import Evaluation, evaluation
 from vsr.report.training_logs import Training
 from vsr.runs import read_json
-from vsr.stats import Effect
+from vsr.scoring import seeds
+from vsr.scoring.stats import Effect
 
 FOLDER, PLAN, MODE = "qlora", "plan", "vanilla"
 FULL = "none"  # the variant that is not quantised

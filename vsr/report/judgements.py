@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr import methods, paper, profiles, seeds
-from vsr.methods import BASE, DPO, GRPO_O, GRPO_O_PLAIN, GRPO_T, GRPO_T_PLAIN, GRPO_V, SFT, Method
-from vsr.report import log_tests
+from vsr import paper, profiles
+from vsr.report import log_tests, methods
 from vsr.report.findings import NO_CHANGE, Finding, NotRunError, OutOfReachError, Test, above, unchanged
+from vsr.report.methods import BASE, DPO, GRPO_O, GRPO_O_PLAIN, GRPO_T, GRPO_T_PLAIN, GRPO_V, SFT, Method
 from vsr.report.summaries import Evaluation, evaluation
-from vsr.stats import Effect, effect
+from vsr.scoring import seeds
+from vsr.scoring.stats import Effect, effect
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from vsr.report import training_logs
 from vsr.report.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, OutOfReachError, above, below
 from vsr.report.training_logs import ACCURACY, FORMAT, Training
 from vsr.runs import read_json
-from vsr.seeds import RESAMPLES, SEED
-from vsr.stats import LEVEL, Cells, Effect, between, effect, resample
+from vsr.scoring.seeds import RESAMPLES, SEED
+from vsr.scoring.stats import LEVEL, Cells, Effect, between, effect, resample
 
 COLLAPSE = 10.0  # points of format reward lost since its peak
 CONVERGED = 90.0  # points of format reward

@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vsr.methods import VIDEOS
+from vsr.report.methods import VIDEOS
 from vsr.report.table_text import NOT_RUN
 from vsr.runs import atomic_write
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from vsr import seeds
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.runs import read_json, read_jsonl
-from vsr.seeds import Answers
-from vsr.stats import Value
+from vsr.scoring import seeds
+from vsr.scoring.seeds import Answers
+from vsr.scoring.stats import Value
 
 AVERAGES = {"overall": "avg", "trained": "trained six"}
 COLUMNS: dict[str, str] = AVERAGES | TASKS  # a summary's numbers and their column heads

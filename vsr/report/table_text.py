@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.runs import atomic_write
-from vsr.stats import Effect, Value
+from vsr.scoring.stats import Effect, Value
 
 NOT_RUN = "not run"
 Number = Value | Effect | None

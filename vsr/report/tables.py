@@ -3,11 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vsr import methods, paper, seeds
-from vsr.methods import BASE, CONSTANT, Method
+from vsr import paper
+from vsr.report import methods
+from vsr.report.methods import BASE, CONSTANT, Method
 from vsr.report.summaries import COLUMNS, Evaluation, evaluation
 from vsr.report.table_text import NOT_RUN, Number, Row, Table, markdown_table, to_markdown, write
-from vsr.stats import Value
+from vsr.scoring import seeds
+from vsr.scoring.stats import Value
 
 __all__ = ["NOT_RUN", "Table", "honesty", "markdown_table", "table_1", "table_2", "to_markdown", "write_all"]
 

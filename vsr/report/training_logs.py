@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.rewards import TAGGED_MODES
 from vsr.runs import read_json, read_jsonl
+from vsr.scoring.rewards import TAGGED_MODES
 
 FORMAT, ACCURACY, TOTAL, KL = "reward/format_reward", "reward/accuracy_reward", "reward", "kl"
 NAME = re.compile(r"grpo-[a-z]+-seed\d+(-beta[-+.e\d]+)?")

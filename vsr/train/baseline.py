@@ -16,10 +16,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
-from vsr import cards, models, runs
+from vsr import models, runs
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
-from vsr.models import Loaded
+from vsr.models import Loaded, cards
+from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
 from vsr.questions import leak
 from vsr.questions.bench import Bench
@@ -32,7 +33,6 @@ from vsr.train.diagnostics import peak_memory
 from vsr.train.fit import fit
 from vsr.train.grpo import OnStep, _code_hash, save_adapter
 from vsr.train.schedule import Schedule
-from vsr.weights.adapters import adapter_hash
 
 MODE = "vanilla"  # both baselines learn the bare answer; Table 2 evaluates them so
 MEASURED = 256  # questions whose length tells the cost of a step

@@ -13,9 +13,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vsr import runs
 from vsr.errors import Stopped, VsrError
-from vsr.heartbeat import Heart
 from vsr.progress import track
 from vsr.train.stopping import Stop
+from vsr.workers.heartbeat import Heart
 
 
 class AdapterCheckpoints:

@@ -9,26 +9,27 @@ import torch
 from peft import PeftModel
 from trl import GRPOConfig
 
-from vsr import cards, models, rewards, runs
+from vsr import models, runs
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
-from vsr.models import Loaded
+from vsr.models import Loaded, cards
+from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
 from vsr.questions import leak
 from vsr.questions.bench import Bench
 from vsr.questions.bench import load as load_bench
 from vsr.runs import Run
+from vsr.scoring import rewards
 from vsr.train import options
 from vsr.train.data import See, check_rows, sample
 from vsr.train.fit import fit
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.rewarding import RewardFunction
-from vsr.weights.adapters import adapter_hash
 
 TOKEN_BUDGET = 1 << 14  # tokens a forward pass: 28 layers of Qwen2-VL-2B keep 1.4 GB of checkpoints for it in bf16
 OnStep = Callable[[dict], None]
 CODE = (  # what a run's result depends on
-    *("engine", "answers.py", "prompts.py", "rewards.py", "video.py"),
+    *("engine", "scoring/answers.py", "prompts.py", "scoring/rewards.py", "video.py"),
     *(f"train/{name}.py" for name in ("data", "gradients", "group_trainer", "objective", "options", "schedule")),
 )
 

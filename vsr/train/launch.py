@@ -2,8 +2,8 @@
 
 The job has a session of its own, so it outlives a notebook's kernel or a closed terminal; asking for it again while it
 lives follows it. What it needs to be found lies in `.launch` in the run folder: `job.json` (what is trained, and on how
-many devices), `pid`, `output.log` of all processes, `stacks-<rank>` of each (see `vsr.hung`), `result.json` once it has
-ended well, and a lock that the job holds as long as it lives."""
+many devices), `pid`, `output.log` of all processes, `stacks-<rank>` of each (see `vsr.workers.hung`), `result.json`
+once it has ended well, and a lock that the job holds as long as it lives."""
 
 import json
 import os
@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from vsr import heartbeat, hung, locks
 from vsr.errors import Stopped, VsrError
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
@@ -28,6 +27,7 @@ from vsr.questions.bench import load as load_bench
 from vsr.runs import atomic_write, read_json, write_json
 from vsr.train.baseline import run_name as baseline_name
 from vsr.train.grpo import run_grpo, run_name
+from vsr.workers import heartbeat, hung, locks
 
 FOLDER = ".launch"
 GPUS = "VSR_GPUS"  # set by `vsr run --gpus` for the kernels it starts

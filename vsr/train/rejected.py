@@ -16,9 +16,9 @@ import math
 import random
 import re
 
-from vsr.answers import to_float
 from vsr.errors import VsrError
 from vsr.questions.question import NUMERICAL, Question
+from vsr.scoring.answers import to_float
 
 FACTORS = (2.0, 4.0)  # from 2 on the accuracy reward is 0
 OPPOSITE = {"left": "right", "right": "left"}

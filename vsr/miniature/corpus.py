@@ -1,0 +1,172 @@
+"""What the miniature reads: the study's kinds of questions about pre-training rooms, in several wordings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from vsr import paper
+from vsr.miniature.procedural import PRETRAIN, World
+from vsr.miniature.rooms import Rooms, read
+from vsr.prompts import SUFFIXES
+from vsr.questions import tasks
+from vsr.questions.rules import RULES
+from vsr.runs import atomic_write
+from vsr.scenes.scene import Scene
+
+# Questions drafted a room; the paper's rule set has the prefix "free".
+DRAFTS = {
+    ("vsibench", "object_counting"): 1,
+    ("vsibench", "object_size_estimation"): 6,
+    ("vsibench", "room_size_estimation"): 1,
+    ("vsibench", "object_abs_distance"): 5,
+    ("vsibench", "object_rel_distance"): 3,
+    ("vsibench", "object_rel_direction_easy"): 3,
+    ("vsibench", "object_rel_direction_medium"): 3,
+    ("vsibench", "object_rel_direction_hard"): 3,
+    ("vsibench", "route_planning"): 1,
+    ("vsibench", "obj_appearance_order"): 2,
+    ("vsi100k", "object_abs_distance"): 6,
+    ("vsi100k", "object_rel_distance"): 4,
+    ("vsi100k", "object_rel_direction"): 6,
+}
+OWN = {  # further wordings of the same questions, as other data would have them
+    "object_counting": "How many {label}(s) can you see?",
+    "object_size_estimation": "How long is the longest side of the {label}, in centimeters?",
+    "room_size_estimation": "How large is the floor, in square meters?",
+    "object_abs_distance": "How wide is the gap between the {one} and the {other}, in meters?",
+    "free object_abs_distance": "How far apart are the middles of the {one} and the {other}, in meters?",
+    "free object_rel_distance": "Of {options}, which has its middle nearest to the {target}?",
+    "free object_rel_direction": "Standing at the {stand} and looking at the {face}, on which side is the {query}?",
+}
+PLACE = "Where is the {label}?"
+PLAIN = "\nAnswer briefly."
+SIDES = ((" west", " east"), (" south", " north"))
+WORDINGS = (*OWN.values(), PLACE)
+MARKS = (PLAIN, ": ", *(side + end for pair in SIDES for side in pair for end in (", ", ". ", ".")))
+TAGGED = {"evaluate": 0.6, "train": 0.3}  # share of think and observe prompts that are answered with tags
+MOST_THOUGHTS = 4
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question to learn from: the user's text behind the harness's first line, and the response."""
+
+    prompt: str
+    response: str
+
+
+def draft(scene: Scene, seen: Mapping[str, float], order_gap: float, rng: np.random.Generator) -> list[dict]:
+    """Questions of both rule sets about a scene, as json rows; `seen` tells when categories first come into view."""
+    rows = []
+    for (rules, kind), count in DRAFTS.items():
+        rule_set = replace(RULES[rules], order_gap=order_gap)
+        for found in islice(tasks.drafts(kind, scene, rule_set, rng, seen), count):
+            rows.append(
+                {"rules": rules, "kind": kind, "q": found.question, "a": found.answer, "choices": list(found.choices)}
+            )
+    return rows
+
+
+def make(shards: Sequence[Path], seed: int, world: World = PRETRAIN, workers: int = 1) -> list[Path]:
+    """The drafted questions beside each shard of rooms, made where they are missing."""
+    paths = [shard.with_suffix(f".{seed}.jsonl") for shard in shards]
+    todo = [(shard, path, seed, world) for shard, path in zip(shards, paths, strict=True) if not path.is_file()]
+    if workers == 1 or len(todo) < 2:
+        for job in todo:
+            _make_shard(*job)
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            list(pool.map(_make_shard, *zip(*todo, strict=True)))
+    return paths
+
+
+def _make_shard(shard: Path, path: Path, seed: int, world: World) -> None:
+    rooms = read([shard])
+    lines = []
+    for index in range(len(rooms)):
+        rng = np.random.default_rng([seed, int(rooms.seed[index])])
+        seen = rooms.first_seen(index, world)
+        lines.append(json.dumps(draft(rooms.scene(index, world), seen, 0.5 / world.fps, rng)))
+    atomic_write(path, "\n".join(lines) + "\n")
+
+
+def load(paths: Sequence[Path]) -> list[list[dict]]:
+    """The drafted questions of every room, in the rooms' order."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class Corpus:
+    """Draws questions about one room after another; the same generator state draws the same."""
+
+    def __init__(self, rooms: Rooms, drafts: list[list[dict]], world: World = PRETRAIN):
+        self.rooms, self.world = rooms, world
+        self.drafts = [_by_kind(rows) for rows in drafts]
+
+    def item(self, room: int, weights: Mapping[str, float], tags: float, rng: np.random.Generator) -> Item:
+        """One question about a room. Its kind is drawn by `weights` among those that the room has; `tags` is the share
+        of prompts in think and observe mode."""
+        have = [kind for kind in weights if kind in self.drafts[room] or kind == "place"]
+        odds = np.array([weights[kind] for kind in have])
+        kind = have[rng.choice(len(have), p=odds / odds.sum())]
+        if kind == "place":
+            slot = rng.choice(self._slots(room, once=True))
+            return Item(PLACE.format(label=self._label(room, slot)) + PLAIN, self._spot(room, slot).strip())
+        row = self.drafts[room][kind][rng.integers(len(self.drafts[room][kind]))]
+        mode = str(rng.choice(["think", "observe"])) if rng.random() < tags else "vanilla"
+        stage = "evaluate" if rng.random() < 0.6 else "train"
+        question, answer = row["q"], row["a"]
+        suffix = "\n" + SUFFIXES[stage][mode]
+        if row["choices"]:
+            choices = [str(choice) for choice in rng.permutation(row["choices"])]
+            question = question.replace("{options}", ", ".join(choices))
+            if kind.startswith("letter"):
+                answer = "ABCD"[choices.index(answer)]
+                listed = "".join(f"\n{letter}. {choice}" for letter, choice in zip("ABCD", choices))  # noqa: B905
+                question, suffix = f"{question}\nOptions:{listed}", f"{suffix}\n{paper.HARNESS_CHOICE_POST}"
+        elif mode == "vanilla" and rng.random() < 0.4:
+            question, suffix = _reworded(row), PLAIN
+        if mode != "vanilla" and rng.random() < TAGGED[stage]:
+            answer = f"<{mode}>{self._thought(room, row['q'])}</{mode}><answer>{answer}</answer>"
+        return Item(question + suffix, answer)
+
+    def _slots(self, room: int, once: bool = False) -> list[int]:
+        kinds = self.rooms.kind[room]
+        return [s for s, kind in enumerate(kinds) if kind >= 0 and (not once or (kinds == kind).sum() == 1)]
+
+    def _label(self, room: int, slot: int) -> str:
+        return self.world.categories[self.rooms.kind[room, slot]]
+
+    def _spot(self, room: int, slot: int) -> str:
+        x, y = self.rooms.box[room, slot, :2]
+        return f"{self._label(room, slot)}: {abs(x):.1f}{SIDES[0][int(x > 0)]}, {abs(y):.1f}{SIDES[1][int(y > 0)]}. "
+
+    def _thought(self, room: int, question: str) -> str:
+        """Where the things are that a question names, in its order; else how far the walls are."""
+        named = [(question.find(self._label(room, s)), s) for s in self._slots(room)]
+        slots = [slot for place, slot in sorted(named) if place >= 0][:MOST_THOUGHTS]
+        if slots:
+            return "".join(self._spot(room, slot) for slot in slots).strip()
+        east, north, west, south = self.rooms.walls[room]
+        return f"{east:.1f} east, {west:.1f} west, {north:.1f} north, {south:.1f} south."
+
+
+def _by_kind(rows: list[dict]) -> dict[str, list[dict]]:
+    """Rows by what decides how often they are asked: 'free ' for the paper's rules; questions with options come both as
+    'letter ' and, without the options, as 'word '."""
+    out: dict[str, list[dict]] = {}
+    for row in rows:
+        kind = row["kind"].removeprefix("object_").removeprefix("obj_")
+        names = ("letter ", "word ") if row["choices"] else ("free " if row["rules"] == "vsi100k" else "",)
+        for name in names:
+            out.setdefault(name + kind, []).append(row)
+    return out
+
+
+def _reworded(row: dict) -> str:
+    fields = RULES[row["rules"]].templates[row["kind"]].read(row["q"])
+    return OWN[("free " if row["rules"] == "vsi100k" else "") + row["kind"]].format(**fields)

@@ -1,0 +1,229 @@
+"""Does the base see? Its scores with true, shuffled, absent and one-frame video beside what needs no eyes, and beside
+what its own vision tower would allow."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vsr import evaluate, models, prompts, runs, scoring
+from vsr.engine import FeatureCache, Prompt, rollouts
+from vsr.miniature.solver import Solver, calibrate
+from vsr.models import Loaded, sources
+from vsr.paper import TRAINED
+from vsr.profiles import Profile
+from vsr.questions.bench import Bench
+from vsr.questions.question import NUMERICAL, Question
+from vsr.questions.rules import VSIBENCH
+from vsr.runs import Run, read_jsonl, write_json
+from vsr.scenes.scene import Scene
+from vsr.scoring import readable, score, seeds, task_of
+from vsr.scoring.rewards import format as follows_format
+from vsr.train.sft import run_sft
+
+NAME = "diagnosis"
+PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-training wrote
+HERE = Path(__file__).resolve().parent
+CODE = [*evaluate.CODE, *evaluate.SCORING_CODE, HERE / "diagnose.py", HERE / "solver.py"]
+BLIND = ("shuffled", "none")
+# The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
+# compares methods after 640.
+PROBED_STEPS, PROBED_RATE = 1200, 5e-4
+SAMPLES = 14  # answers a question, as many as GRPO's rollouts
+Z = 1.96
+
+
+def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Profile, sampled: int = 240) -> Run:
+    """The run `diagnosis` of a base (a folder, or 'tiny') with `diagnosis.json`: all conditions on a bench of fresh
+    rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom.
+
+    `sampled` questions are asked `SAMPLES` times at temperature 1. What it evaluates lies inside the run's folder.
+    """
+    profile = replace(profile, base=base, max_steps=PROBED_STEPS, sft_learning_rate=PROBED_RATE)
+    arguments = models.arguments("base", profile)
+    info = models.describe(**arguments)
+    inputs = {
+        name: runs.fingerprint([asdict(q) for q in data.questions])
+        for name, data in (("bench", bench), ("train", train))
+    }
+    inputs["code"] = runs.hash_files(*CODE)
+    settings = {"model": info, "sampled": sampled, **asdict(profile)}
+    run = Run.open(out, NAME, settings=settings, inputs=inputs, seed=profile.seed)
+    if run.finished:
+        return run
+    loaded, rows = models.load(**arguments), {}
+    for video in evaluate.VIDEOS:
+        rows[video] = _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, run.path))
+    rows["constant"] = _rows(evaluate.constant(bench, run.path, profile))
+    rows["lookup"] = lookup(bench.questions)
+    probes = Path(sources.find(base)[0].name) / "probes" / PROBES
+    scale = calibrate(see_scenes(loaded, train, profile, Solver(probes)), train.scenes)
+    solver = Solver(probes, scale)
+    read = see_scenes(loaded, bench, profile, solver)
+    rows["solver"] = [
+        _row(question, solver.answer(question, read[question.scene_name])) for question in bench.questions
+    ]
+    tuned = run_sft(profile, train, run.path, profile.seed)
+    rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, run.path))
+    write_json(
+        run.path / "diagnosis.json",
+        report(rows, profile)
+        | {
+            "calibration": asdict(scale),
+            "grounding": grounding(read, bench),
+            "samples": sample(loaded, bench, profile, sampled),
+        },
+    )
+    run.finish(device=loaded.device_name)
+    return run
+
+
+def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
+    """Scores of every condition (rows of samples.jsonl by its name), what the video is worth, what training adds."""
+    told = {name: scoring.summarise(found, "official", profile.bootstrap, profile.seed) for name, found in rows.items()}
+    answers = {name: seeds.answers(found) for name, found in rows.items()}
+
+    def above(one: str, other: str, task: str = "trained") -> dict[str, float]:
+        found = seeds.compare(answers[one], answers[other], task)
+        error = (found.high - found.low) / (2 * Z)
+        cells = {
+            "points": found.value,
+            "low": found.low,
+            "high": found.high,
+            "errors": found.value / error if error else nan,
+        }
+        return {key: round(value, 2) for key, value in cells.items()}
+
+    return {
+        "scenes": told["true"]["scenes"],
+        "questions": told["true"]["n"],
+        "parsable": told["true"]["parsable"],
+        "trained": {
+            name: {"score": one["trained"], "low": one["trained_low"], "high": one["trained_high"]}
+            for name, one in told.items()
+        },
+        "tasks": {name: {task: cell["score"] for task, cell in one["tasks"].items()} for name, one in told.items()},
+        "sees": {video: {task: above("true", video, task) for task in (*TRAINED, "trained")} for video in BLIND},
+        "headroom": {"sft": above("sft", "true"), "solver": above("solver", "true")},
+    }
+
+
+def _rows(run: runs.Run) -> list[dict]:
+    return list(read_jsonl(run.path / "samples.jsonl"))
+
+
+def _row(question: Question, response: str) -> dict:
+    return {**question.__dict__, "response": response, "score": score(question, response)}
+
+
+def see_scenes(loaded: Loaded, bench: Bench, profile: Profile, solver: Solver) -> dict[str, Scene]:
+    """The rooms that the solver reads from the base's own video tokens, by scene."""
+    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
+    names = dict.fromkeys(question.scene_name for question in bench.questions)
+    return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
+
+
+def grounding(read: dict[str, Scene], bench: Bench) -> dict[str, float]:
+    """Probes of the video tokens: precision and recall of categories, median metres between where an object that
+    occurs once is read and where it is."""
+    right = claimed = there = 0
+    metres = []
+    for name, scene in read.items():
+        truth = bench.scenes[name]
+        present, told = set(truth.counts), {label for label, count in scene.counts.items() if count}
+        right, claimed, there = right + len(present & told), claimed + len(told), there + len(present)
+        spot = truth.camera.position[0, :2]
+        for box in truth.once():
+            metres.append(float(np.hypot(*(scene.labelled(box.label)[0].center[:2] + spot - box.center[:2]))))
+    return {
+        "precision": round(100 * right / max(claimed, 1), 1),
+        "recall": round(100 * right / max(there, 1), 1),
+        "metres": round(float(np.median(metres)), 3),
+    }
+
+
+def lookup(questions: Iterable[Question]) -> list[dict]:
+    """The best answers that need only the question: for each kind the best constant by the categories it names, learnt
+    on one half of the scenes and scored on the other."""
+    questions = list(questions)
+    names = sorted({question.scene_name for question in questions})
+    half = {name: number % 2 for number, name in enumerate(names)}
+    tables = []
+    for side in (0, 1):
+        groups = defaultdict(list)
+        for question in questions:
+            if half[question.scene_name] != side:
+                for key in _keys(question):
+                    groups[key].append(question)
+        tables.append({key: _best(group) for key, group in groups.items()})
+    rows = []
+    for question in questions:
+        table = tables[half[question.scene_name]]
+        rows.append(_row(question, next((table[key] for key in _keys(question) if key in table), "")))
+    return rows
+
+
+def _keys(question: Question) -> list[tuple]:
+    """From the most to the least special: the kind with the categories it names, the kind alone."""
+    fields = VSIBENCH.templates[question.question_type].read(question.question) or {}
+    special = tuple(sorted(fields.values())) if len(fields) == 1 else ()
+    return [(question.question_type, special), (question.question_type,)]
+
+
+def _best(questions: list[Question]) -> str:
+    if questions[0].question_type in NUMERICAL:
+        guesses = sorted({question.ground_truth for question in questions})
+        return max(guesses, key=lambda guess: sum(score(question, guess) for question in questions))
+    return Counter(question.ground_truth for question in questions).most_common(1)[0][0]
+
+
+@torch.no_grad()
+def sample(loaded: Loaded, bench: Bench, profile: Profile, count: int) -> dict:
+    """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
+    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
+    rng = np.random.default_rng(profile.seed)
+    chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
+    chosen = [q for q in chosen if task_of(q.question_type) in TRAINED][:count]
+    distinct = defaultdict(list)
+    told: dict[str, dict] = {"tags": {}}
+    for stage in ("evaluate", "train"):
+        for mode in ("vanilla", "think", "observe"):
+            texts = [_ask(loaded, see, bench, question, mode, stage, profile) for question in chosen]
+            if mode == "vanilla":
+                told[f"parsable_{stage}"] = _share(
+                    readable(q.question_type, q.options, text)
+                    for q, group in zip(chosen, texts, strict=True)
+                    for text in group
+                )
+            else:
+                right = (follows_format(text, mode) for group in texts for text in group)
+                told["tags"][f"{stage} {mode}"] = _share(right)
+            if (stage, mode) == ("evaluate", "vanilla"):
+                for question, group in zip(chosen, texts, strict=True):
+                    distinct[task_of(question.question_type)].append(len(set(group)))
+    every = [number for numbers in distinct.values() for number in numbers]
+    told["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
+    told["three_or_more"] = _share(number >= 3 for number in every)
+    return told
+
+
+def _share(flags: Iterable[float]) -> float:
+    return round(100 * float(np.mean(list(flags))), 1)
+
+
+def _ask(
+    loaded: Loaded, see: FeatureCache, bench: Bench, question: Question, mode: str, stage: str, profile: Profile
+) -> list[str]:
+    tokens, grid = see(bench.video_path(question.scene_name))
+    ids = prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid)
+    longest = profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning
+    generator = torch.Generator().manual_seed(profile.seed)
+    group = rollouts(
+        loaded.model, [Prompt(ids, tokens, grid)], SAMPLES, longest, models.end_id(loaded.tokenizer),
+        models.suppressed(loaded.tokenizer), generators=[generator],
+    )[0]  # fmt: skip
+    return [models.read(loaded.tokenizer, answer.tolist()) for answer in group]

@@ -1,0 +1,224 @@
+"""One door to every base model: the shipped miniature, a folder or a hub id; LoRA and 4/8-bit by name.
+
+No AutoProcessor: it needs torchvision. Text goes through the tokenizer, video through `vsr.video.patchify`.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from vsr.errors import VsrError, unknown
+from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter
+from vsr.models.folders import END, PAD, VISION_TOKENS, check_processor, load_tokenizer, model_hash
+from vsr.models.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, weight_bytes
+from vsr.models.sources import Source, find
+from vsr.profiles import Profile
+from vsr.questions import leak
+
+disable_progress_bar()  # "loading weights" bars would fill every executed notebook
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")  # of the vision tower; the engine brings the language part's
+LORA_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device, in eval mode, with its tokenizer. `info` says what decides its answers: base, hash (of the
+    files, or the hub's commit), dtype, quantization, attention, adapter_hash (None without adapter), and `name`:
+    'base', or the run that trained it."""
+
+    model: Qwen2VLForConditionalGeneration | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    info: dict
+
+    @property
+    def device_name(self) -> str:
+        """The GPU's name, or 'cpu'."""
+        device = next(self.model.parameters()).device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def describe(
+    base: str,
+    *,
+    dtype: str = "float32",
+    quantization: str = "none",
+    attn: str = "sdpa",
+    adapter: str | Path | None = None,
+) -> dict:
+    """`Loaded.info` of the model that `load` would give; names, files, processor and adapter are checked, no
+    weight is read."""
+    return _examine(base, dtype, quantization, attn, adapter)[0]
+
+
+def load(
+    base: str,
+    *,
+    dtype: str = "float32",
+    quantization: str = "none",
+    attn: str = "sdpa",
+    adapter: str | Path | None = None,
+) -> Loaded:
+    """The model `base`: 'tiny' (shipped), a folder, or a hub id (owner/name or owner/name@revision); `adapter` is a
+    PEFT folder or a run folder with one.
+
+    On the first GPU (each process its own under `accelerate launch`), else on the CPU; VsrError, before any weight is
+    read, where the weights do not fit there. The vision tower stays unquantised.
+    """
+    info, config, source, tokenizer = _examine(base, dtype, quantization, attn, adapter)
+    _check_memory(base, config, dtype, quantization)
+    try:
+        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+            source.name,
+            revision=source.revision,
+            dtype=DTYPES[dtype],
+            attn_implementation=attn,
+            device_map={"": _device()},
+            quantization_config=bits_and_bytes(quantization, DTYPES[dtype]),
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise VsrError(f"base '{base}': its weights cannot be read ({error}); copy or download it again") from None
+    if report["missing_keys"]:  # transformers would leave them random
+        raise VsrError(f"base '{base}': weights lack {sorted(report['missing_keys'])[0]}; copy or download it again")
+    keep_precision(model)
+    model.name_or_path = info["base"]
+    if adapter is not None:
+        model = with_adapter(model, adapter)
+    return Loaded(model.eval(), tokenizer, info)
+
+
+def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) -> PeftModel:
+    """`model` with the adapter of a PEFT folder or run folder, as it was trained; nothing is trainable."""
+    with _old_names():
+        return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
+
+
+def arguments(name: str, profile: Profile) -> dict:
+    """What `describe` and `load` take for a model that a command names: 'base' (the profile's), the folder of a
+    training run (its adapter on the profile's base), or another base by folder or hub id."""
+    adapter = Path(name) if any((Path(name) / f / ADAPTER_CONFIG).is_file() for f in (".", "adapter")) else None
+    base = profile.base if adapter or name == "base" else name
+    options = {"dtype": profile.dtype, "quantization": profile.quantization, "attn": profile.attention}
+    return {"base": base, "adapter": adapter, **options}
+
+
+def suppressed(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that must never be generated: a sampled vision token crashes the next forward."""
+    return tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends an assistant's turn."""
+    return tokenizer.convert_tokens_to_ids(END)
+
+
+def read(tokenizer: PreTrainedTokenizerBase, answer: list[int]) -> str:
+    """The text of generated ids up to the end of the turn or of the text, special tokens left out."""
+    ends = {end_id(tokenizer), tokenizer.convert_tokens_to_ids(PAD)}
+    length = next((i for i, token in enumerate(answer) if token in ends), len(answer))
+    return tokenizer.decode(answer[:length], skip_special_tokens=True).strip()
+
+
+def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftModel:
+    """`model` with a fresh trainable adapter on the language model's linear layers that `lora_targets` names; all else
+    is frozen.
+
+    Rank and targets are unstated in the paper; the vision tower is frozen so that features can be kept.
+    """
+    config = LoraConfig(
+        r=profile.lora_r,
+        lora_alpha=profile.lora_alpha,
+        lora_dropout=profile.lora_dropout,
+        target_modules=rf".*language_model\..*\.({'|'.join(f'{t}_proj' for t in lora_targets(profile))})",
+        task_type="CAUSAL_LM",
+    )
+    with _old_names():
+        adapted = get_peft_model(model, config)
+    if "/" not in model.name_or_path:
+        adapted.active_peft_config.base_model_name_or_path = None  # no hub id: peft would ask the hub for it on saving
+    return adapted
+
+
+def lora_targets(profile: Profile) -> list[str]:
+    """The layers that the adapter changes, out of LORA_LAYERS."""
+    named = [word.strip() for word in profile.lora_targets.split(",")]
+    for word in named:
+        if word not in LORA_LAYERS:
+            raise unknown("layer in lora_targets", word, LORA_LAYERS)
+    return named
+
+
+@contextmanager
+def _old_names() -> Iterator[None]:
+    """PEFT asks transformers by a deprecated name; the warning would print this machine's folders into notebooks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
+        yield
+
+
+def _examine(
+    base: str, dtype: str, quantization: str, attn: str, adapter: str | Path | None
+) -> tuple[dict, Qwen2VLConfig, Source, PreTrainedTokenizerBase]:
+    """What `load` needs, everything checked that can be without weights."""
+    for kind, value, known in (
+        ("dtype", dtype, DTYPES),
+        ("quantization", quantization, QUANTIZATIONS),
+        ("attention", attn, ATTENTIONS),
+    ):
+        if value not in known:
+            raise unknown(kind, value, known)
+    source, config = find(base)
+    tokenizer = load_tokenizer(source.name, source.revision)
+    check_processor(source.name, config, tokenizer, source.revision)
+    info = {
+        "name": "base",
+        "base": Path(base).name if source.local else base,
+        "hash": model_hash(source.name) if source.local else f"hub:{source.revision}",
+        "dtype": dtype,
+        "quantization": quantization,
+        "attention": attn,
+        "adapter_hash": None,
+    }
+    if adapter is not None:
+        folder = adapter_folder(adapter)
+        check_adapter(folder, config, info["base"], info["hash"])
+        run = folder.parent if folder.name == "adapter" else folder
+        info.update(name=run.resolve().name, adapter_hash=adapter_hash(folder))
+        if caution := leak.warning(run):
+            info["warning"] = caution
+    return info, config, source, tokenizer
+
+
+def _check_memory(base: str, config: Qwen2VLConfig, dtype: str, quantization: str) -> None:
+    """Raise VsrError where the weights alone do not fit on the GPU."""
+    if not torch.cuda.is_available():
+        return
+    need, (free, total) = weight_bytes(config, DTYPES[dtype], quantization), torch.cuda.mem_get_info(_device())
+    if need > free:
+        raise VsrError(
+            f"base '{base}': its weights take {need / 2**30:.1f} GiB as {quantization} and {dtype}, the GPU has "
+            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; try --set quantization=nf4, or a smaller base"
+        )
+
+
+def _device() -> str:
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+from vsr.models.folders import build_config, random_folder, save  # noqa: E402, F401
+from vsr.models.sizes import tiny_config  # noqa: E402, F401

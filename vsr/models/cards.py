@@ -1,0 +1,185 @@
+"""Model cards of adapters: what a manifest and the evaluations beside its run say, in the hub's format.
+
+A card is words only: `vsr.models.adapters.adapter_hash` leaves it out, so it may be written again after every
+evaluation.
+"""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from vsr.models.adapters import adapter_folder, adapter_hash
+from vsr.paper import TASKS
+from vsr.report.methods import VIDEOS
+from vsr.runs import atomic_write, read_json, read_jsonl
+from vsr.scoring.stats import Value
+
+CARD = "README.md"
+TASK = "video-text-to-text"  # the hub's name for what these models do
+NAMES = {"grpo": "vsGRPO", "sft": "SFT", "dpo": "DPO"}
+ADAPTER = ("lora_r", "lora_alpha", "lora_targets", "questions_per_step", "frames", "max_pixels")
+SETTINGS = {  # of each method
+    "grpo": ("learning_rate", "num_generations", "temperature", "beta", "epsilon", "max_completion_length", *ADAPTER),
+    "sft": ("sft_learning_rate", *ADAPTER),
+    "dpo": ("dpo_learning_rate", "dpo_beta", *ADAPTER),
+}
+MINIATURE = (
+    "Qwen2-VL: the base is this project's miniature of a few million parameters, which knows procedural rooms and "
+    "nothing else; its scores compare methods and say nothing about Qwen2-VL"
+)
+
+
+def write(run: str | Path, manifest: dict | None = None) -> Path:
+    """Write the card of the adapter in a run folder, `manifest` being the run's as it will be when that is not on disk
+    yet; the card's path."""
+    run = Path(run)
+    path = adapter_folder(run) / CARD
+    atomic_write(path, text(run, manifest or read_json(run / "manifest.json")))
+    return path
+
+
+def refresh(model: str | Path) -> None:
+    """Write the card again after an evaluation of `model`; nothing where that is no run folder with an adapter, or one
+    that may only be read."""
+    folder = Path(model) / "adapter"
+    if (Path(model) / "manifest.json").is_file() and folder.is_dir() and os.access(folder, os.W_OK):
+        write(model)
+
+
+def text(run: Path, manifest: dict, merged: str = "") -> str:
+    """The card: front matter, how it was made, scores, what was not run, how to use it. `merged` says instead of the
+    last how the adapter became a model of its own."""
+    found = evaluations(run)
+    parts = [
+        f"---\n{_front_matter(manifest, found, bool(merged))}\n---\n",
+        f"# {manifest['name']}\n",
+        f"{merged or 'A LoRA adapter'} for visual-spatial questions about a video, from a reproduction of *Improved "
+        "Visual-Spatial Reasoning via R1-Zero-Like Training* (arXiv 2504.00883).\n",
+        *([f"**Warning.** {manifest['warning']}\n"] if manifest.get("warning") else []),
+        f"## How it was made\n\n{_table(('', ''), _made(manifest))}",
+        f"## Scores\n\n{_scores(found)}",
+        "## Not run\n\n" + "".join(f"- {line}\n" for line in _not_run(manifest, found)),
+        "" if merged else f"## Use\n\n{_use(manifest)}",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def evaluations(run: Path) -> list[dict]:
+    """The summaries of finished evaluations beside a run folder of the very adapter in it, with `dataset`, the kinds of
+    rooms that were asked about."""
+    mark, found = adapter_hash(run), []
+    for folder in sorted(run.resolve().parent.glob("eval-*")):
+        path = folder / "summary.json"
+        summary = read_json(path) if path.is_file() else {}
+        if summary.get("model", {}).get("adapter_hash") == mark:
+            asked = {row.get("dataset", "?") for row in read_jsonl(folder / "samples.jsonl")}
+            found.append(summary | {"dataset": ", ".join(sorted(asked))})
+    return found
+
+
+def _method(manifest: dict) -> str:
+    return manifest["settings"].get("method", "grpo")
+
+
+def _base(manifest: dict) -> str:
+    return manifest["settings"]["model"]["base"]
+
+
+def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
+    """YAML without its fences; the base only where it is a hub id, since anything else would be a broken link."""
+    base = _base(manifest).partition("@")[0]
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=one["dataset"],
+            dataset_name=f"{one['n']} questions, {one['mode']} prompt",
+            metric_type="vsi-bench-average",
+            metric_value=round(one["overall"], 1),
+        )
+        for one in found
+        if one["video"] == "true"
+    ]
+    data = ModelCardData(
+        model_name=manifest["name"],
+        base_model=base if "/" in base else None,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag=TASK,
+        tags=["lora", "spatial-reasoning", _method(manifest)],
+        eval_results=results or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _made(manifest: dict) -> list[tuple[str, object]]:
+    """Two columns."""
+    settings, method = manifest["settings"], _method(manifest)
+    model, git = settings["model"], manifest["git"]
+    data = "procedural rooms" if settings["data"] == "rooms" else Path(settings["data"]).name
+    budget = ", for as many token passes as a GRPO run" if settings.get("budget") else ""
+    return [
+        ("method", f"{NAMES[method]}, {settings['mode']} prompt{budget}"),
+        ("base", f"{model['base']}, hash {model['hash']}, {model['dtype']}, quantization {model['quantization']}"),
+        ("data", f"{data}, questions {manifest['inputs']['questions']}"),
+        ("seed", manifest["seed"]),
+        ("steps", manifest.get("steps", settings["max_steps"])),
+        *((name.replace("_", " "), settings[name]) for name in SETTINGS[method]),
+        ("device", manifest.get("device", "?")),
+        ("code", f"{git['sha'] or 'no git'}{' with changes' if git['dirty'] else ''}"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
+        ("run", manifest["id"]),
+    ]
+
+
+def _scores(found: list[dict]) -> str:
+    """One row an evaluation; 95 % intervals over scenes."""
+    if not found:
+        return "Not evaluated yet.\n"
+    rows = []
+    for one in found:
+        averages = [_value(one, "overall"), _value(one, "trained")]
+        tasks = [_value(one["tasks"].get(task, {}), "score") for task in TASKS]
+        rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *averages, *tasks))
+    head = ("prompt", "video", "data", "questions", "average", "trained six", *TASKS.values())
+    ids = ", ".join(one["run"] for one in found)
+    return f"{_table(head, rows)}\nPercent, 95 % intervals over scenes. Evaluations: {ids}.\n"
+
+
+def _value(part: dict, key: str) -> str:
+    if part.get(key) is None:
+        return "–"
+    low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
+    return str(Value(part[key], low, high))
+
+
+def _not_run(manifest: dict, found: list[dict]) -> list[str]:
+    """What a reader might expect and not find."""
+    settings = manifest["settings"]
+    done = {(one["mode"], one["video"]) for one in found}
+    lacking = [
+        f"evaluation with the {mode} prompt and {name}"
+        for mode in dict.fromkeys((settings["mode"], "vanilla"))
+        for video, name in VIDEOS.items()
+        if (mode, video) not in done
+    ]
+    if not any(set(one["dataset"].split(", ")) & {"scannet", "scannetpp", "arkitscenes"} for one in found):
+        lacking.append("VSI-Bench itself, with its real videos")
+    if settings["seeds"] < 2:
+        lacking.append("a second seed, so nothing is known about the spread between seeds")
+    return lacking + [MINIATURE] * (_base(manifest) == "tiny")
+
+
+def _use(manifest: dict) -> str:
+    """Code for plain PEFT."""
+    base = "vsr/base" if _base(manifest) == "tiny" else _base(manifest)
+    return (
+        "```python\nfrom peft import PeftModel\nfrom transformers import Qwen2VLForConditionalGeneration\n\n"
+        f'base = Qwen2VLForConditionalGeneration.from_pretrained("{base}")\n'
+        'model = PeftModel.from_pretrained(base, "adapter")\n```\n\n'
+        "`vsr export` merges it into its base, for use without PEFT.\n"
+    )
+
+
+def _table(header: tuple, rows: list[tuple]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(f"{cell}".replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -1,0 +1,225 @@
+"""What the notebooks display: settings, questions, answers, rooms and where numbers come from. Markdown or figures."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import ModelCard
+from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
+
+from vsr import profiles, runs
+from vsr.paper import TASKS
+from vsr.profiles import Profile
+from vsr.questions.question import TYPES, Question
+from vsr.report import plan
+from vsr.report.tables import markdown_table
+from vsr.scenes.scene import Scene
+from vsr.scoring import rewards
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
+    """Any rows as a table; fractions with four digits."""
+    return Markdown(markdown_table(header, ([_text(value) for value in row] for row in rows)))
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}".replace("\n", " ")
+
+
+def facts(record: dict) -> Markdown:
+    """A record as a table of two columns; one row for every part of its parts."""
+    return table(("", ""), [(name.replace("_", " "), value) for name, value in _parts(record)])
+
+
+def _parts(record: dict, before: str = "") -> list[tuple[str, str]]:
+    """Name and value of every part: groups of plain values in one line, deeper ones by the names on the way to them."""
+    found = []
+    for name, value in record.items():
+        path = f"{before} · {name}" if before else name
+        if isinstance(value, list) and _deep(value):
+            value = {part.get("name", n) if isinstance(part, dict) else n: part for n, part in enumerate(value, 1)}
+        if isinstance(value, dict) and _deep(value.values()):
+            plain = {key: part for key, part in value.items() if not isinstance(part, dict | list)}
+            found += [(path, _words(plain))] if plain else []
+            found += _parts({key: part for key, part in value.items() if key not in plain}, path)
+        else:
+            found.append((path, _words(value)))
+    return found
+
+
+def _deep(values: Iterable) -> bool:
+    return any(isinstance(value, dict | list) for value in values)
+
+
+def _words(value: object) -> str:
+    """A value as people write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _quoted(text: str) -> str:
+    """Text as a model wrote it; that it wrote nothing is said."""
+    return f"`{text}`" if text.strip() else "*empty*"
+
+
+def settings(profile: Profile, *names: str) -> Markdown:
+    """The profile's settings (all, or some by name) with the source of each."""
+    sources = profiles.sources(profile.name)
+    chosen = names or [field.name for field in dataclasses.fields(profile)]
+    return table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
+
+
+def one_of_each(questions: Iterable[Question]) -> list[Question]:
+    """The first question of every type, in the official order of types."""
+    first: dict[str, Question] = {}
+    for question in questions:
+        first.setdefault(question.question_type, question)
+    order = [*TYPES, "object_rel_direction"]
+    return sorted(first.values(), key=lambda question: order.index(question.question_type))
+
+
+def questions(asked: Iterable[Question]) -> Markdown:
+    """Questions with their options and true answers."""
+    rows = [(q.question_type, q.question, " · ".join(q.options or ()), q.ground_truth) for q in asked]
+    return table(("task", "question", "options", "truth"), rows)
+
+
+def counts(rows: Iterable[Question]) -> dict[str, int]:
+    """How many questions there are of each type."""
+    found: dict[str, int] = {}
+    for question in rows:
+        found[question.question_type] = found.get(question.question_type, 0) + 1
+    return found
+
+
+def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
+    """The same questions under several conditions side by side: the first of each type, up to `number`."""
+    by_id = {name: {row["id"]: row for row in rows} for name, rows in samples.items()}
+    shared = set.intersection(*(set(rows) for rows in by_id.values()))
+    first: dict[str, dict] = {}
+    for row in next(iter(by_id.values())).values():
+        if row["id"] in shared:
+            first.setdefault(row["question_type"], row)
+    rows = [
+        (row["question_type"], row["ground_truth"], *(_quoted(by_id[name][row["id"]]["response"]) for name in by_id))
+        for row in list(first.values())[:number]
+    ]
+    return table(("task", "truth", *by_id), rows)
+
+
+def image(figure: Figure, width: int = 900) -> Image:
+    """A figure as a picture: the same bytes in JupyterLab and in executed copies."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
+    return Image(content.getvalue(), width=width)
+
+
+def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
+    """The kept rollouts of the first and last steps of each run, with what they earned."""
+    rows = []
+    for name, kept in runs_.items():
+        known = sorted({row["step"] for row in kept})
+        for step in dict.fromkeys((*known[: steps // 2], *known[-((steps + 1) // 2) :])):
+            rows += [
+                (name, step, r["truth"], _quoted(r["completion"]), f"{r['reward']:.2f}", f"{r['advantage']:+.2f}")
+                for r in kept
+                if r["step"] == step
+            ]
+    return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
+
+
+CONDITIONS = {  # of a base's diagnosis, in the order they are shown
+    "true": "true video",
+    "one": "one frame",
+    "shuffled": "shuffled video",
+    "none": "no video",
+    "constant": "best constant answer",
+    "lookup": "best answer by category",
+    "sft": "after SFT on the study's training data",
+    "solver": "geometric solver on its video tokens, calibrated",
+}
+
+
+def diagnosis(results: Path) -> Markdown:
+    """A base's scores by condition and task, in percent, from the run that `vsr diagnose` left."""
+    path = results / "diagnosis" / "diagnosis.json"
+    if not path.is_file():
+        return Markdown("The diagnosis of the base: *not run* (`vsr diagnose`).")
+    report = runs.read_json(path)
+    rows = []
+    for key, name in CONDITIONS.items():
+        six, tasks = report["trained"][key], report["tasks"][key]
+        scores = (f"{tasks[task]:.1f}" if task in tasks else "–" for task in TASKS)
+        rows.append((name, f"{six['score']:.1f} [{six['low']:.1f}, {six['high']:.1f}]", *scores))
+    return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
+
+
+SHELL = re.compile(r"<(think|observe)>\W*</\1>")
+
+
+def hacks(runs_: dict[str, list[dict]]) -> Markdown:
+    """Shares of the kept rollouts, early and late in training: whole form, empty shells, repeated tags, no tags."""
+    rows = []
+    for name, kept in runs_.items():
+        last = max(row["step"] for row in kept)
+        for part, (low, high) in {"first fifth": (0, last / 5), "last fifth": (last * 4 / 5, last)}.items():
+            texts = [row["completion"] for row in kept if low < row["step"] <= high]
+            kinds = (
+                [rewards.format(text, "think") == 1 for text in texts],
+                [bool(SHELL.search(text)) for text in texts],
+                [len(re.findall(r"<(?:think|observe|answer)>", text)) > 2 for text in texts],
+                ["<" not in text for text in texts],
+            )
+            rows.append((name, part, len(texts), *(f"{100 * sum(kind) / max(1, len(kind)):.0f} %" for kind in kinds)))
+    return table(("run", "when", "rollouts", "whole form", "empty shell", "repeated tags", "no tags"), rows)
+
+
+def scores(summaries: dict[str, dict]) -> Markdown:
+    """Score with interval by task, one row a summary."""
+
+    def cell(part: dict, key: str = "score") -> str:
+        low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
+        interval = f" [{low:.1f},\u00a0{high:.1f}]" if low is not None else ""  # no line ends inside it
+        return f"{part[key]:.1f}{interval}"
+
+    tasks = [task for task in TASKS if task in next(iter(summaries.values()))["tasks"]]
+    rows = [
+        (name, cell(s, "overall"), cell(s, "trained"), *(cell(s["tasks"][task]) for task in tasks))
+        for name, s in summaries.items()
+    ]
+    return table(("", "overall", "trained six", *(TASKS[task] for task in tasks)), rows)
+
+
+def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
+    """A room's plan beside the frames (T, H, W, 3) of its video."""
+    figure = Figure(figsize=(width, width / 3.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.4))
+    plan.draw_plan(left.subplots(), scene)
+    plan.draw_strip(right, frames, columns=4)
+    figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
+    return image(figure)
+
+
+def card(run: Path) -> Markdown:
+    """The model card of a run's adapter, its front matter left out."""
+    return Markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
+
+
+def provenance(results: Path, *names: str) -> Markdown:
+    """The runs that a notebook's numbers come from: id, seed, code and versions."""
+    rows = []
+    for name in names:
+        path = Path(results) / name / "manifest.json"
+        if not path.is_file():
+            rows.append((name, "not run", "", "", ""))
+            continue
+        run = runs.read_json(path)
+        git = run["git"]
+        code = f"{(git['sha'] or 'no git')[:8]}{' + changes' if git['dirty'] else ''}"
+        rows.append((f"`{run['id']}`", run["seed"], code, f"{run['seconds']} s", run["versions"]["transformers"]))
+    return table(("run", "seed", "code", "took", "transformers"), rows)

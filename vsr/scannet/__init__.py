@@ -1,0 +1,1 @@
+"""Raw ScanNet scans: files -> scenes, videos and questions."""

@@ -1,0 +1,91 @@
+"""The three rewards of GRPO (section 3.2), pure functions of one response, on the metric's own parser.
+
+`trl_rewards` gives them in TRL's signature. The trainer adds them up; the paper names no weights.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from vsr.errors import unknown
+from vsr.paper import MODES
+from vsr.questions.question import NUMERICAL
+from vsr.scoring.answers import read_letter, read_number, same_text, to_float
+
+TAGGED_MODES = ("think", "observe")  # each asks for a reasoning tag of its own name
+LENGTH_TARGET = 32  # words at which the length reward is full; the paper gives no form for it
+_TAG = re.compile(r"</?\s*(?:think|observe|answer)\s*>")
+
+
+def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] | None = None) -> float:
+    """Whether the answer is right, in [0, 1].
+
+    Numbers: max(0, 1 - abs(p - t)/min(p, t)); the paper gives the ratio, not its mapping to a reward. A prediction
+    that is no positive number earns 0. Options: the letter. Anything else: the characters match.
+    """
+    if question_type in NUMERICAL:
+        target = to_float(truth)
+        if target is None or target <= 0:
+            raise ValueError(f"the truth of a numerical question must be a positive number, got {truth!r}")
+        number = read_number(text)
+        if number is None or number <= 0:
+            return 0.0
+        return max(0.0, 1.0 - abs(number - target) / min(number, target))
+    if options:
+        return float(read_letter(text) == truth.lower())
+    return float(same_text(text, truth))
+
+
+def format(text: str, mode: str) -> float:
+    """1 if the response is exactly the tags of `mode`, else 0.
+
+    Reasoning then answer, each tag once, nothing but white space outside, and in each at least one letter or digit:
+    an empty shell earns nothing. Vanilla mode has no tags and no format reward (section 3.2).
+    """
+    if mode not in TAGGED_MODES:
+        raise unknown("mode with tags", mode, TAGGED_MODES)
+    if _TAG.findall(text) != [f"<{mode}>", f"</{mode}>", "<answer>", "</answer>"]:
+        return 0.0
+    before, reasoning, between, answer, after = _TAG.split(text)
+    empty_outside = not (before + between + after).strip()
+    return float(empty_outside and _says_something(reasoning) and _says_something(answer))
+
+
+def _says_something(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def length(text: str, target: int = LENGTH_TARGET) -> float:
+    """min(1, words/target), words being whatever white space separates.
+
+    The paper tried a length reward against empty shells and saw it gamed by repeated tags; its form is not given.
+    This is the plainest one and is gamed in the same way: repeated tags are words like any other.
+    """
+    return min(1.0, len(text.split()) / target)
+
+
+def trl_rewards(mode: str, with_length: bool = False) -> list[Callable[..., list[float]]]:
+    """The rewards of a mode in TRL's signature, reading the columns of `Question` by name."""
+    if mode not in MODES:
+        raise unknown("mode", mode, MODES)
+
+    def accuracy_reward(completions, ground_truth, question_type, options, **_) -> list[float]:
+        rows = zip(completions, ground_truth, question_type, options, strict=True)
+        return [accuracy(_text(completion), *row) for completion, *row in rows]
+
+    def format_reward(completions, **_) -> list[float]:
+        return [format(_text(completion), mode) for completion in completions]
+
+    def length_reward(completions, **_) -> list[float]:
+        return [length(_text(completion)) for completion in completions]
+
+    rewards = [accuracy_reward]
+    if mode in TAGGED_MODES:
+        rewards.append(format_reward)
+        if with_length:
+            rewards.append(length_reward)
+    return rewards
+
+
+def _text(completion: str | list[dict]) -> str:
+    """TRL hands over plain text, or one assistant message where the prompt is a conversation."""
+    return completion if isinstance(completion, str) else completion[0]["content"]

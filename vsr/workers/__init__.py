@@ -1,0 +1,1 @@
+"""Processes that work for others: pools, locks, signs of life, hang reports."""
