@@ -12,6 +12,7 @@ from small import small_folder, write_video
 
 from vsr import models, profiles, runs
 from vsr.engine.inputs import video_features
+from vsr.files import read_jsonl
 from vsr.models import Loaded, add_lora, end_id
 from vsr.prompts import render
 from vsr.questions import bench
@@ -125,7 +126,7 @@ def adapter(run: runs.Run) -> dict[str, torch.Tensor]:
 
 
 def log(run: runs.Run) -> list[dict]:
-    return list(runs.read_jsonl(run.path / "log.jsonl"))
+    return list(read_jsonl(run.path / "log.jsonl"))
 
 
 def die_at(step: int):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vsr.files import write_json
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
 from vsr.report import methods
-from vsr.runs import write_json
 from vsr.scoring import summarise
 
 LEVELS = ("easy", "medium", "hard")

@@ -15,8 +15,8 @@ import pytest
 from pyarrow import parquet
 
 from vsr import paper
+from vsr.files import read_json
 from vsr.questions.question import FIELDS, read_questions
-from vsr.runs import read_json
 from vsr.scannet import from_scans, scan_cache
 from vsr.scannet.raw_scans import KINDS, STRUCTURE, make_layout, write_scan
 from vsr.scannet.scan_writer import write_sens, write_table

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import cli, evaluate, models, runs
+from vsr import cli, evaluate, models
+from vsr.files import append_jsonl, read_json, write_json
 from vsr.models import cards
 from vsr.models.adapters import adapter_hash
 from vsr.train.dpo import run_dpo
@@ -43,7 +44,7 @@ def card(run: Path) -> ModelCard:
 
 @pytest.mark.parametrize("method", ["grpo", "sft", "dpo"])
 def test_every_adapter_has_a_card_that_the_hub_reads(trained, stage, method):
-    run, manifest = trained[method], runs.read_json(trained[method] / "manifest.json")
+    run, manifest = trained[method], read_json(trained[method] / "manifest.json")
     found = card(run)
     assert found.data.library_name == "peft"
     assert found.data.pipeline_tag == "video-text-to-text"
@@ -80,7 +81,7 @@ def test_an_evaluation_fills_the_card_and_makes_nothing_stale(trained, stage, ca
     for key in ("base", "frames", "lora_r", "max_steps", "questions_per_step", "num_generations", "seeds"):
         words += ["--set", f"{key}={getattr(profile, key)}"]
     assert cli.main(["evaluate", "--adapter", str(run), *words]) == 0
-    after, summary = card(run), runs.read_json(out / "eval-grpo-think-seed0-think-true" / "summary.json")
+    after, summary = card(run), read_json(out / "eval-grpo-think-seed0-think-true" / "summary.json")
     assert after.content != before
     assert f"{summary['overall']:.1f}" in after.text
     assert summary["run"] in after.text
@@ -89,7 +90,7 @@ def test_an_evaluation_fills_the_card_and_makes_nothing_stale(trained, stage, ca
     assert "evaluation with the vanilla prompt and true video" in after.text
     (result,) = after.data.eval_results
     assert result.metric_value == round(summary["overall"], 1)
-    assert adapter_hash(run) == mark == runs.read_json(run / "manifest.json")["adapter"]
+    assert adapter_hash(run) == mark == read_json(run / "manifest.json")["adapter"]
     assert run_grpo(profile, "think", stage.data.folder, out).finished
     assert card(run).content == after.content  # nothing was trained again
     assert evaluate.evaluate(str(run), stage.data, "think", "true", profile, out).finished
@@ -101,19 +102,19 @@ def test_scores_of_an_adapter_that_was_trained_again_are_dropped(trained):
     evaluation = run.parent / "eval-dpo-seed0-vanilla-true"
     summary = {"model": {"adapter_hash": adapter_hash(run)}, "mode": "vanilla", "video": "true", "n": 1}
     summary |= {"overall": 61.25, "overall_low": 50.0, "overall_high": 70.0, "trained": None, "tasks": {}, "run": "e"}
-    runs.write_json(evaluation / "summary.json", summary)
-    runs.append_jsonl(evaluation / "samples.jsonl", {"id": "q", "dataset": "arkitscenes"})
+    write_json(evaluation / "summary.json", summary)
+    append_jsonl(evaluation / "samples.jsonl", {"id": "q", "dataset": "arkitscenes"})
     cards.write(run)
     assert "61.2 [50.0, 70.0]" in card(run).text
     assert "VSI-Bench itself" not in card(run).text
-    runs.write_json(evaluation / "summary.json", summary | {"model": {"adapter_hash": "0" * 16}})
+    write_json(evaluation / "summary.json", summary | {"model": {"adapter_hash": "0" * 16}})
     cards.write(run)
     assert "Not evaluated yet" in card(run).text
 
 
 def test_hub_bases_are_linked_and_warnings_said(trained):
     run = trained["sft"]
-    manifest = runs.read_json(run / "manifest.json")
+    manifest = read_json(run / "manifest.json")
     manifest["settings"]["model"]["base"] = "Qwen/Qwen2-VL-2B-Instruct@abc"
     manifest |= {"warning": "trained on rooms of VSI-Bench"}
     cards.write(run, manifest)

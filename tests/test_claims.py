@@ -8,9 +8,9 @@ import pytest
 from made_runs import write_run, write_training
 
 from vsr import paper
+from vsr.files import write_json
 from vsr.report import claims, log_tests
 from vsr.report.findings import above, below, combine, unchanged
-from vsr.runs import write_json
 from vsr.scoring.stats import Effect
 
 YES, NO, UNCLEAR, NOT_RUN = "reproduced", "not reproduced", "cannot tell at this size", "not run"

@@ -11,9 +11,9 @@ from damage import DAMAGE, GROUPS, INFO, MESH, NAME, SEGMENTS, cut, damaged_copy
 
 from vsr.cli import main
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.questions import vsibench
 from vsr.questions.question import read_questions
-from vsr.runs import read_json
 from vsr.scannet import from_scans
 from vsr.scannet.labels import TABLE, read_labels
 from vsr.scannet.raw_scans import KINDS, make_layout, write_scan

@@ -7,8 +7,9 @@ import pytest
 import torch
 from small import small_folder, write_video
 
-from vsr import evaluate, models, profiles, prompts, runs, scoring
+from vsr import evaluate, models, profiles, prompts, scoring
 from vsr.errors import VsrError
+from vsr.files import append_jsonl, read_json, read_jsonl
 from vsr.questions import bench
 from vsr.questions.question import Question, write_questions
 from vsr.video import decode, patchify
@@ -49,11 +50,11 @@ PROFILE = profiles.get("smoke", frames=4, max_new_tokens=5, max_new_tokens_reaso
 
 
 def rows(run):
-    return list(runs.read_jsonl(run.path / "samples.jsonl"))
+    return list(read_jsonl(run.path / "samples.jsonl"))
 
 
 def summary(run):
-    return runs.read_json(run.path / "summary.json")
+    return read_json(run.path / "summary.json")
 
 
 def one_by_one(loaded, question, pixels, grid, mode, length):
@@ -125,7 +126,7 @@ def test_shuffling_is_seeded_and_never_the_identity(folder):
 def test_a_killed_run_continues_and_gives_the_same_file(loaded, folder, tmp_path, monkeypatch):
     loaded_bench = bench.load(folder)
     whole = evaluate.evaluate(loaded, loaded_bench, "vanilla", "true", PROFILE, tmp_path / "whole")
-    append, written = runs.append_jsonl, []
+    append, written = append_jsonl, []
 
     def dies(path, row):
         if len(written) == 7:
@@ -135,10 +136,10 @@ def test_a_killed_run_continues_and_gives_the_same_file(loaded, folder, tmp_path
         written.append(row)
         append(path, row)
 
-    monkeypatch.setattr(runs, "append_jsonl", dies)
+    monkeypatch.setattr(evaluate, "append_jsonl", dies)
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(loaded, loaded_bench, "vanilla", "true", PROFILE, tmp_path / "killed")
-    monkeypatch.setattr(runs, "append_jsonl", append)
+    monkeypatch.setattr(evaluate, "append_jsonl", append)
     again = evaluate.evaluate(loaded, loaded_bench, "vanilla", "true", PROFILE, tmp_path / "killed")
     assert again.manifest["questions_answered"] == 6  # two of four rooms were whole
     name = "samples.jsonl"

@@ -7,8 +7,9 @@ import torch
 from baseline_setup import staged
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
-from vsr import cli, models, prompts, runs
+from vsr import cli, models, prompts
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.models.export import export
 from vsr.train.sft import run_sft
 
@@ -56,7 +57,7 @@ def test_tokenizer_template_and_preprocessing_come_along(stage, run, tmp_path):
     )
     assert ours == theirs
     for name in ("preprocessor_config.json", "generation_config.json"):
-        assert runs.read_json(folder / name) == runs.read_json(stage.model / name)
+        assert read_json(folder / name) == read_json(stage.model / name)
     again = models.load(str(folder))  # and it is a base of its own
     assert again.info["adapter_hash"] is None
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from vsr import notebooks, profiles, runs, scoring, status
 from vsr.errors import VsrError
+from vsr.files import read_jsonl
 from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
 from vsr.report import summaries
 from vsr.scenes import metainfo
@@ -122,7 +123,7 @@ def test_any_questions_file_is_read_or_refused(folder, content):
 @given(st.lists(files({"step": 1, "reward": 0.5}), max_size=3).map(b"\n".join))
 def test_any_log_is_read_or_refused(folder, content):
     (folder / "log.jsonl").write_bytes(content)
-    tried(lambda path: list(runs.read_jsonl(path)), folder / "log.jsonl")
+    tried(lambda path: list(read_jsonl(path)), folder / "log.jsonl")
 
 
 FIELDS = sorted(profiles.sources())

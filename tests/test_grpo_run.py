@@ -13,6 +13,7 @@ from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small
 
 from vsr import models, profiles, runs
 from vsr.errors import VsrError
+from vsr.files import read_json, read_jsonl
 from vsr.models.adapters import adapter_hash
 from vsr.scoring import rewards
 from vsr.train import options
@@ -39,7 +40,7 @@ def test_a_run_leaves_an_adapter_a_log_and_nothing_to_do(study, mode):
     run = run_grpo(profile, mode, data, out, seed=1)
     assert run.path.name == f"grpo-{mode}-seed1"
     assert run.finished
-    lines = list(runs.read_jsonl(run.path / "log.jsonl"))
+    lines = list(read_jsonl(run.path / "log.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert ("reward/format_reward" in lines[0]) == (mode != "vanilla")
     assert {path.name for path in run.path.iterdir() if path.is_dir()} == {"adapter"}
@@ -71,7 +72,7 @@ def test_seeds_and_beta_have_runs_of_their_own_and_the_base_comes_back_bare(stud
     assert [path.name for path in paths] == [
         "grpo-vanilla-seed1", "grpo-vanilla-seed1-beta0", "grpo-vanilla-seed1-beta0.5",
     ]  # fmt: skip
-    assert [runs.read_json(path / "manifest.json")["settings"]["beta"] for path in paths] == [1e-4, 0.0, 0.5]
+    assert [read_json(path / "manifest.json")["settings"]["beta"] for path in paths] == [1e-4, 0.0, 0.5]
     after = dict(loaded.model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -169,7 +170,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     print(f"the adapters moved by {moved:.1e} or more and end {apart:.1e} apart")
     assert moved > 1e-2
     assert apart < 1e-5
-    found, wanted = (list(runs.read_jsonl(tmp_path / which / "log.jsonl")) for which in ("out", "one"))
+    found, wanted = (list(read_jsonl(tmp_path / which / "log.jsonl")) for which in ("out", "one"))
     assert [line["step"] for line in found] == list(range(1, 21))
     for key in ("loss", "reward", "length", "length_max", "grad_norm"):
         assert [line[key] for line in found] == pytest.approx([line[key] for line in wanted], abs=1e-5), key

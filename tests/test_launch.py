@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from vsr import profiles
 from vsr.errors import VsrError
+from vsr.files import read_jsonl
 from vsr.questions.bench import load as load_bench
-from vsr.runs import read_jsonl
 from vsr.study import Study
 from vsr.train import launch, options
 from vsr.train.dpo import run_dpo

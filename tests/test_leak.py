@@ -6,10 +6,10 @@ import pytest
 
 from vsr.cli import main
 from vsr.errors import VsrError
+from vsr.files import read_json, write_json
 from vsr.questions import leak
 from vsr.questions.question import read_questions
 from vsr.report import tables
-from vsr.runs import read_json, write_json
 from vsr.scannet import from_scans
 from vsr.scannet.raw_scans import KINDS, make_layout, write_scan
 from vsr.scannet.scan_writer import write_table

@@ -8,8 +8,9 @@ import torch
 from small import small_folder
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr import models, profiles, runs
+from vsr import models, profiles
 from vsr.errors import VsrError
+from vsr.files import read_json, write_json
 from vsr.models import add_lora, load
 from vsr.models.folders import PREPROCESSING, model_hash
 from vsr.train.grpo import save_adapter
@@ -69,7 +70,7 @@ def run(folder, tmp_path):
     """A run folder with an adapter of the model in `folder`, and the manifest that training leaves."""
     save_adapter(add_lora(load(str(folder)).model, profiles.get("tiny", lora_r=2)), tmp_path / "run" / "adapter")
     settings = {"model": {"base": folder.name, "hash": model_hash(folder)}}
-    runs.write_json(tmp_path / "run" / "manifest.json", {"settings": settings})
+    write_json(tmp_path / "run" / "manifest.json", {"settings": settings})
     return tmp_path / "run"
 
 
@@ -79,9 +80,9 @@ def test_an_adapter_of_its_own_base_loads(run, folder):
 
 @pytest.mark.parametrize("trained", [{"hash": "0" * 16}, {"base": "Qwen/Qwen2-VL-7B-Instruct", "hash": "hub:abc"}])
 def test_an_adapter_that_was_trained_on_other_weights(run, folder, no_weights, trained):
-    manifest = runs.read_json(run / "manifest.json")
+    manifest = read_json(run / "manifest.json")
     manifest["settings"]["model"] |= trained
-    runs.write_json(run / "manifest.json", manifest)
+    write_json(run / "manifest.json", manifest)
     with pytest.raises(VsrError, match=r"trained on .*, not on this .*; name the base it was trained on"):
         load(str(folder), adapter=run)
 

@@ -10,11 +10,11 @@ import pandas
 import pytest
 
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import render
 from vsr.questions import bench, build
 from vsr.questions.question import FIELDS, Question, read_questions
-from vsr.runs import read_json
 from vsr.scenes import store
 from vsr.scenes.metainfo import read_scenes
 from vsr.video import decode

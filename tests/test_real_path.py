@@ -14,9 +14,10 @@ import torch
 from real import ASKED, FPS, SECONDS, thin_folder, write_bench
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
-from vsr import cli, models, paper, prompts, runs
+from vsr import cli, models, paper, prompts
 from vsr.engine.answering import answer_many
 from vsr.engine.inputs import positions
+from vsr.files import read_json, read_jsonl
 from vsr.models import folders, quantize, sizes
 from vsr.profiles import PROFILES
 from vsr.questions import bench
@@ -152,8 +153,8 @@ def test_the_command_line_from_video_to_score(folder, asked, tmp_path, capsys, o
     assert cli.main([*words, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     run = tmp_path / f"eval-base-{mode}-true"
-    summary, manifest = runs.read_json(run / "summary.json"), runs.read_json(run / "manifest.json")
-    samples = list(runs.read_jsonl(run / "samples.jsonl"))
+    summary, manifest = read_json(run / "summary.json"), read_json(run / "manifest.json")
+    samples = list(read_jsonl(run / "samples.jsonl"))
     assert [row["id"] for row in samples] == [question.id for question in asked.questions]
     assert summary["missing"]["questions"] == 0
     assert (summary["frames"], summary["max_pixels"], summary["n"]) == (frames, budget, 9)
@@ -181,7 +182,7 @@ def test_the_command_line_trains_scores_and_exports(folder, asked, tmp_path, cap
     assert all((tmp_path / "out" / name / "adapter").is_dir() for name in ("sft-seed0", "dpo-seed0"))
     vsr("evaluate", "--bench", asked.folder, "--adapter", run)
     answered = tmp_path / "out" / "eval-grpo-vanilla-seed0-vanilla-true"
-    assert runs.read_json(answered / "summary.json")["n"] == len(asked.questions)
+    assert read_json(answered / "summary.json")["n"] == len(asked.questions)
     assert "official" in vsr("score", "--predictions", answered / "samples.jsonl", "--rules", "official")
     assert "parameters" in vsr("estimate")
     assert cli.main(["export", "--adapter", str(run), "--out", str(tmp_path / "merged"), "--profile", "smoke"]) == 0
@@ -215,6 +216,6 @@ def test_hub_ids_load_from_the_cache_offline(processor, asked, tmp_path):
     command = [sys.executable, "-m", "vsr.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    manifest = runs.read_json(tmp_path / "out" / "eval-base-vanilla-true" / "manifest.json")
+    manifest = read_json(tmp_path / "out" / "eval-base-vanilla-true" / "manifest.json")
     model = manifest["settings"]["model"]
     assert (model["base"], model["hash"], model["quantization"]) == (name, f"hub:{commit}", "nf4")

@@ -9,10 +9,10 @@ import pytest
 
 from vsr.bench import render as bench
 from vsr.errors import VsrError
+from vsr.files import atomic_write
 from vsr.miniature.catalogue import CATALOGUE, PALETTES, colour_of
 from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import project, render, visible, with_camera
-from vsr.runs import atomic_write
 from vsr.scenes import encode
 from vsr.scenes.scene import Box, Camera, Scene
 
@@ -195,7 +195,7 @@ def test_mp4_is_whole_or_absent(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vsr.runs.os.replace", full)
+    monkeypatch.setattr("vsr.files.os.replace", full)
     with pytest.raises(VsrError, match=r"a\.mp4.*No space left"):
         encode.write_mp4(tmp_path / "a.mp4", rgb, 2)
     assert list(tmp_path.iterdir()) == []

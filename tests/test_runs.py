@@ -7,18 +7,19 @@ import pytest
 
 from vsr import runs
 from vsr.errors import VsrError
+from vsr.files import append_jsonl, atomic_write, hash_files, read_jsonl
 
 
 def test_atomic_write_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "table.md"
-    runs.atomic_write(path, "old")
+    atomic_write(path, "old")
 
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VsrError, match=r"table\.md: could not be written \(No space left on device\)"):
-        runs.atomic_write(path, "new")
+        atomic_write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -26,17 +27,17 @@ def test_atomic_write_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeyp
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_append_to_a_full_device_is_an_error():
     with pytest.raises((OSError, VsrError)):
-        runs.append_jsonl("/dev/full", {"a": "b" * 100_000})
+        append_jsonl("/dev/full", {"a": "b" * 100_000})
 
 
 def test_jsonl_forgives_only_an_unfinished_last_line(tmp_path):
     path = tmp_path / "log.jsonl"
-    runs.append_jsonl(path, {"step": 1})
+    append_jsonl(path, {"step": 1})
     path.write_text(path.read_text() + '{"step": 2')
-    assert list(runs.read_jsonl(path)) == [{"step": 1}]
+    assert list(read_jsonl(path)) == [{"step": 1}]
     path.write_text('{"step": \n{"step": 2}\n')
     with pytest.raises(VsrError, match="line 1"):
-        list(runs.read_jsonl(path))
+        list(read_jsonl(path))
 
 
 def open_run(out, **changes):
@@ -46,9 +47,9 @@ def open_run(out, **changes):
 
 def test_a_run_continues_until_finished_and_starts_over_when_settings_change(tmp_path):
     run = open_run(tmp_path)
-    runs.append_jsonl(run.path / "samples.jsonl", {"id": "1"})
+    append_jsonl(run.path / "samples.jsonl", {"id": "1"})
     assert not run.finished
-    assert len(list(runs.read_jsonl(open_run(tmp_path).path / "samples.jsonl"))) == 1
+    assert len(list(read_jsonl(open_run(tmp_path).path / "samples.jsonl"))) == 1
     run.finish(device="cpu")
     again = open_run(tmp_path)
     assert again.finished
@@ -76,10 +77,10 @@ def test_manifests_name_no_machine(tmp_path):
 def test_hashes_follow_content_not_time(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.json").write_text("1")
-    before = runs.hash_files(tmp_path / "a")
+    before = hash_files(tmp_path / "a")
     os.utime(tmp_path / "a" / "x.json", (0, 0))
     (tmp_path / "a" / "__pycache__").mkdir()
     (tmp_path / "a" / "__pycache__" / "kernel.nbi").write_text("compiled")
-    assert runs.hash_files(tmp_path / "a") == before
+    assert hash_files(tmp_path / "a") == before
     (tmp_path / "a" / "x.json").write_text("2")
-    assert runs.hash_files(tmp_path / "a") != before
+    assert hash_files(tmp_path / "a") != before

@@ -4,8 +4,9 @@ import pytest
 import torch
 from baseline_setup import adapter, blind, die_at, furthest, gradients, log, loss, naive_logps, staged, trainer
 
-from vsr import models, prompts, runs
+from vsr import models, prompts
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.questions.bench import Bench
 from vsr.train import baseline
 from vsr.train.baseline import make, rows_of
@@ -170,4 +171,4 @@ def test_a_missing_video_names_the_question(stage, tmp_path):
     nowhere = Bench(tmp_path / "nowhere", stage.data.questions)
     with pytest.raises(VsrError, match=r"sample 'q\d': .*(one|two).mp4: video could not be read"):
         run_sft(stage.profile(), nowhere, tmp_path)
-    assert not runs.read_json(tmp_path / "sft-seed0" / "manifest.json").get("adapter")
+    assert not read_json(tmp_path / "sft-seed0" / "manifest.json").get("adapter")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from small import small_folder, write_video
 
-from vsr import evaluate, models, profiles, runs, shards
+from vsr import evaluate, models, profiles, shards
 from vsr.errors import VsrError
+from vsr.files import append_jsonl, read_json, read_jsonl
 from vsr.questions import bench
 from vsr.questions.question import Question, write_questions
 from vsr.study import Study
@@ -69,7 +70,7 @@ def kill(items, *_):
 @pytest.mark.slow
 def test_two_processes_write_the_bytes_of_one(stage, tmp_path):
     profile, data, one = stage
-    responses = {row["response"] for row in runs.read_jsonl(one.path / "samples.jsonl")}
+    responses = {row["response"] for row in read_jsonl(one.path / "samples.jsonl")}
     assert len(responses) > 5  # else nothing would be compared
     run = on(2, stage, tmp_path)
     assert same(run, one)
@@ -77,7 +78,7 @@ def test_two_processes_write_the_bytes_of_one(stage, tmp_path):
     assert run.manifest["processes"] == 2
     assert not (run.path / shards.FOLDER).exists()
     again = evaluate.evaluate("base", data, "vanilla", "true", profile, tmp_path)  # the very run: nothing to do
-    assert again.manifest == runs.read_json(run.path / "manifest.json")
+    assert again.manifest == read_json(run.path / "manifest.json")
     assert on(2, stage, tmp_path).manifest == again.manifest
 
 
@@ -90,7 +91,7 @@ def test_a_killed_process_is_named_and_no_scene_is_answered_twice(stage, tmp_pat
         with pytest.raises(VsrError, match=r"eval-base-vanilla-true: process [01] of 2 was killed by SIGKILL"):
             on(2, stage, tmp_path)
     here = tmp_path / "eval-base-vanilla-true" / shards.FOLDER
-    rows = itertools.chain.from_iterable(runs.read_jsonl(file) for file in here.glob("*/samples.jsonl"))
+    rows = itertools.chain.from_iterable(read_jsonl(file) for file in here.glob("*/samples.jsonl"))
     answered = [row["scene_name"] for row in rows]
     whole = sum(answered.count(scene) == 2 for scene in SCENES)
     assert 0 < whole < 12
@@ -102,7 +103,7 @@ def test_a_killed_process_is_named_and_no_scene_is_answered_twice(stage, tmp_pat
 @pytest.mark.slow
 def test_it_takes_over_what_one_process_began(stage, tmp_path, monkeypatch):
     profile, data, one = stage
-    append, written = runs.append_jsonl, []
+    append, written = append_jsonl, []
 
     def dies(path, row):
         if len(written) == 5:
@@ -111,7 +112,7 @@ def test_it_takes_over_what_one_process_began(stage, tmp_path, monkeypatch):
         append(path, row)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "append_jsonl", dies)
+        patch.setattr(evaluate, "append_jsonl", dies)
         with pytest.raises(KeyboardInterrupt):
             evaluate.evaluate("base", data, "vanilla", "true", profile, tmp_path)
     run = on(2, stage, tmp_path)
@@ -142,7 +143,7 @@ def test_a_study_shares_out_each_evaluation_among_the_gpus_it_is_offered(stage, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(launch.GPUS, "2")
     wanted = [("base", "think", "true"), ("base", "vanilla", "none")]
-    assert study.evaluate_all(wanted) == 2 * [runs.read_json(one.path / "summary.json")]
+    assert study.evaluate_all(wanted) == 2 * [read_json(one.path / "summary.json")]
     assert asked == [(("think", "true"), 2), (("vanilla", "none"), 2)]
 
 

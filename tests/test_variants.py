@@ -5,9 +5,10 @@ import json
 import pytest
 from made_runs import write_run, write_training
 
-from vsr import estimate, profiles, runs, variants
+from vsr import estimate, profiles, variants
 from vsr.errors import VsrError
 from vsr.estimate import devices
+from vsr.files import read_json, read_jsonl, write_json
 from vsr.models import quantize
 from vsr.report import figures_variants, plotting, show, training_logs
 from vsr.report.write import write_all
@@ -25,14 +26,14 @@ def results(tmp_path):
         write_run(folder, "eval-grpo-vanilla-seed0-vanilla-true", skill)
         write_training(folder, "grpo-vanilla-seed0", "vanilla", 1e-4, 0, steps=4)
         run = folder / "grpo-vanilla-seed0"
-        runs.write_json(run / "manifest.json", runs.read_json(run / "manifest.json") | {"device": "cpu"})
+        write_json(run / "manifest.json", read_json(run / "manifest.json") | {"device": "cpu"})
         seconds = {f"seconds/{phase}": 0.5 for phase in figures_variants.PHASES}
-        lines = [line | seconds | {"peak_memory_mb": 900.0} for line in runs.read_jsonl(run / "log.jsonl")]
+        lines = [line | seconds | {"peak_memory_mb": 900.0} for line in read_jsonl(run / "log.jsonl")]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         plan = {"peak": 2.0**30, "weights": megabytes * 2.0**20, "loaded": megabytes * 2**20, "training": 4.0}
         plan |= {"step": dict.fromkeys(figures_variants.PHASES, 0.4), "fits": True, "changes": [], "rates": "made up"}
-        runs.write_json(folder / "plan" / "estimate.json", plan)
-        runs.write_json(folder / "plan" / "manifest.json", {"id": "plan-01234567"})
+        write_json(folder / "plan" / "estimate.json", plan)
+        write_json(folder / "plan" / "manifest.json", {"id": "plan-01234567"})
     return tmp_path
 
 
@@ -69,7 +70,7 @@ def test_numbers_are_those_of_the_run_folders(results):
 
 def test_on_a_gpu_memory_is_the_peak(results):
     run = results / "qlora" / "nf4" / "grpo-vanilla-seed0"
-    runs.write_json(run / "manifest.json", runs.read_json(run / "manifest.json") | {"device": "NVIDIA L4"})
+    write_json(run / "manifest.json", read_json(run / "manifest.json") | {"device": "NVIDIA L4"})
     found = next(one for one in figures_variants.find(results) if one.name == "nf4")
     assert found.memory == (1024.0, 900.0)
 
@@ -106,7 +107,7 @@ def test_rounding_grows_as_bits_shrink():
 
 
 def test_the_estimates_of_a_plan_as_a_table(results):
-    plans = {name: runs.read_json(results / "qlora" / name / "plan" / "estimate.json") for name in NAMES}
+    plans = {name: read_json(results / "qlora" / name / "plan" / "estimate.json") for name in NAMES}
     text = show.table(variants.PLAN_HEAD, variants.plan_rows(plans)).data
     assert "| nf4 | 6.0 MiB | 6.0 MiB | 1.0 GiB | 1.20 s | 4 s | yes |" in text
 
@@ -115,7 +116,7 @@ def test_the_estimates_of_a_plan_as_a_table(results):
 def test_a_plan_counts_what_is_loaded_and_is_not_repeated(tmp_path):
     profile = profiles.get("smoke", quantization="nf4")
     run = variants.expect(profile, tmp_path)
-    plan = runs.read_json(run.path / "estimate.json")
+    plan = read_json(run.path / "estimate.json")
     assert plan["loaded"] == plan["weights"]
     before = (run.path / "estimate.json").read_bytes()
     assert variants.expect(profile, tmp_path).finished

@@ -11,9 +11,9 @@ from pyarrow import parquet
 
 from vsr.cli import main
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.questions import vsi100k, vsibench
 from vsr.questions.question import read_questions
-from vsr.runs import read_json
 
 PER_SCENE = {"scannet": "scene0030_02", "scannetpp": "09c1414f1b", "arkitscenes": "47333462"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from vsr import cli_build, profiles
 from vsr.errors import Stopped, VsrError
+from vsr.files import read_json, write_json
 from vsr.notebooks import profile_changes
-from vsr.runs import read_json, write_json
 
 EXAMPLES = """examples:
   vsr run                              the whole study in miniature, no GPU, no network
@@ -172,9 +172,9 @@ def cmd_export(args: argparse.Namespace) -> None:
 def cmd_score(args: argparse.Namespace) -> None:
     """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
     from vsr import scoring
+    from vsr.files import read_jsonl
     from vsr.report import figures_rosetta, plotting
     from vsr.report.write import figures_folder
-    from vsr.runs import read_jsonl
 
     samples = list(read_jsonl(args.predictions))
     print(scoring.rosetta_table(samples, args.rules))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr import models, prompts, runs, scoring
+from vsr import models, prompts, scoring
 from vsr.engine.answering import answer_many
 from vsr.errors import VsrError, unknown
+from vsr.files import append_jsonl, atomic_write, fingerprint, hash_files, read_jsonl, write_json
 from vsr.models import Loaded
 from vsr.paper import MODES
 from vsr.profiles import Profile
@@ -86,7 +87,7 @@ def opened(
         settings={"model": info, **asdict(asked.setting), "limit": limit, "bootstrap": profile.bootstrap},
         inputs={
             **_data_hash(bench, asked.scenes, asked.shown),
-            "code": runs.hash_files(*CODE, *SCORING_CODE),
+            "code": hash_files(*CODE, *SCORING_CODE),
         },
         seed=profile.seed,
     )
@@ -114,7 +115,7 @@ def ask(info: dict, bench: Bench, mode: str, video: str, profile: Profile, limit
 def constant(bench: Bench, out: str | Path, profile: Profile) -> Run:
     """The run `eval-constant`: for each task the one answer that scores best on these very questions."""
     scenes = _by_scene(bench.questions)
-    inputs = {**_data_hash(bench, scenes, {}), "code": runs.hash_files(*SCORING_CODE)}
+    inputs = {**_data_hash(bench, scenes, {}), "code": hash_files(*SCORING_CODE)}
     run = Run.open(out, "eval-constant", settings={"bootstrap": profile.bootstrap}, inputs=inputs, seed=profile.seed)
     if run.finished:
         return run
@@ -123,7 +124,7 @@ def constant(bench: Bench, out: str | Path, profile: Profile) -> Run:
     samples.unlink(missing_ok=True)
     for question in (question for asked in scenes.values() for question in asked):
         answer, _ = best[scoring.task_of(question.question_type)]
-        runs.append_jsonl(samples, _row(question, answer))
+        append_jsonl(samples, _row(question, answer))
     _close(run, profile, {"model": {"name": "constant"}, "constants": {task: pair[0] for task, pair in best.items()}})
     return run
 
@@ -167,7 +168,7 @@ def _data_hash(bench: Bench, scenes: dict[str, list[Question]], shown: dict[str,
             continue
         with path.open("rb") as file:
             videos.append((scene, name, path.stat().st_size, hashlib.sha256(file.read(2**20)).hexdigest()))
-    return {"questions": runs.fingerprint(questions), "videos": runs.fingerprint(videos)}
+    return {"questions": fingerprint(questions), "videos": fingerprint(videos)}
 
 
 def answer(loaded: Loaded, bench: Bench, asked: Asked, samples: Path) -> dict:
@@ -178,7 +179,7 @@ def answer(loaded: Loaded, bench: Bench, asked: Asked, samples: Path) -> dict:
     shown_as = f"{loaded.info['name']}, {setting.mode}, {setting.video} video"
     for number, scene in enumerate(track(todo, shown_as), len(done) + 1):
         for row in _answer_scene(loaded, bench, asked.scenes[scene], asked.shown.get(scene), setting):
-            runs.append_jsonl(samples, row)
+            append_jsonl(samples, row)
         heart.beat(number)
     return speed(sum(len(asked.scenes[scene]) for scene in todo), time.monotonic() - started)
 
@@ -195,12 +196,12 @@ def _resume(samples: Path, scenes: dict[str, list[Question]]) -> set[str]:
     """The scenes answered in full; rows of a scene cut short by a kill are taken out of the file."""
     if not samples.is_file():
         return set()
-    rows = list(runs.read_jsonl(samples))
+    rows = list(read_jsonl(samples))
     answered: dict[str, int] = {}
     for row in rows:
         answered[row["scene_name"]] = answered.get(row["scene_name"], 0) + 1
     done = {scene for scene, asked in scenes.items() if answered.get(scene) == len(asked)}
-    runs.atomic_write(
+    atomic_write(
         samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["scene_name"] in done)
     )
     return done
@@ -255,7 +256,7 @@ def close(run: Run, profile: Profile, asked: Asked, **manifest: object) -> None:
 
 def _close(run: Run, profile: Profile, facts: dict, **manifest: object) -> None:
     """Write the summary and mark the run complete."""
-    rows = list(runs.read_jsonl(run.path / "samples.jsonl"))
+    rows = list(read_jsonl(run.path / "samples.jsonl"))
     missing = {row["video"]: row["missing"] for row in rows if row.get("missing")}
     if missing and all(row.get("missing") for row in rows):
         raise VsrError(f"no video could be read, e.g. {next(iter(missing.values()))}")
@@ -266,5 +267,5 @@ def _close(run: Run, profile: Profile, facts: dict, **manifest: object) -> None:
         "missing": {"questions": sum(bool(row.get("missing")) for row in rows), "videos": missing},
         "truncated": sum(bool(row.get("truncated")) for row in rows),
     }
-    runs.write_json(run.path / "summary.json", summary)
+    write_json(run.path / "summary.json", summary)
     run.finish(overall=summary["overall"], missing=summary["missing"]["questions"], **manifest)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vsr import runs
 from vsr.errors import VsrError, unknown
+from vsr.files import atomic_write, fingerprint, hash_files
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, duration
 
@@ -54,12 +55,12 @@ def check_parameters(book: Path, given: dict) -> None:
 def _inputs(book: Path, profile: Profile, given: dict) -> str:
     """What a finished notebook depends on: its source, the package (base model included), profile and data."""
     data = Path(profile.data)
-    return runs.fingerprint(
+    return fingerprint(
         {
-            "notebook": runs.hash_files(book),
-            "package": runs.hash_files(runs.ROOT / "vsr"),
+            "notebook": hash_files(book),
+            "package": hash_files(runs.ROOT / "vsr"),
             "profile": asdict(profile),
-            "data": runs.hash_files(data / "manifest.json") if (data / "manifest.json").is_file() else profile.data,
+            "data": hash_files(data / "manifest.json") if (data / "manifest.json").is_file() else profile.data,
             "given": given,
         }
     )
@@ -100,7 +101,7 @@ def run_all(
         guess = expected[book]
         print(f"{head}: running" + (f", {duration(guess)} last time" if guess else ""), flush=True)
         seconds = _execute(book, folder, given, cell_hours)
-        runs.atomic_write(stamp, mark)
+        atomic_write(stamp, mark)
         rest = [expected[later] for later in books[number:]]
         left = f", about {duration(sum(filter(None, rest)))} left" if any(rest) else ""
         print(f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}", flush=True)
@@ -159,7 +160,7 @@ def _tidy(path: Path) -> None:
         cell["metadata"].pop("papermill", None)
         cell["metadata"].pop("execution", None)
     text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
-    runs.atomic_write(path, text.replace(json.dumps(f"{runs.ROOT}{os.sep}")[1:-1], ""))
+    atomic_write(path, text.replace(json.dumps(f"{runs.ROOT}{os.sep}")[1:-1], ""))
 
 
 def profile_changes(words: list[str]) -> dict[str, str]:

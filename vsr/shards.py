@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from vsr import evaluate as one
-from vsr import models, runs
+from vsr import models
 from vsr.errors import VsrError
+from vsr.files import atomic_write, read_json, read_jsonl, write_json
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, QUIET, track
 from vsr.questions.bench import Bench
@@ -99,7 +100,7 @@ def evaluate(
     shards = [Shard(str(here / str(i)), todo[i::number], os.getpid(), **what) for i in range(number)]
     speed = _work(shards, run.path, len(asked.scenes))
     answered = _gather(run.path, asked)
-    runs.atomic_write(run.path / SAMPLES, _lines(row for scene in asked.scenes for row in answered[scene]))
+    atomic_write(run.path / SAMPLES, _lines(row for scene in asked.scenes for row in answered[scene]))
     shutil.rmtree(here)
     one.close(run, profile, asked, processes=number, **speed)
     return run
@@ -113,10 +114,10 @@ def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:
     whole: dict[str, list[dict]] = {}
     for file in (folder / SAMPLES, here / WHOLE, *(shard / SAMPLES for shard in shards)):
         rows: dict[str, list[dict]] = {}
-        for row in runs.read_jsonl(file) if file.is_file() else ():
+        for row in read_jsonl(file) if file.is_file() else ():
             rows.setdefault(row["scene_name"], []).append(row)
         whole |= {scene: rows[scene] for scene in rows if len(rows[scene]) == len(asked.scenes.get(scene, ()))}
-    runs.atomic_write(here / WHOLE, _lines(row for scene in whole for row in whole[scene]))
+    atomic_write(here / WHOLE, _lines(row for scene in whole for row in whole[scene]))
     for shard, lock in zip(shards, held, strict=True):
         shutil.rmtree(shard)
         lock.release()
@@ -142,13 +143,13 @@ def _work(shards: list[Shard], folder: Path, total: int) -> dict:
         for process in processes:
             process.terminate()
             process.wait()
-    results = [runs.read_json(shard.path / "result.json") for shard in shards]
+    results = [read_json(shard.path / "result.json") for shard in shards]
     answered = sum(result["questions_answered"] for result in results)
     return {"device": results[0]["device"], **one.speed(answered, time.monotonic() - started)}
 
 
 def _start(shard: Shard, place: int) -> subprocess.Popen:
-    runs.write_json(shard.path / "job.json", shard.to_json())
+    write_json(shard.path / "job.json", shard.to_json())
     environment = {name: value for name, value in os.environ.items() if name != EXECUTED} | {QUIET: "1"}
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
@@ -189,7 +190,7 @@ def _why(folder: Path, shard: Shard, code: int, number: int) -> str:
 
 def main(path: str) -> int:
     """What each process does; exit codes as those of `vsr`."""
-    shard = Shard.from_json(runs.read_json(path))
+    shard = Shard.from_json(read_json(path))
     jobs.end_with(shard.parent)
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
@@ -200,7 +201,7 @@ def main(path: str) -> int:
         asked = one.ask(loaded.info, shard.bench, shard.mode, shard.video, shard.profile, shard.limit)
         mine = replace(asked, scenes={scene: asked.scenes[scene] for scene in shard.scenes})
         speed = one.answer(loaded, shard.bench, mine, shard.path / SAMPLES)
-        runs.write_json(shard.path / "result.json", {"device": loaded.device_name, **speed})
+        write_json(shard.path / "result.json", {"device": loaded.device_name, **speed})
         lock.release()
     except VsrError as error:
         print(f"vsr evaluate: {error}", file=sys.stderr)

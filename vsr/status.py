@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.progress import duration
 from vsr.report.table_text import markdown_table
-from vsr.runs import read_json
 from vsr.workers import heartbeat, locks
 
 SILENT = 600.0  # seconds without a sign of life, or 20 steps' time where that is longer

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from vsr import estimate, profiles, runs
 from vsr.errors import VsrError
 from vsr.estimate import devices
+from vsr.files import hash_files, read_json, write_json
 from vsr.models import cards
 from vsr.profiles import Profile
 from vsr.progress import Counted
@@ -83,7 +84,7 @@ class Study:
 
         run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
         cards.refresh(model)
-        return runs.read_json(run.path / "summary.json")
+        return read_json(run.path / "summary.json")
 
     def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
         """The summaries of several (model, mode, video): two at a time on a laptop, each on all GPUs of a node."""
@@ -171,7 +172,7 @@ def _devices() -> int:
 
 def base_card() -> dict:
     """How the shipped base model was made, from its manifest."""
-    return runs.read_json(runs.ROOT / "vsr" / "miniature" / "base" / "manifest.json")
+    return read_json(runs.ROOT / "vsr" / "miniature" / "base" / "manifest.json")
 
 
 def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:
@@ -190,11 +191,11 @@ def shared_file(name: str) -> Path:
 
 def agreement(scenes: Path, questions: Path, results: Path, rules: str = "vsibench") -> runs.Run:
     """Our ground truth for given questions against theirs, as the run `agree-<questions file>` with agreement.json."""
-    inputs = {"scenes": runs.hash_files(scenes), "questions": runs.hash_files(questions)}
+    inputs = {"scenes": hash_files(scenes), "questions": hash_files(questions)}
     settings = {"scenes": scenes.name, "questions": questions.name, "rules": rules}
     run = runs.Run.open(results, f"agree-{questions.stem}", settings=settings, inputs=inputs, seed=0)
     if not run.finished:
         result = agree.agree(metainfo.read_scenes(scenes), read_questions(questions), rules)
-        runs.write_json(run.path / "agreement.json", result)
+        write_json(run.path / "agreement.json", result)
         run.finish()
     return run

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from vsr import estimate, evaluate, models, runs
+from vsr import estimate, evaluate, models
 from vsr.errors import unknown
+from vsr.files import hash_files, read_json, write_json
 from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
@@ -38,7 +39,7 @@ def plan(variants: dict[str, Study]) -> dict[str, dict]:
     loaded: the estimate.json of its run `plan`."""
     todo = [Job(n, expect, {"profile": v.profile, "out": v.results}) for n, v in variants.items()]
     run_all(todo, Counted("estimates", len(todo)))
-    return {n: runs.read_json(v.results / PLAN / "estimate.json") for n, v in variants.items()}
+    return {n: read_json(v.results / PLAN / "estimate.json") for n, v in variants.items()}
 
 
 PLAN_HEAD = ("base", "weights", "loaded", "at most", "a step", "training", "fits")
@@ -64,11 +65,11 @@ def expect(profile: Profile, out: Path) -> Run:
     would make it fit."""
     arguments = models.arguments("base", profile)
     settings = {"mode": MODE, "model": models.describe(**arguments), **asdict(profile)}
-    run = Run.open(out, PLAN, settings=settings, inputs={"code": runs.hash_files(*CODE)}, seed=profile.seed)
+    run = Run.open(out, PLAN, settings=settings, inputs={"code": hash_files(*CODE)}, seed=profile.seed)
     if run.finished:
         return run
     found, loaded = estimate.estimate(profile, mode=MODE), models.load(**arguments)
-    runs.write_json(
+    write_json(
         run.path / "estimate.json",
         {
             "peak": found.peak,

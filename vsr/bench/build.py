@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vsr import paper
 from vsr.errors import VsrError
+from vsr.files import read_json
 from vsr.progress import track
-from vsr.runs import read_json
 from vsr.scannet import from_scans, scan_cache
 from vsr.scannet.raw_scans import make_layout, write_scan
 from vsr.scannet.scans import Scan

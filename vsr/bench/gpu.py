@@ -22,13 +22,13 @@ from vsr.errors import VsrError
 from vsr.estimate import devices, needs, phases, workload
 from vsr.estimate.devices import Device
 from vsr.estimate.workload import Workload
+from vsr.files import read_jsonl
 from vsr.models import Loaded, add_lora
 from vsr.models.folders import random_folder
 from vsr.models.sizes import QWEN2_VL
 from vsr.models.sources import TINY_FOLDER
 from vsr.profiles import Profile
 from vsr.prompts import render
-from vsr.runs import read_jsonl
 from vsr.train.grpo import train_grpo
 from vsr.train.options import config
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from vsr.estimate import devices, needs, phases, workload
 from vsr.estimate.workload import Workload
+from vsr.files import read_json
 from vsr.models.sizes import QWEN2_VL, shape
 from vsr.profiles import PROFILES
 from vsr.report.table_text import markdown_table
-from vsr.runs import ROOT, read_json
+from vsr.runs import ROOT
 
 GPU, PROFILE = "A100", "paper-2b"
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

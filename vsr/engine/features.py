@@ -10,7 +10,7 @@ from torch import LongTensor, Tensor
 
 from vsr.engine.inputs import base_model, video_features
 from vsr.errors import VsrError
-from vsr.runs import atomic_write
+from vsr.files import atomic_write
 from vsr.video import decode, patchify
 
 

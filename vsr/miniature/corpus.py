@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from vsr import paper
+from vsr.files import atomic_write
 from vsr.miniature.procedural import PRETRAIN, World
 from vsr.miniature.rooms import Rooms, read
 from vsr.prompts import SUFFIXES
 from vsr.questions import tasks
 from vsr.questions.rules import RULES
-from vsr.runs import atomic_write
 from vsr.scenes.scene import Scene
 
 # Questions drafted a room; the paper's rule set has the prefix "free".

@@ -12,6 +12,7 @@ import torch
 
 from vsr import evaluate, models, prompts, runs, scoring
 from vsr.engine import FeatureCache, Prompt, rollouts
+from vsr.files import fingerprint, hash_files, read_jsonl, write_json
 from vsr.miniature.solver import Solver, calibrate
 from vsr.models import Loaded, sources
 from vsr.paper import TRAINED
@@ -19,7 +20,7 @@ from vsr.profiles import Profile
 from vsr.questions.bench import Bench
 from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
-from vsr.runs import Run, read_jsonl, write_json
+from vsr.runs import Run
 from vsr.scenes.scene import Scene
 from vsr.scoring import readable, score, seeds, task_of
 from vsr.scoring.rewards import format as follows_format
@@ -47,10 +48,9 @@ def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Pr
     arguments = models.arguments("base", profile)
     info = models.describe(**arguments)
     inputs = {
-        name: runs.fingerprint([asdict(q) for q in data.questions])
-        for name, data in (("bench", bench), ("train", train))
+        name: fingerprint([asdict(q) for q in data.questions]) for name, data in (("bench", bench), ("train", train))
     }
-    inputs["code"] = runs.hash_files(*CODE)
+    inputs["code"] = hash_files(*CODE)
     settings = {"model": info, "sampled": sampled, **asdict(profile)}
     run = Run.open(out, NAME, settings=settings, inputs=inputs, seed=profile.seed)
     if run.finished:

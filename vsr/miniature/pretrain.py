@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from vsr import models, runs
+from vsr import models
+from vsr.files import append_jsonl, atomic_write, hash_files, read_json, read_jsonl, write_json
 from vsr.miniature import corpus, labels, rooms, seeing, state
 from vsr.miniature import recipe as plan
 from vsr.miniature.language import Packer
 from vsr.miniature.recipe import Plan, Stage
 from vsr.miniature.talking import Talking
-from vsr.runs import Run, append_jsonl, atomic_write, write_json
+from vsr.runs import Run
 
 HERE = Path(__file__).resolve().parent
 PROBES = "probes.safetensors"
@@ -30,7 +31,7 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan |
     """
     recipe = recipe or (plan.SMOKE if smoke else plan.FULL)
     out = Path(out)
-    inputs = {"code": runs.hash_files(HERE), "scenes": runs.hash_files(HERE.parent / "scenes")}
+    inputs = {"code": hash_files(HERE), "scenes": hash_files(HERE.parent / "scenes")}
     run = Run.open(out, "run", settings=asdict(recipe), inputs=inputs, seed=seed)
     if run.finished:
         return run
@@ -43,7 +44,7 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan |
 def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[list[dict]]) -> None:
     """All stages on rooms with their drafted questions, and the shipped files."""
     known = run.path / "gates.json"
-    gates: dict[str, dict] = runs.read_json(known) if known.is_file() else {}
+    gates: dict[str, dict] = read_json(known) if known.is_file() else {}
 
     def log(**row: object) -> None:
         append_jsonl(run.path / "log.jsonl", row)
@@ -102,7 +103,7 @@ def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates
 def _trained(run: Run) -> float:
     """Seconds of training that the log tells of; its clock starts anew with each part and after each break."""
     total = before = 0.0
-    for row in runs.read_jsonl(run.path / "log.jsonl"):
+    for row in read_jsonl(run.path / "log.jsonl"):
         total += row["seconds"] - (before if row["seconds"] > before else 0.0)
         before = row["seconds"]
     return total

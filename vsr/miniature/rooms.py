@@ -11,10 +11,10 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from vsr.errors import VsrError
+from vsr.files import atomic_write, fingerprint
 from vsr.miniature.procedural import PRETRAIN, SPLITS, World, make_room
 from vsr.miniature.render import render
 from vsr.questions.appearance import clear_times
-from vsr.runs import atomic_write, fingerprint
 from vsr.scenes.encode import encode_mp4
 from vsr.scenes.scene import Box, Camera, Scene
 

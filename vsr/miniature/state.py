@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
-from vsr import runs
+from vsr.files import atomic_write
 from vsr.miniature import corpus, tokenizer
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.recipe import SIZES
@@ -51,7 +51,7 @@ def keep(path: Path, step: int, modules: Mapping[str, nn.Module], state: Mapping
     tied = {}
     for key, value in tensors.items():
         tied[key] = value.detach().cpu().contiguous().clone()
-    runs.atomic_write(path, save(tied, metadata={"step": str(step)}))
+    atomic_write(path, save(tied, metadata={"step": str(step)}))
 
 
 def take_up(path: Path, modules: Mapping[str, nn.Module]) -> tuple[int, dict[str, Tensor]]:

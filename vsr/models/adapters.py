@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from vsr.errors import VsrError
-from vsr.runs import hash_files, read_json
+from vsr.files import hash_files, read_json
 
 if TYPE_CHECKING:
     from transformers import Qwen2VLConfig

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from vsr.files import atomic_write, read_json, read_jsonl
 from vsr.models.adapters import adapter_folder, adapter_hash
 from vsr.paper import TASKS
 from vsr.report.methods import VIDEOS
-from vsr.runs import atomic_write, read_json, read_jsonl
 from vsr.scoring.stats import Value
 
 CARD = "README.md"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from vsr import models, profiles
 from vsr.errors import VsrError
+from vsr.files import atomic_write, read_json
 from vsr.models import cards
 from vsr.models.adapters import adapter_folder
 from vsr.models.folders import save
-from vsr.runs import atomic_write, read_json
 
 FIELDS = ("base", "dtype", "quantization", "attention")  # of the profile that the run was trained with
 

@@ -10,8 +10,8 @@ from transformers.utils import cached_file
 
 from vsr import video
 from vsr.errors import VsrError
+from vsr.files import hash_files, write_json
 from vsr.models.sizes import shape
-from vsr.runs import hash_files, write_json
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 END, PAD = "<|im_end|>", "<|endoftext|>"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vsr.errors import VsrError
+from vsr.files import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.progress import track
 from vsr.questions import appearance, tasks
 from vsr.questions import rules as rule_sets
 from vsr.questions.draft import Draft
 from vsr.questions.question import FIELDS, Question, write_questions
 from vsr.questions.rules import Rules
-from vsr.runs import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.scenes import store
 from vsr.scenes.scene import Scene
 

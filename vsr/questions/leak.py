@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.runs import read_json
+from vsr.files import read_json
 
 # The rooms behind VSI-Bench's 88 ScanNet scenes: a scan is scene<room>_<scan of that room>. All are in ScanNet's
 # validation split, 207 of its 312 scans show one of them; no training scan does.

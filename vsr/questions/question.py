@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.runs import atomic_write, read_text
+from vsr.files import atomic_write, read_text
 
 NUMERICAL = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 DIRECTIONS = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard")

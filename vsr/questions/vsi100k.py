@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 from vsr.errors import VsrError
+from vsr.files import read_json_value
 from vsr.questions import leak
 from vsr.questions.build import write
 from vsr.questions.hub import fetch
 from vsr.questions.question import Question
-from vsr.runs import read_json_value
 
 QUESTION = ("question", "problem", "query", "instruction", "prompt")
 ANSWER = ("ground_truth", "answer", "solution", "gt", "response", "label")

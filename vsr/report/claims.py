@@ -9,11 +9,11 @@ from math import isnan
 from pathlib import Path
 
 from vsr import paper, profiles
+from vsr.files import atomic_write, write_json
 from vsr.paper import CLAIMS, Claim
 from vsr.report.findings import CANNOT_TELL, Finding, NotRunError, OutOfReachError, combine
 from vsr.report.judgements import TESTS
 from vsr.report.table_text import NOT_RUN, folded, markdown_table
-from vsr.runs import atomic_write, write_json
 
 ROUNDING = 0.1  # eight scores and one average printed to 0.1: each is off by at most 0.05
 

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vsr.files import read_json
 from vsr.report import training_logs
 from vsr.report.methods import BASE, GRPO_V
 from vsr.report.plotting import BLUE, GREY, ORANGE, name_runs, not_run, style
 from vsr.report.summaries import Evaluation, evaluation
 from vsr.report.training_logs import Training
-from vsr.runs import read_json
 from vsr.scoring import seeds
 from vsr.scoring.stats import Effect
 

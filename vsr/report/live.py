@@ -8,9 +8,9 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vsr.files import read_jsonl
 from vsr.progress import duration
 from vsr.report.plotting import style
-from vsr.runs import read_jsonl
 
 
 class Curves:

@@ -8,10 +8,10 @@ import numpy as np
 from scipy.stats import beta as beta_law
 
 from vsr import paper, profiles
+from vsr.files import read_json
 from vsr.report import training_logs
 from vsr.report.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, OutOfReachError, above, below
 from vsr.report.training_logs import ACCURACY, FORMAT, Training
-from vsr.runs import read_json
 from vsr.scoring.seeds import RESAMPLES, SEED
 from vsr.scoring.stats import LEVEL, Cells, Effect, between, effect, resample
 

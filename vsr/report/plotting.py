@@ -15,9 +15,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vsr.files import atomic_write
 from vsr.report.methods import VIDEOS
 from vsr.report.table_text import NOT_RUN
-from vsr.runs import atomic_write
 
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, PURPLE = (PALETTE[i] for i in (0, 1, 2, 3, 4))

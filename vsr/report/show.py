@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import profiles, runs
+from vsr import profiles
+from vsr.files import read_json
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
@@ -150,7 +151,7 @@ def diagnosis(results: Path) -> Markdown:
     path = results / "diagnosis" / "diagnosis.json"
     if not path.is_file():
         return Markdown("The diagnosis of the base: *not run* (`vsr diagnose`).")
-    report = runs.read_json(path)
+    report = read_json(path)
     rows = []
     for key, name in CONDITIONS.items():
         six, tasks = report["trained"][key], report["tasks"][key]
@@ -218,7 +219,7 @@ def provenance(results: Path, *names: str) -> Markdown:
         if not path.is_file():
             rows.append((name, "not run", "", "", ""))
             continue
-        run = runs.read_json(path)
+        run = read_json(path)
         git = run["git"]
         code = f"{(git['sha'] or 'no git')[:8]}{' + changes' if git['dirty'] else ''}"
         rows.append((f"`{run['id']}`", run["seed"], code, f"{run['seconds']} s", run["versions"]["transformers"]))

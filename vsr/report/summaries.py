@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from vsr.errors import VsrError
+from vsr.files import read_json, read_jsonl
 from vsr.paper import TASKS
-from vsr.runs import read_json, read_jsonl
 from vsr.scoring import seeds
 from vsr.scoring.seeds import Answers
 from vsr.scoring.stats import Value

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr.runs import atomic_write
+from vsr.files import atomic_write
 from vsr.scoring.stats import Effect, Value
 
 NOT_RUN = "not run"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import read_json, read_jsonl
+from vsr.files import read_json, read_jsonl
 from vsr.scoring.rewards import TAGGED_MODES
 
 FORMAT, ACCURACY, TOTAL, KL = "reward/format_reward", "reward/accuracy_reward", "reward", "kl"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import read_json_value
+from vsr.files import read_json_value
 
 SCAN = re.compile(r"scene\d{4}_\d{2}")
 LOW = "_vh_clean_2"  # in the names of all lo-res files

@@ -9,13 +9,13 @@ import numpy as np
 
 from vsr import paper
 from vsr.errors import VsrError
+from vsr.files import atomic_write, fingerprint
 from vsr.progress import track
 from vsr.questions import leak
 from vsr.questions import rules as rule_sets
 from vsr.questions.account import rejected
 from vsr.questions.build import build, write
 from vsr.questions.question import Question
-from vsr.runs import atomic_write, fingerprint
 from vsr.scannet import scan_cache
 from vsr.scannet.labels import TABLE, Labels, read_labels
 from vsr.scannet.pool import each

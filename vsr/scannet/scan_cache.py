@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 
 from vsr.errors import VsrError
+from vsr.files import atomic_write, fingerprint, hash_files, read_json
 from vsr.progress import track
-from vsr.runs import atomic_write, fingerprint, hash_files, read_json
 from vsr.scannet.pool import each
 from vsr.scannet.scans import Scan, ScanFiles, read_scan, scan_files
 from vsr.scenes import store

@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import atomic_write
+from vsr.files import atomic_write
 
 CRF = "10"  # small pictures are cheap: keep their colours
 REPEATABLE = "zerolatency"  # with x264's lookahead about one encoding in 200 of the same frames differs in some bytes

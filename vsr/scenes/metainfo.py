@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import read_json_value
+from vsr.files import read_json_value
 from vsr.scenes.scene import Box, Scene
 
 REMEDY = "mend the file or download it again (thinking-in-space, data/meta_info)"

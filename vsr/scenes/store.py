@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.runs import atomic_write, read_jsonl
+from vsr.files import atomic_write, read_jsonl
 from vsr.scenes.scene import Box, Camera, Scene
 
 

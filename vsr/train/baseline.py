@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from vsr import models, runs
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
+from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
@@ -80,7 +81,7 @@ def train(
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
     what = {
         "settings": {"method": method.name, "mode": MODE, "budget": budget, "model": info, **asdict(profile)},
-        "inputs": {"questions": runs.fingerprint([asdict(q) for q in data.questions]), "code": _code_hash()},
+        "inputs": {"questions": fingerprint([asdict(q) for q in data.questions]), "code": _code_hash()},
     }
     with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
         main = args.process_index == 0
@@ -216,6 +217,6 @@ class _Log(TrainerCallback):
         now = time.perf_counter()
         line |= {"seconds": now - self.last, "peak_memory_mb": peak_memory()}
         self.last = now
-        runs.append_jsonl(self.path, line)
+        append_jsonl(self.path, line)
         if self.on_step is not None:
             self.on_step(line)

@@ -7,7 +7,7 @@ the adapter is small. Vision is left out: every method reads the same cached fea
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.runs import read_jsonl
+from vsr.files import read_jsonl
 
 SFT = 2  # forward, backward
 DPO = 3  # and a forward of the reference, over right and rejected answers

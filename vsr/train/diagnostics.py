@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vsr.runs import read_jsonl
+from vsr.files import read_jsonl
 from vsr.train.objective import flat
 
 

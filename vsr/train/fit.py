@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from vsr import runs
 from vsr.errors import Stopped, VsrError
+from vsr.files import atomic_write, read_jsonl
 from vsr.progress import track
 from vsr.train.stopping import Stop
 from vsr.workers.heartbeat import Heart
@@ -98,8 +98,8 @@ def cut_logs(folder: Path, step: int) -> None:
     """Forget lines after `step`: they will be written again."""
     for name in ("log.jsonl", "completions.jsonl"):
         if (folder / name).is_file():
-            kept = [row for row in runs.read_jsonl(folder / name) if row["step"] <= step]
-            runs.atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            kept = [row for row in read_jsonl(folder / name) if row["step"] <= step]
+            atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
 class _Progress(TrainerCallback):

@@ -19,8 +19,8 @@ from vsr.engine.budget import passes
 from vsr.engine.inputs import Prompt
 from vsr.engine.logps import packed_logps
 from vsr.engine.rollouts import rollouts
+from vsr.files import append_jsonl
 from vsr.models import Loaded, end_id, suppressed
-from vsr.runs import append_jsonl
 from vsr.train import diagnostics
 from vsr.train.data import See, read_prompt
 from vsr.train.fit import AdapterCheckpoints

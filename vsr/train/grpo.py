@@ -12,6 +12,7 @@ from trl import GRPOConfig
 from vsr import models, runs
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
+from vsr.files import fingerprint, hash_files
 from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
@@ -115,7 +116,7 @@ def run_grpo(
     args = options.config(profile, Path(out) / name, seed=seed)  # its errors come before any work
     what = {
         "settings": {"mode": mode, "model": info, **asdict(profile)},
-        "inputs": {"questions": runs.fingerprint([asdict(q) for q in bench.questions]), "code": _code_hash()},
+        "inputs": {"questions": fingerprint([asdict(q) for q in bench.questions]), "code": _code_hash()},
     }
     with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
         main = args.process_index == 0
@@ -163,4 +164,4 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
 
 def _code_hash() -> str:
     package = Path(__file__).resolve().parents[1]
-    return runs.hash_files(*(package / name for name in CODE))
+    return hash_files(*(package / name for name in CODE))

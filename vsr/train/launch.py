@@ -21,10 +21,10 @@ import psutil
 import torch
 
 from vsr.errors import Stopped, VsrError
+from vsr.files import atomic_write, read_json, write_json
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
 from vsr.questions.bench import load as load_bench
-from vsr.runs import atomic_write, read_json, write_json
 from vsr.train.baseline import run_name as baseline_name
 from vsr.train.grpo import run_grpo, run_name
 from vsr.workers import heartbeat, hung, locks

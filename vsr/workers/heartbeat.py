@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vsr.runs import atomic_write
+from vsr.files import atomic_write
 from vsr.workers import hung
 
 NAME = ".alive.json"
