@@ -49,7 +49,7 @@ def test_every_adapter_has_a_card_that_the_hub_reads(trained, stage, method):
     assert found.data.library_name == "peft"
     assert found.data.pipeline_tag == "video-text-to-text"
     assert found.data.base_model is None  # no hub id: it would be a broken link
-    for word in (manifest["id"], manifest["settings"]["model"]["hash"], cards.NAMES[method], "Not evaluated yet"):
+    for word in (manifest["id"], manifest["about"]["model"]["hash"], cards.NAMES[method], "Not evaluated yet"):
         assert word in found.text
     assert f"| seed | {manifest['seed']} |" in found.text
     assert f"| lora r | {stage.profile().lora_r} |" in found.text
@@ -115,7 +115,7 @@ def test_scores_of_an_adapter_that_was_trained_again_are_dropped(trained):
 def test_hub_bases_are_linked_and_warnings_said(trained):
     run = trained["sft"]
     manifest = read_json(run / "manifest.json")
-    manifest["settings"]["model"]["base"] = "Qwen/Qwen2-VL-2B-Instruct@abc"
+    manifest["about"]["model"]["base"] = "Qwen/Qwen2-VL-2B-Instruct@abc"
     manifest |= {"warning": "trained on rooms of VSI-Bench"}
     cards.write(run, manifest)
     found = card(run)

@@ -197,9 +197,9 @@ def test_an_adapter_is_asked_with_the_training_prompts(loaded, folder, tmp_path)
     profile = profiles.get("smoke", base=str(base), frames=4, max_new_tokens=3, max_new_tokens_reasoning=3)
     run = evaluate.evaluate(str(tmp_path / "grpo-think"), bench.load(folder), "think", "true", profile, tmp_path)
     assert run.path.name == "eval-grpo-think-think-true"
-    assert run.manifest["settings"]["stage"] == "train"
+    assert run.manifest["about"]["prompts"] == "train"
     untrained = evaluate.evaluate("base", bench.load(folder), "think", "true", profile, tmp_path)
-    assert untrained.manifest["settings"]["stage"] == "evaluate"
+    assert untrained.manifest["about"]["prompts"] == "evaluate"
 
 
 def test_repeated_ids_are_refused(loaded, folder, tmp_path):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from vsr import profiles
 from vsr.errors import VsrError
-from vsr.files import read_jsonl
+from vsr.files import read_json, read_jsonl
 from vsr.questions.bench import load as load_bench
 from vsr.study import Study
 from vsr.train import launch, options
@@ -143,7 +143,7 @@ def test_a_job_outlives_who_asked_for_it_and_is_followed_to_its_end(training, tm
     pid = (here / "pid").read_text()
     launch.train(training, 2)
     assert (here / "pid").read_text() == pid
-    assert (training.folder / ".done").is_file()
+    assert read_json(training.folder / "manifest.json")["finished"]
     one = run_grpo(training.profile, "vanilla", training.data, tmp_path / "one")
     ours, theirs = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (training.folder, one.path))
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
@@ -218,4 +218,4 @@ def test_a_job_that_hangs_is_ended_and_reported_and_continues(training, monkeypa
     stacks = [path.read_text() for path in (training.folder / launch.FOLDER).glob("stacks-*")]
     assert any("most recent call first" in text for text in stacks)
     launch.train(training, 2)
-    assert (training.folder / ".done").is_file()
+    assert read_json(training.folder / "manifest.json")["finished"]

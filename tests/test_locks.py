@@ -64,15 +64,6 @@ def test_an_abandoned_run_is_let_go(tmp_path):
     assert not locks.held(folder)
 
 
-def test_a_fresh_start_keeps_the_lock_file(tmp_path):
-    run = open_run(tmp_path)
-    inode = (run.path / locks.NAME).stat().st_ino
-    (run.path / "old.txt").write_text("")
-    other = open_run(tmp_path, mode="think")
-    assert (other.path / locks.NAME).stat().st_ino == inode
-    assert not (other.path / "old.txt").exists()
-
-
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(VsrError, match=r"file/eval-base-vanilla-true: cannot be written .*choose another --out"):

@@ -69,8 +69,8 @@ def test_a_tokenizer_without_its_file_or_template(copy, no_weights):
 def run(folder, tmp_path):
     """A run folder with an adapter of the model in `folder`, and the manifest that training leaves."""
     save_adapter(add_lora(load(str(folder)).model, profiles.get("tiny", lora_r=2)), tmp_path / "run" / "adapter")
-    settings = {"model": {"base": folder.name, "hash": model_hash(folder)}}
-    write_json(tmp_path / "run" / "manifest.json", {"settings": settings})
+    about = {"model": {"base": folder.name, "hash": model_hash(folder)}}
+    write_json(tmp_path / "run" / "manifest.json", {"about": about})
     return tmp_path / "run"
 
 
@@ -81,7 +81,7 @@ def test_an_adapter_of_its_own_base_loads(run, folder):
 @pytest.mark.parametrize("trained", [{"hash": "0" * 16}, {"base": "Qwen/Qwen2-VL-7B-Instruct", "hash": "hub:abc"}])
 def test_an_adapter_that_was_trained_on_other_weights(run, folder, no_weights, trained):
     manifest = read_json(run / "manifest.json")
-    manifest["settings"]["model"] |= trained
+    manifest["about"]["model"] |= trained
     write_json(run / "manifest.json", manifest)
     with pytest.raises(VsrError, match=r"trained on .*, not on this .*; name the base it was trained on"):
         load(str(folder), adapter=run)

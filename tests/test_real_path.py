@@ -159,7 +159,7 @@ def test_the_command_line_from_video_to_score(folder, asked, tmp_path, capsys, o
     assert summary["missing"]["questions"] == 0
     assert (summary["frames"], summary["max_pixels"], summary["n"]) == (frames, budget, 9)
     assert f"{summary['overall']:.1f}" in printed
-    assert manifest["settings"]["model"]["hash"] == folders.model_hash(folder)
+    assert manifest["about"]["model"]["hash"] == folders.model_hash(folder)
     assert str(folder) not in json.dumps(manifest)
 
 
@@ -217,5 +217,5 @@ def test_hub_ids_load_from_the_cache_offline(processor, asked, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     manifest = read_json(tmp_path / "out" / "eval-base-vanilla-true" / "manifest.json")
-    model = manifest["settings"]["model"]
+    model = manifest["about"]["model"]
     assert (model["base"], model["hash"], model["quantization"]) == (name, f"hub:{commit}", "nf4")

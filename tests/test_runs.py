@@ -1,11 +1,12 @@
-"""Run folders: atomic, resumable, recomputed when anything they depend on changes."""
+"""Run folders: atomic, resumable, never destroyed."""
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
-from vsr import runs
+from vsr import profiles, runs
 from vsr.errors import VsrError
 from vsr.files import append_jsonl, atomic_write, hash_files, read_jsonl
 
@@ -40,12 +41,23 @@ def test_jsonl_forgives_only_an_unfinished_last_line(tmp_path):
         list(read_jsonl(path))
 
 
-def open_run(out, **changes):
-    settings = {"mode": "vanilla"} | changes
-    return runs.Run.open(out, "eval-base-vanilla-true", settings=settings, inputs={"data": "d1"}, seed=0)
+PROFILE = profiles.get("smoke")
+STAGE = runs.Stage("answer", 1, ("frames",), free=("token_budget",))
 
 
-def test_a_run_continues_until_finished_and_starts_over_when_settings_change(tmp_path):
+def open_run(out, stage=STAGE, profile=PROFILE, seed=0, fresh=False, **about):
+    about = {"mode": "vanilla"} | about
+    inputs = {"data": "d1"}
+    run = "eval-base-vanilla-true"
+    return runs.Run.open(out, run, stage, profile, about=about, inputs=inputs, seed=seed, fresh=fresh)
+
+
+def fill(run, text):
+    atomic_write(run.path / "samples.jsonl", text)
+    run.finish(device="cpu")
+
+
+def test_a_run_continues_until_it_is_finished(tmp_path):
     run = open_run(tmp_path)
     append_jsonl(run.path / "samples.jsonl", {"id": "1"})
     assert not run.finished
@@ -54,18 +66,68 @@ def test_a_run_continues_until_finished_and_starts_over_when_settings_change(tmp
     again = open_run(tmp_path)
     assert again.finished
     assert again.manifest["device"] == "cpu"
-    other = open_run(tmp_path, mode="think")
-    assert not other.finished
-    assert not (other.path / "samples.jsonl").exists()
 
 
-def test_a_committed_run_is_readable_but_recomputed_on_a_fresh_clone(tmp_path):
-    run = open_run(tmp_path)
-    run.finish()
-    for mark in run.path.glob(".*"):
-        mark.unlink()
-    assert (run.path / "manifest.json").is_file()
-    assert not open_run(tmp_path).finished
+OTHERS = {
+    "a setting": ({"profile": replace(PROFILE, frames=8)}, "frames: 16 -> 8"),
+    "what it is about": ({"mode": "think"}, "mode: vanilla -> think"),
+    "the seed": ({"seed": 1}, "seed: 0 -> 1"),
+    "the version": ({"stage": replace(STAGE, version=2)}, "version: 1 -> 2"),
+}
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "half done"])
+@pytest.mark.parametrize(("change", "said"), OTHERS.values(), ids=OTHERS)
+def test_another_identity_steps_aside_and_is_found_again(tmp_path, capsys, change, said, finished):
+    first = open_run(tmp_path)
+    fill(first, "paid for") if finished else atomic_write(first.path / "samples.jsonl", "paid for")
+    second = open_run(tmp_path, **change)
+    assert said in capsys.readouterr().err
+    assert not second.finished
+    assert not (second.path / "samples.jsonl").exists()
+    fill(second, "the second")
+    again = open_run(tmp_path)
+    assert again.finished == finished
+    assert (again.path / "samples.jsonl").read_text() == "paid for"
+    assert (open_run(tmp_path, **change).path / "samples.jsonl").read_text() == "the second"
+
+
+def test_what_changes_no_result_changes_nothing(tmp_path):
+    fill(open_run(tmp_path), "paid for")
+    assert open_run(tmp_path, profile=replace(PROFILE, token_budget=1, seeds=9, bootstrap=7)).finished
+    assert not runs.earlier(tmp_path)
+
+
+def test_fresh_removes_this_very_run_and_no_other(tmp_path):
+    fill(open_run(tmp_path), "old")
+    fill(open_run(tmp_path, mode="think"), "thought")
+    assert not (open_run(tmp_path, fresh=True).path / "samples.jsonl").exists()
+    assert (open_run(tmp_path, mode="think").path / "samples.jsonl").read_text() == "thought"
+
+
+def test_a_folder_without_a_manifest_of_ours_is_kept(tmp_path):
+    folder = tmp_path / "eval-base-vanilla-true"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"fingerprint": "of an older version"}')
+    open_run(tmp_path)
+    open_run(tmp_path, mode="think")
+    assert [path.parent.name for path in tmp_path.glob("earlier/*/*")] == ["eval-base-vanilla-true"] * 2
+    assert "older version" in (tmp_path / "earlier" / folder.name / "unnamed" / "manifest.json").read_text()
+
+
+def test_a_stage_reads_only_what_it_declares():
+    view = STAGE.view(PROFILE)
+    assert view.frames == PROFILE.frames
+    with pytest.raises(AttributeError, match="stage 'answer' reads the setting 'beta' without declaring it"):
+        _ = view.beta
+    assert view.read == {"frames"}
+
+
+def test_runs_are_found_by_what_they_are_about(tmp_path):
+    open_run(tmp_path / "unfinished")
+    fill(open_run(tmp_path), "")
+    assert [run.path.name for run in runs.find(tmp_path, "answer", mode="vanilla")] == ["eval-base-vanilla-true"]
+    assert runs.find(tmp_path, "grpo") == runs.find(tmp_path, mode="think") == runs.find(tmp_path / "unfinished") == []
 
 
 def test_manifests_name_no_machine(tmp_path):

@@ -114,7 +114,7 @@ def test_a_run_leaves_an_adapter_a_log_and_nothing_else(stage, tmp_path):
     run = run_sft(stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 7, loaded=base, on_step=seen.append)
     assert run.path.name == "sft-seed7"
     assert run.finished
-    marks = {".alive.json", ".done", ".here", ".lock"}
+    marks = {".alive.json"}
     assert {p.name for p in run.path.iterdir()} == marks | {"adapter", "log.jsonl", "manifest.json"}
     assert [line["step"] for line in log(run)] == [1, 2, 3, 4, 5, 6]
     assert seen == log(run)

@@ -1,18 +1,29 @@
-"""Run folders: the only source of every number. Atomic writes, fingerprints, manifests, resume."""
+"""Run folders: the only source of every number, and never destroyed.
+
+A run is what its stage reads: the settings that the stage declares, its version, its inputs' hashes and the seed. Asked
+for another identity, the folder's earlier run steps aside to `earlier/<name>/<identity>`; asked for that one again, it
+comes back as it was, finished or half done. Only `--fresh` and `vsr clean` remove anything.
+"""
 
 import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from vsr.files import atomic_write, fingerprint, read_json, write_json
+from vsr.errors import VsrError
+from vsr.files import fingerprint, read_json, write_json
 from vsr.workers import locks
 
-KEPT = {locks.NAME, ".launch"}  # what outlives a fresh start: see vsr.workers.locks and vsr.train.launch
+EARLIER = "earlier"  # beside the runs: those of other identities
+MANIFEST = "manifest.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "numpy", "av", "matplotlib")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,80 +53,196 @@ def versions() -> dict[str, str]:
     return found
 
 
-class Run:
-    """One run folder. `finished` is true when this very run (same settings and inputs) was completed on this machine:
-    the mark `.done` is not committed, so a fresh clone recomputes what it shows. Until then `lock` keeps others out."""
+@dataclass(frozen=True)
+class Stage:
+    """What makes a kind of run what it is: `version`, an integer bumped when its results change, and the names of the
+    profile's `settings` that decide them. `free` settings are read too but change no result (a memory budget)."""
 
-    def __init__(self, path: Path, manifest: dict, lock: locks.Lock | None = None):
-        self.path = path
-        self.manifest = manifest
-        self.lock = lock
+    name: str
+    version: int
+    settings: tuple[str, ...]
+    free: tuple[str, ...] = ()
+
+    def view(self, profile: object) -> "Settings":
+        """The only settings that the stage may read, with their values in `profile`."""
+        return Settings(self, {name: getattr(profile, name) for name in (*self.settings, *self.free)})
+
+
+class Settings:
+    """A profile as one stage sees it: the settings it declares, as attributes; `read` collects those it asked for."""
+
+    def __init__(self, stage: Stage, values: dict):
+        self.stage, self.values, self.read = stage, values, set()
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # copying and pickling ask for these before there are any values
+            raise AttributeError(name)
+        if name not in self.values:
+            raise AttributeError(f"stage '{self.stage.name}' reads the setting '{name}' without declaring it")
+        self.read.add(name)
+        return self.values[name]
+
+
+class Run:
+    """One run folder. `about` says in plain words what it is (method, mode, beta, video ...), so that nobody parses its
+    name; `settings` are those its stage reads. Until it is `finished` its `lock` keeps other writers out."""
+
+    def __init__(self, path: Path, manifest: dict, settings: Settings | None = None, lock: locks.Lock | None = None):
+        self.path, self.manifest, self.settings, self.lock = path, manifest, settings, lock
         self._started = time.monotonic()
 
     @classmethod
-    def open(cls, out: str | Path, name: str, *, settings: dict, inputs: dict, seed: int, fresh: bool = False) -> "Run":
-        """The folder `out/name`, kept to be continued if settings and inputs are unchanged, emptied otherwise. VsrError
-        where another process works in it."""
-        path = Path(out) / name
-        settings = json.loads(json.dumps(settings, default=str))  # as it will read back
-        mark = fingerprint({"settings": settings, "inputs": inputs, "seed": seed})
-        current = None if fresh else _current(path, mark)
-        if current and (path / ".done").is_file():
-            return cls(path, current)
+    def open(
+        cls,
+        out: str | Path,
+        name: str,
+        stage: Stage,
+        profile: object,
+        *,
+        about: dict,
+        inputs: dict,
+        seed: int,
+        fresh: bool = False,
+    ) -> "Run":
+        """The run `out/name` of `stage` under `profile`, continued where it stopped.
+
+        `about` and `inputs` (names -> hashes) belong to its identity. A run of another identity steps aside, and one
+        line says what differs; `fresh` removes a run of this very identity. VsrError where another process has it."""
+        path, settings = Path(out) / name, stage.view(profile)
+        decides = {key: settings.values[key] for key in stage.settings}
+        who = {"stage": stage.name, "version": stage.version, "settings": decides, "about": about}
+        who = json.loads(json.dumps(who | {"inputs": inputs, "seed": seed}, default=str))  # as it will read back
+        identity = fingerprint(who)[:12]
+        if not fresh and (found := _ours(path)).get("identity") == identity and found["finished"]:
+            return cls(path, found, settings)
         lock = locks.hold(path)
-        current = None if fresh else _current(path, mark)  # another process may just have ended
-        if current is None:
-            _empty(path)
-            current = {
-                "id": f"{name}-{mark[:8]}",
+        found = _ours(path)  # read again: another process may just have ended
+        if found.get("identity") != identity:
+            aside = path.parent / EARLIER / name / identity
+            _step_aside(path, found, who)
+            if aside.is_dir():
+                os.replace(aside, path)
+                print(f"{name}: the earlier run of these settings is back", file=sys.stderr, flush=True)
+            found = _ours(path)
+        if fresh and found:
+            shutil.rmtree(path)
+            found = {}
+        if not found:
+            found = who | {
+                "id": f"{name}-{identity[:8]}",
                 "name": name,
-                "fingerprint": mark,
-                "seed": seed,
-                "settings": settings,
-                "inputs": inputs,
+                "identity": identity,
+                "finished": False,
+                "free": {key: settings.values[key] for key in stage.free},
                 "git": git_state(),
                 "versions": versions(),
                 "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
                 "seconds": 0.0,
             }
-            write_json(path / "manifest.json", current)
-            atomic_write(path / ".here", mark)
-        return cls(path, current, lock)
+            write_json(path / MANIFEST, found)
+        elif found["finished"]:
+            lock.release()
+        return cls(path, found, settings, lock)
 
     @classmethod
-    def read(cls, path: Path) -> "Run":
-        """The run in a folder that another process writes."""
-        return cls(path, read_json(path / "manifest.json"))
+    def read(cls, path: str | Path, settings: Settings | None = None) -> "Run":
+        """The run in a folder that another process writes, or that is only looked at."""
+        if not (manifest := _manifest(Path(path))):
+            raise VsrError(f"{path}: no manifest.json, so it is no run folder")
+        return cls(Path(path), manifest, settings)
+
+    @property
+    def about(self) -> dict:
+        """Method, mode, seed, beta, video ...: what `find` looks for."""
+        return self.manifest["about"]
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
-        return (self.path / ".done").is_file()
+        return self.manifest["finished"]
 
     def finish(self, **facts: object) -> None:
         """Add facts (hashes of what was made, device) to the manifest and mark the run complete."""
         self.manifest["seconds"] = round(self.manifest["seconds"] + time.monotonic() - self._started, 1)
-        self.manifest.update(facts)
-        write_json(self.path / "manifest.json", self.manifest)
-        atomic_write(self.path / ".done", self.manifest["fingerprint"])
+        self.manifest |= facts | {"finished": True}
+        write_json(self.path / MANIFEST, self.manifest)
         if self.lock:
             self.lock.release()
 
 
-def _current(path: Path, mark: str) -> dict | None:
-    """The manifest of the very run `mark`, begun on this machine; None where there is another, or none."""
-    if not (path / ".here").is_file() or (path / ".here").read_bytes().strip() != mark.encode():
-        return None
-    manifest = read_json(path / "manifest.json") if (path / "manifest.json").is_file() else {}
-    return manifest if manifest.get("fingerprint") == mark else None
+def find(out: str | Path, stage: str | None = None, **about: object) -> list[Run]:
+    """The finished runs directly in `out`, by name: those of one `stage` whose manifests have these values in `about`
+    (None also finds a manifest that says nothing)."""
+    runs = [Run(path, manifest) for path, manifest in _all(Path(out)) if manifest.get("finished")]
+    return [
+        run
+        for run in runs
+        if stage in (None, run.manifest["stage"]) and all(run.about.get(key) == about[key] for key in about)
+    ]
 
 
-def _empty(folder: Path) -> None:
-    """Remove everything but what tells who works in it, the marks of a current run first."""
-    for mark in (".done", ".here"):
-        (folder / mark).unlink(missing_ok=True)
-    for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink() and child.name not in KEPT:
-            shutil.rmtree(child)
-        elif child.name not in KEPT:
-            child.unlink()
+def earlier(results: str | Path) -> list[Path]:
+    """The runs below `results` that stepped aside: what `vsr clean` offers to remove."""
+    return sorted(path.parent for path in Path(results).glob(f"**/{EARLIER}/*/*/{MANIFEST}"))
+
+
+def _all(out: Path) -> Iterator[tuple[Path, dict]]:
+    for path in sorted(out.glob(f"*/{MANIFEST}")):
+        yield path.parent, _manifest(path.parent)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(path: Path, changed: int, size: int) -> dict:
+    """A manifest, read once for every state of its file. VsrError where it is none of ours."""
+    found = read_json(path)
+    kinds = {"id": str, "stage": str, "identity": str, "about": dict, "settings": dict, "finished": bool}
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind):
+            raise VsrError(f"{path}: '{key}' is missing or no {kind.__name__}; is it another version's? move it away")
+    return found
+
+
+def _manifest(path: Path) -> dict:
+    """The manifest in a run folder; {} without one."""
+    facts = (path / MANIFEST).stat() if (path / MANIFEST).is_file() else None
+    return dict(_parsed(path / MANIFEST, facts.st_mtime_ns, facts.st_size)) if facts else {}
+
+
+def _ours(path: Path) -> dict:
+    """The manifest in a run folder; {} without one, or where it is no manifest of this version."""
+    try:
+        return _manifest(path)
+    except VsrError:
+        return {}
+
+
+def _step_aside(path: Path, found: dict, wanted: dict) -> None:
+    """Move what is in the folder to where its own identity finds it again; one line says what differs."""
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    home = path.parent / EARLIER / path.name
+    aside = home / found.get("identity", "unnamed")
+    while aside.exists():  # a folder whose manifest was lost, or one copied here by hand
+        aside = aside.with_name(f"{aside.name}-again")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        os.replace(path, aside)
+    except OSError as error:
+        raise VsrError(f"{path}: could not be moved to {aside} ({error.strerror}); choose another --out") from None
+    why = "; ".join(differences(found, wanted)) or "it has no manifest of this version"
+    print(f"{path.name}: {why}; the earlier run is kept in {aside}", file=sys.stderr, flush=True)
+
+
+def differences(before: dict, after: dict) -> list[str]:
+    """What makes two manifests different runs, as 'beta: 0.0001 -> 0.01'."""
+
+    def flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+        if not isinstance(value, dict):
+            yield name, value
+            return
+        for key, part in value.items():
+            yield from flat(part, key)
+
+    kinds = ("stage", "version", "settings", "about", "inputs", "seed")
+    old, new = (dict(pair for kind in kinds for pair in flat(one.get(kind), kind)) for one in (before, after))
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]

@@ -91,7 +91,7 @@ def evaluate(
     launch.check(processes)
     run, asked = one.opened(model, bench, mode, video, profile, out, limit)
     if run.finished:
-        return run
+        return one.scored(run, profile)
     answered = _gather(run.path, asked)
     todo = [scene for scene in asked.scenes if scene not in answered]
     number = max(1, min(processes, len(todo)))
@@ -102,8 +102,8 @@ def evaluate(
     answered = _gather(run.path, asked)
     atomic_write(run.path / SAMPLES, _lines(row for scene in asked.scenes for row in answered[scene]))
     shutil.rmtree(here)
-    one.close(run, profile, asked, processes=number, **speed)
-    return run
+    one.close(run, processes=number, **speed)
+    return one.scored(run, profile)
 
 
 def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:

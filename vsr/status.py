@@ -55,7 +55,7 @@ def _status(folder: Path, name: str) -> Status:
     beat = heartbeat.read(folder)
     if locks.held(folder):
         return Status(name, "silent" if _silent(beat) else "running", beat)
-    if (folder / ".done").is_file() or read_json(folder / "manifest.json").get("seconds"):
+    if read_json(folder / "manifest.json").get("finished"):
         return Status(name, "finished", beat)
     return Status(name, "stopped" if beat and beat.stopped else "dead", beat)
 

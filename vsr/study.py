@@ -24,6 +24,7 @@ from vsr.report.write import figures_folder
 from vsr.scenes import metainfo
 from vsr.workers.jobs import Job, run_all
 
+AGREE = runs.Stage("agree", 1, ())
 SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it
 
 
@@ -192,8 +193,8 @@ def shared_file(name: str) -> Path:
 def agreement(scenes: Path, questions: Path, results: Path, rules: str = "vsibench") -> runs.Run:
     """Our ground truth for given questions against theirs, as the run `agree-<questions file>` with agreement.json."""
     inputs = {"scenes": hash_files(scenes), "questions": hash_files(questions)}
-    settings = {"scenes": scenes.name, "questions": questions.name, "rules": rules}
-    run = runs.Run.open(results, f"agree-{questions.stem}", settings=settings, inputs=inputs, seed=0)
+    about = {"scenes": scenes.name, "questions": questions.name, "rules": rules}
+    run = runs.Run.open(results, f"agree-{questions.stem}", AGREE, None, about=about, inputs=inputs, seed=0)
     if not run.finished:
         result = agree.agree(metainfo.read_scenes(scenes), read_questions(questions), rules)
         write_json(run.path / "agreement.json", result)

@@ -10,19 +10,18 @@ from pathlib import Path
 
 from vsr import estimate, evaluate, models
 from vsr.errors import unknown
-from vsr.files import hash_files, read_json, write_json
+from vsr.files import read_json, write_json
 from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
 from vsr.report.figures_variants import FOLDER, MODE, PLAN
 from vsr.report.live import Curves
-from vsr.runs import Run
+from vsr.runs import Run, Stage
 from vsr.study import Study
 from vsr.train import grpo
 from vsr.workers.jobs import Job, run_all
 
-HERE = Path(__file__).resolve().parent
-CODE = [HERE / "estimate", HERE / "models" / "quantize.py"]  # what an estimate depends on
+ESTIMATE = Stage("estimate", 1, ())
 
 
 def studies(study: Study, quantizations: Sequence[str], **changes: object) -> dict[str, Study]:
@@ -64,8 +63,8 @@ def expect(profile: Profile, out: Path) -> Run:
     (seconds by phase) and `training` (seconds) as estimated, `loaded` (bytes) as measured, `fits`, and `changes` that
     would make it fit."""
     arguments = models.arguments("base", profile)
-    settings = {"mode": MODE, "model": models.describe(**arguments), **asdict(profile)}
-    run = Run.open(out, PLAN, settings=settings, inputs={"code": hash_files(*CODE)}, seed=profile.seed)
+    about = {"mode": MODE, "model": models.describe(**arguments), "profile": asdict(profile)}
+    run = Run.open(out, PLAN, ESTIMATE, None, about=about, inputs={}, seed=profile.seed)
     if run.finished:
         return run
     found, loaded = estimate.estimate(profile, mode=MODE), models.load(**arguments)

@@ -12,7 +12,7 @@ import torch
 
 from vsr import evaluate, models, prompts, runs, scoring
 from vsr.engine import FeatureCache, Prompt, rollouts
-from vsr.files import fingerprint, hash_files, read_jsonl, write_json
+from vsr.files import fingerprint, read_jsonl, write_json
 from vsr.miniature.solver import Solver, calibrate
 from vsr.models import Loaded, sources
 from vsr.paper import TRAINED
@@ -20,7 +20,7 @@ from vsr.profiles import Profile
 from vsr.questions.bench import Bench
 from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
-from vsr.runs import Run
+from vsr.runs import Run, Stage
 from vsr.scenes.scene import Scene
 from vsr.scoring import readable, score, seeds, task_of
 from vsr.scoring.rewards import format as follows_format
@@ -28,8 +28,7 @@ from vsr.train.sft import run_sft
 
 NAME = "diagnosis"
 PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-training wrote
-HERE = Path(__file__).resolve().parent
-CODE = [*evaluate.CODE, *evaluate.SCORING_CODE, HERE / "diagnose.py", HERE / "solver.py"]
+DIAGNOSE = Stage("diagnose", 1, ())
 BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
@@ -50,9 +49,8 @@ def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Pr
     inputs = {
         name: fingerprint([asdict(q) for q in data.questions]) for name, data in (("bench", bench), ("train", train))
     }
-    inputs["code"] = hash_files(*CODE)
-    settings = {"model": info, "sampled": sampled, **asdict(profile)}
-    run = Run.open(out, NAME, settings=settings, inputs=inputs, seed=profile.seed)
+    about = {"model": info, "sampled": sampled, "profile": asdict(profile)}
+    run = Run.open(out, NAME, DIAGNOSE, None, about=about, inputs=inputs, seed=profile.seed)
     if run.finished:
         return run
     loaded, rows = models.load(**arguments), {}

@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from vsr import models
-from vsr.files import append_jsonl, atomic_write, hash_files, read_json, read_jsonl, write_json
+from vsr import models, runs
+from vsr.files import append_jsonl, atomic_write, read_json, read_jsonl, write_json
 from vsr.miniature import corpus, labels, rooms, seeing, state
 from vsr.miniature import recipe as plan
 from vsr.miniature.language import Packer
-from vsr.miniature.recipe import Plan, Stage
+from vsr.miniature.recipe import Plan
 from vsr.miniature.talking import Talking
 from vsr.runs import Run
 
-HERE = Path(__file__).resolve().parent
+PRETRAIN = runs.Stage("pretrain", 1, ())
 PROBES = "probes.safetensors"
 
 
@@ -31,8 +31,7 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan |
     """
     recipe = recipe or (plan.SMOKE if smoke else plan.FULL)
     out = Path(out)
-    inputs = {"code": hash_files(HERE), "scenes": hash_files(HERE.parent / "scenes")}
-    run = Run.open(out, "run", settings=asdict(recipe), inputs=inputs, seed=seed)
+    run = Run.open(out, "run", PRETRAIN, None, about={"recipe": asdict(recipe)}, inputs={}, seed=seed)
     if run.finished:
         return run
     shards = rooms.make(out / "rooms", recipe.rooms, seed, workers=workers)
@@ -66,7 +65,7 @@ def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[lis
     packer = Packer(model, tokens, truth)
     talk = Talking(model, packer, corpus.Corpus(data, drafts), features, recipe)
 
-    def exam(stage: Stage) -> None:
+    def exam(stage: plan.Stage) -> None:
         true, shuffled = talk.exam(stage.weights), talk.exam(stage.weights, shuffled=True)
         passed(stage.name, {"true": true, "shuffled": shuffled})
 

@@ -108,6 +108,9 @@ def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) ->
         return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
 
 
+SETTINGS = ("base", "dtype", "quantization", "attention")  # of a profile: those that `arguments` reads
+
+
 def arguments(name: str, profile: Profile) -> dict:
     """What `describe` and `load` take for a model that a command names: 'base' (the profile's), the folder of a
     training run (its adapter on the profile's base), or another base by folder or hub id."""

@@ -38,7 +38,7 @@ def check_adapter(path: str | Path, config: "Qwen2VLConfig", base: str, base_has
 
     folder = adapter_folder(path)
     manifest = folder.parent / "manifest.json"
-    trained_on = read_json(manifest).get("settings", {}).get("model", {}) if manifest.is_file() else {}
+    trained_on = read_json(manifest).get("about", {}).get("model", {}) if manifest.is_file() else {}
     named = trained_on.get("base") or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "?"
     remedy = "name the base it was trained on with --set base=..."
     other_name = "/" in named and "/" in base and named.partition("@")[0] != base.partition("@")[0]

@@ -79,11 +79,11 @@ def evaluations(run: Path) -> list[dict]:
 
 
 def _method(manifest: dict) -> str:
-    return manifest["settings"].get("method", "grpo")
+    return manifest["about"]["method"]
 
 
 def _base(manifest: dict) -> str:
-    return manifest["settings"]["model"]["base"]
+    return manifest["about"]["model"]["base"]
 
 
 def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
@@ -113,9 +113,9 @@ def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
 
 def _made(manifest: dict) -> list[tuple[str, object]]:
     """Two columns."""
-    settings, method = manifest["settings"], _method(manifest)
+    settings, method = manifest["settings"] | manifest["about"], _method(manifest)
     model, git = settings["model"], manifest["git"]
-    data = "procedural rooms" if settings["data"] == "rooms" else Path(settings["data"]).name
+    data = manifest.get("data", "?")
     budget = ", for as many token passes as a GRPO run" if settings.get("budget") else ""
     return [
         ("method", f"{NAMES[method]}, {settings['mode']} prompt{budget}"),
@@ -154,7 +154,7 @@ def _value(part: dict, key: str) -> str:
 
 def _not_run(manifest: dict, found: list[dict]) -> list[str]:
     """What a reader might expect and not find."""
-    settings = manifest["settings"]
+    settings = manifest["settings"] | manifest["about"]
     done = {(one["mode"], one["video"]) for one in found}
     lacking = [
         f"evaluation with the {mode} prompt and {name}"
@@ -164,7 +164,7 @@ def _not_run(manifest: dict, found: list[dict]) -> list[str]:
     ]
     if not any(set(one["dataset"].split(", ")) & {"scannet", "scannetpp", "arkitscenes"} for one in found):
         lacking.append("VSI-Bench itself, with its real videos")
-    if settings["seeds"] < 2:
+    if settings.get("seeds", 1) < 2:
         lacking.append("a second seed, so nothing is known about the spread between seeds")
     return lacking + [MINIATURE] * (_base(manifest) == "tiny")
 

@@ -30,7 +30,7 @@ def export(run: str | Path, out: str | Path, **changes: object) -> Path:
     adapter_folder(run)
     manifest = read_json(run / "manifest.json")
     settings = manifest["settings"]
-    profile = profiles.get(settings["name"], **({name: settings[name] for name in FIELDS} | changes))
+    profile = profiles.get("tiny", **({name: settings[name] for name in FIELDS} | changes))
     arguments = models.arguments(str(run), profile)
     models.describe(**arguments)  # refuses another base
     loaded = models.load(**arguments | {"adapter": None})

@@ -65,7 +65,7 @@ def _read(folder: Path) -> Training | None:
     if "adapter" not in manifest:
         return None
     rows = tuple(read_jsonl(folder / "log.jsonl"))
-    settings = manifest["settings"]
+    settings = manifest["settings"] | manifest.get("about", {})
     if not rows or any("step" not in row for row in rows):
         raise VsrError(f"{folder / 'log.jsonl'}: a line without 'step', or none at all; train again with 'vsr train'")
     return Training(

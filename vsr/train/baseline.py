@@ -26,13 +26,13 @@ from vsr.profiles import Profile
 from vsr.questions import leak
 from vsr.questions.bench import Bench
 from vsr.questions.question import Question
-from vsr.runs import Run
+from vsr.runs import Run, Stage
 from vsr.train import compute, options
 from vsr.train.collate import AnswerCollator
 from vsr.train.data import See, check_rows, sample
 from vsr.train.diagnostics import peak_memory
 from vsr.train.fit import fit
-from vsr.train.grpo import OnStep, _code_hash, save_adapter
+from vsr.train.grpo import GRPO, OnStep, save_adapter
 from vsr.train.schedule import Schedule
 
 MODE = "vanilla"  # both baselines learn the bare answer; Table 2 evaluates them so
@@ -80,12 +80,17 @@ def train(
     caution = leak.check_folder(data.folder, (question.scene_name for question in data.questions))
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
     what = {
-        "settings": {"method": method.name, "mode": MODE, "budget": budget, "model": info, **asdict(profile)},
-        "inputs": {"questions": fingerprint([asdict(q) for q in data.questions]), "code": _code_hash()},
+        "about": {"method": method.name, "mode": MODE, "budget": budget, "model": info, "ablated": None},
+        "inputs": {"questions": fingerprint([asdict(q) for q in data.questions])},
     }
+    own = ("sft_learning_rate",) if method.name == "sft" else ("dpo_learning_rate", "dpo_beta")
+    shared = (key for key in GRPO.settings if key not in ("beta", "learning_rate"))
+    stage = Stage(method.name, 1, (*shared, *own))
     with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
         main = args.process_index == 0
-        run = Run.open(out, name, **what, seed=seed, fresh=fresh) if main else Run.read(Path(out) / name)
+        run = (
+            Run.open(out, name, stage, profile, **what, seed=seed, fresh=fresh) if main else Run.read(Path(out) / name)
+        )
     if run.finished:
         return run
     rows = rows_of(method, data, seed)

@@ -12,14 +12,14 @@ from trl import GRPOConfig
 from vsr import models, runs
 from vsr.engine.features import FeatureCache
 from vsr.errors import VsrError
-from vsr.files import fingerprint, hash_files
+from vsr.files import fingerprint
 from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
 from vsr.questions import leak
 from vsr.questions.bench import Bench
 from vsr.questions.bench import load as load_bench
-from vsr.runs import Run
+from vsr.runs import Run, Stage
 from vsr.scoring import rewards
 from vsr.train import options
 from vsr.train.data import See, check_rows, sample
@@ -29,9 +29,16 @@ from vsr.train.rewarding import RewardFunction
 
 TOKEN_BUDGET = 1 << 14  # tokens a forward pass: 28 layers of Qwen2-VL-2B keep 1.4 GB of checkpoints for it in bf16
 OnStep = Callable[[dict], None]
-CODE = (  # what a run's result depends on
-    *("engine", "scoring/answers.py", "prompts.py", "scoring/rewards.py", "video.py"),
-    *(f"train/{name}.py" for name in ("data", "gradients", "group_trainer", "objective", "options", "schedule")),
+GRPO = Stage(
+    "grpo",
+    1,
+    (
+        *models.SETTINGS,
+        *("frames", "max_pixels", "lora_r", "lora_alpha", "lora_targets", "lora_dropout", "num_generations"),
+        *("temperature", "beta", "epsilon", "learning_rate", "questions_per_step", "max_steps"),
+        "max_completion_length",
+    ),
+    free=("token_budget", "split_every"),
 )
 
 
@@ -115,12 +122,13 @@ def run_grpo(
     info = loaded.info if loaded else models.describe(**models.arguments("base", profile))
     args = options.config(profile, Path(out) / name, seed=seed)  # its errors come before any work
     what = {
-        "settings": {"mode": mode, "model": info, **asdict(profile)},
-        "inputs": {"questions": fingerprint([asdict(q) for q in bench.questions]), "code": _code_hash()},
+        "about": {"method": "grpo", "mode": mode, "model": info, "beta": profile.beta, "budget": None}
+        | {"ablated": None if beta is None else "beta"},
+        "inputs": {"questions": fingerprint([asdict(q) for q in bench.questions])},
     }
     with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
         main = args.process_index == 0
-        run = Run.open(out, name, **what, seed=seed, fresh=fresh) if main else Run.read(Path(out) / name)
+        run = Run.open(out, name, GRPO, profile, **what, seed=seed, fresh=fresh) if main else Run.read(Path(out) / name)
     if run.finished:
         return run
     base = loaded or models.load(**models.arguments("base", profile))
@@ -160,8 +168,3 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(staging, save_embedding_layers=False)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
-
-
-def _code_hash() -> str:
-    package = Path(__file__).resolve().parents[1]
-    return hash_files(*(package / name for name in CODE))

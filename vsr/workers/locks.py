@@ -11,7 +11,6 @@ from pathlib import Path
 
 from vsr.errors import VsrError
 
-NAME = ".lock"
 PATIENCE = 10.0  # seconds: processes of a killed study notice that within a few, see vsr.workers.jobs
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # file systems without locks go unprotected
 
@@ -42,7 +41,7 @@ class Lock:
 def hold(folder: str | Path) -> Lock:
     """The lock of `folder`, which is made if missing; the same one again within a process. VsrError where another
     process has it, or where the folder cannot be written."""
-    path = Path(folder).resolve() / NAME
+    path = _path(folder)
     if (mine := _held.get(path)) is not None and not mine.file.closed:
         return mine
     deadline = time.monotonic() + PATIENCE
@@ -62,9 +61,15 @@ def hold(folder: str | Path) -> Lock:
             raise VsrError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from None
 
 
+def _path(folder: str | Path) -> Path:
+    """Beside the folder, not in it: a run folder may be moved aside while it is locked."""
+    folder = Path(folder).resolve()
+    return folder.parent / ".locks" / f"{folder.name}.lock"
+
+
 def held(folder: str | Path) -> bool:
     """Whether a living process, this one included, holds the lock of `folder`."""
-    path = Path(folder).resolve() / NAME
+    path = _path(folder)
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
