@@ -10,7 +10,7 @@ from vsr.report import claims, tables
 from vsr.report.table_text import NOT_RUN
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "tiny"
+RESULTS = ROOT / "results" / "published" / "tiny"
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,11 @@ PATHS = re.compile(r"/(home|Users|root)/\w+")
 
 
 def test_notebooks_and_manifests_name_no_user_and_no_secret():
-    kept = [*ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("results/tiny/**/*.ipynb")]
-    kept += [*ROOT.glob("results/tiny/**/manifest.json"), *ROOT.glob("results/tiny/**/summary.json")]
+    kept = [*ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("results/published/tiny/**/*.ipynb")]
+    kept += [
+        *ROOT.glob("results/published/tiny/**/manifest.json"),
+        *ROOT.glob("results/published/tiny/**/summary.json"),
+    ]
     assert kept
     for path in kept:
         text = json.dumps(json.loads(path.read_text()))

@@ -26,7 +26,7 @@ STEPS, SEED = 2000, 0  # simulated
 
 def main() -> dict:
     """Rows `{"part", "devices", "hours", "known_by"}` and, by part, `stops_at` devices and why."""
-    measured = read_json(ROOT / "results" / "tiny" / "bench" / "build.json")["rows"][0]
+    measured = read_json(ROOT / "results" / "published" / "tiny" / "bench" / "build.json")["rows"][0]
     profile = PROFILES[PROFILE]
     model = phases.Model(shape(QWEN2_VL[profile.base]), profile)
     parts: dict[str, tuple[Callable[[int], float | None], str]] = {

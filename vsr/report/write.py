@@ -6,10 +6,11 @@ from vsr.report import claims, figures, tables
 
 
 def figures_folder(results: Path) -> Path:
-    """figures/<profile> beside results/<profile>; inside a results folder of any other place."""
+    """figures/<profile> beside results/<profile>, and so for what is published; inside any other results folder."""
     results = Path(results).resolve()
-    if results.parent.name == "results":
-        return results.parent.parent / "figures" / results.name
+    for above in results.parents[:2]:
+        if above.name == "results":
+            return above.parent / "figures" / results.relative_to(above)
     return results / "figures"
 
 
