@@ -1,8 +1,9 @@
 """The command line: help a newcomer understands, mistakes named, exit codes that schedulers read."""
 
 import pytest
+from test_runs import fill, open_run
 
-from vsr import cli
+from vsr import cli, runs
 
 
 def fails(capsys, *words: str) -> str:
@@ -16,7 +17,7 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    commands = "run doctor build agree evaluate train status estimate export report score pretrain diagnose bench"
+    commands = "run doctor build agree evaluate train status clean estimate export report score pretrain diagnose bench"
     for command in commands.split():
         assert f"\n    {command} " in shown
 
@@ -57,3 +58,16 @@ def test_agree_ends_with_an_error_when_a_scene_is_broken(capsys, tmp_path):
     )
     assert "scene0000_00" in message
     assert "room_size" in message
+
+
+def test_clean_lists_and_removes_only_when_told(capsys, tmp_path):
+    fill(open_run(tmp_path), "paid for")
+    fill(open_run(tmp_path, mode="think"), "current")
+    assert cli.main(["clean", "--out", str(tmp_path)]) == 0
+    assert "nothing was removed" in capsys.readouterr().out
+    assert (kept := open_run(tmp_path).path / "samples.jsonl").read_text() == "paid for"
+    assert cli.main(["clean", "--out", str(tmp_path), "--yes"]) == 0
+    assert runs.earlier(tmp_path) == []
+    assert kept.read_text() == "paid for"
+    assert cli.main(["clean", "--out", str(tmp_path)]) == 0
+    assert "nothing to remove" in capsys.readouterr().out

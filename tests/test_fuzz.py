@@ -136,7 +136,7 @@ SETTINGS = st.builds("{}={}".format, st.sampled_from(FIELDS) | st.text(max_size=
     st.lists(SETTINGS | st.text(max_size=8), max_size=3),
 )
 def test_any_setting_is_taken_or_refused(name, words):
-    tried(lambda: profiles.get(name, **notebooks.profile_changes(words)))
+    tried(lambda: profiles.get(name, **profiles.changes(words)))
 
 
 @MANY

@@ -23,7 +23,7 @@ FLOORS = [
     {"estimate"},
     {"shards", "study", "variants"},
     {"bench", "notebooks"},
-    {"cli", "cli_build"},
+    {"cli", "commands"},
 ]
 DOORS = {"build.py": {"miniature"}, "cards.py": {"report"}}  # where a lower floor asks a higher one in
 NO_TORCH = [

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -118,6 +119,7 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
     started = time.monotonic()
     here = Path.cwd()
     old = os.environ.get(EXECUTED)
+    sockets = tempfile.TemporaryDirectory(prefix="vsr-")
     os.environ[EXECUTED] = "1"
     os.chdir(runs.ROOT)  # notebooks name files relative to the repository; executed copies carry no machine's path
     try:
@@ -130,7 +132,8 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
             log_output=False,
             execution_timeout=cell_hours and max(1, round(3600 * cell_hours)),
             cwd=str(runs.ROOT),
-            config=Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}}),
+            # sockets in a folder of their own: in the working directory those of two runs would be one another's
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets.name}/kernel"}}),
         )
     except papermill.PapermillExecutionError as error:
         message = "\n".join(str(error).strip().splitlines()[-12:])
@@ -144,6 +147,7 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
             "'vsr status' shows how far its runs are; the same command continues"
         ) from None
     finally:
+        sockets.cleanup()
         os.chdir(here)
         os.environ.pop(EXECUTED) if old is None else os.environ.update({EXECUTED: old})
     _tidy(partial)
@@ -161,14 +165,3 @@ def _tidy(path: Path) -> None:
         cell["metadata"].pop("execution", None)
     text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
     atomic_write(path, text.replace(json.dumps(f"{runs.ROOT}{os.sep}")[1:-1], ""))
-
-
-def profile_changes(words: list[str]) -> dict[str, str]:
-    """`key=value` words as a dict; anything else is an error."""
-    changes = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise VsrError(f"--set {word}: expected key=value, e.g. --set num_generations=8")
-        changes[key] = value
-    return changes

@@ -128,6 +128,17 @@ def get(name: str, /, **changes: object) -> Profile:
     return dataclasses.replace(PROFILES[name], **read)
 
 
+def changes(words: list[str]) -> dict[str, str]:
+    """`key=value` words, as `--set` takes them, as a dict; anything else is an error."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise VsrError(f"--set {word}: expected key=value, e.g. --set num_generations=8")
+        found[key] = value
+    return found
+
+
 def _cast(key: str, value: object, kind: type) -> object:
     if isinstance(kind, types.UnionType):
         raise TypeError(f"setting {key}: unions are not supported")

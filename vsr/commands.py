@@ -1,0 +1,271 @@
+"""What each `vsr` command does, from its parsed options; the work itself is elsewhere."""
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from vsr import profiles
+from vsr.errors import VsrError
+from vsr.files import read_json, write_json
+
+
+def _changes(args: argparse.Namespace) -> dict:
+    return profiles.changes(args.set) | ({} if args.seed is None else {"seed": args.seed})
+
+
+def _profile(args: argparse.Namespace) -> profiles.Profile:
+    return profiles.get(args.profile, **_changes(args))
+
+
+def _out(args: argparse.Namespace) -> Path:
+    return args.out or Path("results") / args.profile
+
+
+def cmd_run(args: argparse.Namespace) -> None:
+    """execute the notebooks in order"""
+    from vsr import notebooks
+
+    books = notebooks.find(args.only, args.start)
+    if args.gpus > 1:
+        from vsr.train import launch
+
+        launch.offer(args.gpus)
+    notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
+
+
+def cmd_doctor(args: argparse.Namespace) -> None:
+    """what this machine has and what each profile can do here"""
+    from vsr.estimate import doctor
+
+    print(doctor.report())
+
+
+def cmd_build(args: argparse.Namespace) -> None:
+    """build questions from scenes: questions.jsonl, a parquet table and a manifest"""
+    from vsr.questions import build
+
+    profile = _profile(args)
+    if args.door == "procedural":
+        number = args.rooms or (profile.train_rooms if args.split == "train" else profile.bench_rooms)
+        folder = args.out or Path("data") / f"{args.split}-{number}-{args.rules}"
+        build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
+    elif args.door == "scannet":
+        folder = _build_scannet(args, profile.seed)
+        if folder is None:
+            return
+    elif args.door == "vsi100k":
+        from vsr.questions import vsi100k
+
+        folder = args.out or Path("data") / "vsi100k"
+        vsi100k.build(args.scenes or "OPPOer/VSI-100k", folder, paper_scenes=args.paper_scenes, seed=profile.seed)
+    else:
+        from vsr.scenes import metainfo
+
+        if args.scenes is None:
+            raise VsrError("vsr build metainfo: --scenes FILE is missing, VSI-Bench's meta_info json")
+        folder = args.out or Path("data") / f"{args.scenes.stem}-{args.rules}"
+        questions = build.build(metainfo.read_scenes(args.scenes), args.rules, seed=profile.seed)
+        build.write(folder, questions, args.rules, profile.seed)
+    print(f"{folder}: {build.describe(folder)}")
+
+
+def _build_scannet(args: argparse.Namespace, seed: int) -> Path | None:
+    """The folder built from raw scans, with what went wrong on stderr; None after a dry run."""
+    from vsr.scannet import from_scans
+
+    if args.scenes is None:
+        raise VsrError("vsr build scannet: --scenes FOLDER is missing, a copy of ScanNet v2")
+    plan = from_scans.plan(args.scenes, args.list, split=args.split, paper_scenes=args.paper_scenes)
+    if args.dry_run:
+        print(from_scans.dry_run(plan, args.labels))
+        return None
+    folder = args.out or Path("data") / f"scannet-{args.rules}"
+    failed = from_scans.build_scans(
+        folder,
+        plan,
+        args.rules,
+        seed=seed,
+        labels=args.labels,
+        workers=args.workers,
+        paper_counts=args.paper_counts,
+        videos=args.videos,
+        strict=args.strict,
+    )
+    if plan.left_out:
+        print(f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans", file=sys.stderr)
+    if plan.warning:
+        print(f"warning: {plan.warning}", file=sys.stderr)
+    if failed:
+        total = len(plan.folders)
+        print(f"{len(failed)} of {total} scans had errors:\n{from_scans.summary(failed)}", file=sys.stderr)
+    return folder
+
+
+def cmd_agree(args: argparse.Namespace) -> None:
+    """our ground truth against given questions, task by task"""
+    from vsr import study
+    from vsr.questions import agree
+
+    run = study.agreement(args.scenes, args.questions, _out(args), args.rules)
+    print(agree.table(read_json(run.path / "agreement.json")))
+    print(f"\nwritten to {run.path / 'agreement.json'}")
+
+
+def cmd_evaluate(args: argparse.Namespace) -> None:
+    """a model's answers to a bench, scored with intervals"""
+    from vsr import shards, study
+    from vsr.models import adapters, cards
+    from vsr.questions import vsibench
+    from vsr.report import show
+    from vsr.train import launch
+
+    profile = _profile(args)
+    launch.check(args.gpus)
+    if args.model:
+        profile = dataclasses.replace(profile, base=args.model)
+    model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
+    given = args.bench and vsibench.open_bench(args.bench, args.config, args.subset)
+    chosen = given or study.Study(profile, _out(args)).bench
+    if given and given.missing:
+        print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
+    run = shards.evaluate(model, chosen, args.mode, args.video, profile, _out(args), args.gpus, args.limit)
+    if args.adapter:
+        cards.refresh(args.adapter)
+    print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
+    print(f"\nwritten to {run.path}")
+
+
+def cmd_train(args: argparse.Namespace) -> None:
+    """train an adapter: vsGRPO, or the baselines SFT and DPO on the same questions"""
+    if args.method == "grpo" and args.compute_of:
+        raise VsrError("--compute-of: it is for sft and dpo, which are measured against a GRPO run")
+    if args.method != "grpo" and args.mode not in (None, "vanilla"):
+        raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
+    from vsr import estimate, study
+    from vsr.questions import bench
+    from vsr.train import compute, dpo, grpo, launch, sft
+
+    profile, out = _profile(args), _out(args)
+    launch.check(args.gpus, args.accelerate_config)
+    estimate.require(profile, args.mode or "vanilla")
+    budget = compute.token_passes(args.compute_of) if args.compute_of else None
+    deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
+    how = {"fresh": args.fresh, "deadline": deadline}
+    data = bench.load(args.data) if args.data else study.Study(profile, out).train
+    if args.gpus > 1:
+        what = (profile, args.mode or "vanilla", str(data.folder.resolve()), str(out.resolve()), profile.seed)
+        how = {"fresh": args.fresh, "max_hours": args.max_hours, "method": args.method, "budget": budget}
+        training = launch.Training(*what, **how)
+        print(f"written to {launch.train(training, args.gpus, args.accelerate_config)}")
+        return
+    if args.method == "grpo":
+        run = grpo.run_grpo(profile, args.mode or "vanilla", data.folder, out, profile.seed, **how)
+    else:
+        train = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[args.method]
+        run = train(profile, data, out, profile.seed, budget=budget, **how)
+    print(f"written to {run.path}")
+
+
+def cmd_status(args: argparse.Namespace) -> None:
+    """what the runs of a results folder are doing; exit code 3 if one has died, fallen silent or stopped in time"""
+    from vsr import status
+
+    found = status.statuses(_out(args))
+    print(status.table(found), end="")
+    args.code = 3 if any(one.state in status.ATTENTION for one in found) else 0
+
+
+def cmd_clean(args: argparse.Namespace) -> None:
+    """list the runs that no current setting uses (those that stepped aside), then remove them"""
+    from vsr import runs
+
+    found = runs.earlier(_out(args))
+    for path in found:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        print(f"{size / 2**20:8.1f} MiB  {path}")
+    if not found:
+        print(f"{_out(args)}: nothing to remove")
+        return
+    if not args.yes:
+        asked = sys.stdin.isatty() and input(f"remove these {len(found)} for good? [y/N] ").strip().lower() == "y"
+        if not asked:
+            print("nothing was removed; 'vsr clean --yes' does it")
+            return
+    for path in found:
+        shutil.rmtree(path)
+    print(f"removed {len(found)}")
+
+
+def cmd_estimate(args: argparse.Namespace) -> None:
+    """memory, time, disk and the smallest effect of a profile's run; nothing is run"""
+    from vsr import estimate
+    from vsr.estimate import devices
+
+    device = devices.named(args.gpu, args.gpu_gib) if args.gpu else args.gpu_gib and devices.of_size(args.gpu_gib)
+    print(estimate.estimate(_profile(args), device or None, args.mode).table())
+
+
+def cmd_report(args: argparse.Namespace) -> None:
+    """tables, figures and the claims ledger, from the run folders alone"""
+    from vsr.report.write import write_all
+
+    for path in write_all(_out(args)):
+        print(path)
+
+
+def cmd_export(args: argparse.Namespace) -> None:
+    """merge a trained adapter into its base: a folder that plain transformers loads"""
+    from vsr.models import export
+
+    if args.out is None:
+        raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
+    print(f"written to {export.export(args.adapter, args.out, **_changes(args))}")
+
+
+def cmd_score(args: argparse.Namespace) -> None:
+    """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
+    from vsr import scoring
+    from vsr.files import read_jsonl
+    from vsr.report import figures_rosetta, plotting
+    from vsr.report.write import figures_folder
+
+    samples = list(read_jsonl(args.predictions))
+    print(scoring.rosetta_table(samples, args.rules))
+    if args.rules == "all":
+        drawn = figures_rosetta.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")
+        for path in plotting.savefig(drawn, figures_folder(_out(args)) / "rosetta"):
+            print(path)
+
+
+def cmd_pretrain(args: argparse.Namespace) -> None:
+    """make the miniature's base model from nothing: rooms, vision, language, gates after each stage"""
+    from vsr.miniature import pretrain
+
+    out = args.out or Path("data") / f"pretrain-seed{args.seed or 0}"
+    pretrain.pretrain(out=out, seed=args.seed or 0, smoke=args.profile == "smoke")
+
+
+def cmd_diagnose(args: argparse.Namespace) -> None:
+    """does a base model see, and does it leave room to learn? on fresh rooms, beside what needs no eyes"""
+    from vsr import study
+    from vsr.miniature import diagnose
+    from vsr.report import show
+
+    profile = _profile(args)
+    here = study.Study(profile, _out(args))
+    run = diagnose.diagnose(args.model or profile.base, here.fresh(args.rooms), here.train, here.results, profile)
+    print(show.diagnosis(here.results).data)
+    print(f"\nwritten to {run.path / 'diagnosis.json'}")
+
+
+def cmd_bench(args: argparse.Namespace) -> None:
+    """side-by-side measurements: ours, the naive way, TRL; on a GPU, what was estimated"""
+    import importlib
+
+    result = importlib.import_module(f"vsr.bench.{args.what}").main()
+    path = _out(args) / "bench" / f"{args.what}.json"
+    write_json(path, result)
+    print(f"\nwritten to {path}")
