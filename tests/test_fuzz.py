@@ -14,14 +14,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vsr import notebooks, profiles, runs, scoring, status
+from vsr import notebooks, profiles, runs, scoring, status, workers
 from vsr.errors import VsrError
 from vsr.files import read_jsonl
 from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
 from vsr.report import summaries
 from vsr.scenes import metainfo
 from vsr.scoring import answers, harness_rules
-from vsr.workers import heartbeat
 
 CASES = 10_000 if hypothesis.settings.get_current_profile_name() == "thorough" else 200
 MANY = hypothesis.settings(max_examples=CASES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
@@ -176,14 +175,14 @@ def test_any_run_folder_is_read_or_refused(folder, manifest, summary):
     run.mkdir(parents=True, exist_ok=True)
     (run / "manifest.json").write_bytes(manifest)
     (run / "summary.json").write_bytes(summary)
-    (run / heartbeat.NAME).write_bytes(summary)
+    (run / workers.BEAT).write_bytes(summary)
     tried(runs.Run.read, run)
     tried(runs.find, run.parent)
     tried(status.statuses, run.parent)
     tried(lambda: (found := summaries.find(run.parent, "r")) and found.values())
 
 
-BEAT = {"step": 1, "total": 2, "rate": 0.5, "at": 3.0, "boot": heartbeat._boot(), "stopped": None}
+BEAT = {"step": 1, "total": 2, "rate": 0.5, "at": 3.0, "boot": workers._boot(), "stopped": None}
 
 
 @MANY
@@ -192,5 +191,5 @@ def test_any_sign_of_life_is_shown(folder, content):
     run = folder / "beats" / "r"
     run.mkdir(parents=True, exist_ok=True)
     (run / "manifest.json").write_text(json.dumps({**MANIFEST, "seconds": 0.0}))
-    (run / heartbeat.NAME).write_bytes(content)
+    (run / workers.BEAT).write_bytes(content)
     assert status.table(status.statuses(run.parent))

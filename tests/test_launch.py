@@ -15,7 +15,7 @@ from baseline_setup import staged
 from grpo_setup import small_study
 from safetensors.torch import load_file
 
-from vsr import profiles
+from vsr import profiles, workers
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
 from vsr.questions.bench import load as load_bench
@@ -24,7 +24,6 @@ from vsr.train import launch, options
 from vsr.train.dpo import run_dpo
 from vsr.train.grpo import run_grpo
 from vsr.train.sft import run_sft
-from vsr.workers import heartbeat, locks
 
 TESTS = Path(__file__).resolve().parent
 FAILED = """[default0]:all is well
@@ -125,7 +124,7 @@ def wait_for(condition, seconds: float = 300) -> None:
 
 
 def steps(training) -> int:
-    beat = heartbeat.read(training.folder)
+    beat = workers.last_beat(training.folder)
     return beat.step if beat else 0
 
 
@@ -138,8 +137,8 @@ def test_a_job_outlives_who_asked_for_it_and_is_followed_to_its_end(training, tm
     wait_for(lambda: steps(training) >= 1)
     asker.send_signal(signal.SIGKILL)
     asker.wait()
-    here = training.folder / launch.FOLDER
-    assert locks.held(here)
+    here = training.here
+    assert workers.held(here)
     pid = (here / "pid").read_text()
     launch.train(training, 2)
     assert (here / "pid").read_text() == pid
@@ -187,14 +186,14 @@ def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_
 
     with pytest.raises(KeyboardInterrupt):
         launch.train(training, 2, show=interrupt)
-    beat = heartbeat.read(training.folder)
+    beat = workers.last_beat(training.folder)
     assert beat.stopped == "interrupted"
     assert [path.name for path in training.folder.glob("checkpoint-*")] == [f"checkpoint-{beat.step}"]
     killed = []
 
     def kill(step):
         if step > beat.step and not killed:
-            launcher = int((training.folder / launch.FOLDER / "pid").read_text())
+            launcher = int((training.here / "pid").read_text())
             with pytest.raises(VsrError, match="another training is running in it"):
                 launch.train(replace(training, fresh=True), 2)
             (victim,) = (p for p in launch._processes(launcher) if p.environ()["RANK"] == "1")
@@ -215,7 +214,7 @@ def test_a_job_that_hangs_is_ended_and_reported_and_continues(training, monkeypa
         patch.setenv("VSR_HUNG_SECONDS", "0.001")
         with pytest.raises(VsrError, match=r"vanilla-seed0: hung in step 1 of 2, (.|\n)*the same command continues"):
             launch.train(training, 2)
-    stacks = [path.read_text() for path in (training.folder / launch.FOLDER).glob("stacks-*")]
+    stacks = [path.read_text() for path in (training.here).glob("stacks-*")]
     assert any("most recent call first" in text for text in stacks)
     launch.train(training, 2)
     assert read_json(training.folder / "manifest.json")["finished"]

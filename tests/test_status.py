@@ -6,9 +6,8 @@ import time
 import pytest
 from test_runs import open_run
 
-from vsr import cli, status
-from vsr.workers import heartbeat, locks
-from vsr.workers.heartbeat import Heart
+from vsr import cli, status, workers
+from vsr.workers import Heart
 
 
 def state(folder) -> str:
@@ -40,24 +39,24 @@ def test_a_hung_run_is_silent_and_a_slow_one_is_not(tmp_path, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + status.SILENT + 10)
     assert state(tmp_path) == "silent"
-    slow = json.loads((run.path / heartbeat.NAME).read_text()) | {"rate": 1 / status.SILENT}
-    (run.path / heartbeat.NAME).write_text(json.dumps(slow))
+    slow = json.loads((run.path / workers.BEAT).read_text()) | {"rate": 1 / status.SILENT}
+    (run.path / workers.BEAT).write_text(json.dumps(slow))
     assert state(tmp_path) == "running"
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):
     Heart(tmp_path, 0, 10).beat(1)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert 0 <= heartbeat.read(tmp_path).age < 60
+    assert 0 <= workers.last_beat(tmp_path).age < 60
 
 
 def test_a_beat_of_another_boot_has_no_age_and_a_broken_one_is_none(tmp_path):
     Heart(tmp_path, 0, 10).beat(1)
-    path = tmp_path / heartbeat.NAME
+    path = tmp_path / workers.BEAT
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot": "elsewhere"}))
-    assert heartbeat.read(tmp_path).age is None
+    assert workers.last_beat(tmp_path).age is None
     path.write_text("{")
-    assert heartbeat.read(tmp_path) is None
+    assert workers.last_beat(tmp_path) is None
 
 
 @pytest.mark.parametrize(("finish", "code"), [(True, 0), (False, 3)])
@@ -66,6 +65,6 @@ def test_the_exit_code_says_whether_a_run_needs_attention(tmp_path, capsys, fini
     if finish:
         run.finish()
     run.lock.release()
-    assert not locks.held(run.path)
+    assert not workers.held(run.path)
     assert cli.main(["status", "--out", str(tmp_path)]) == code
     assert run.path.name in capsys.readouterr().out

@@ -11,11 +11,10 @@ import torch
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 from transformers import Trainer
 
-from vsr import cli, runs
+from vsr import cli, runs, workers
 from vsr.errors import Stopped, VsrError
 from vsr.train.fit import last_checkpoint
 from vsr.train.grpo import train_grpo
-from vsr.workers import heartbeat
 
 
 def train(folder, out, steps=4, **options):
@@ -38,9 +37,9 @@ def test_a_deadline_stops_after_a_whole_step_and_the_rerun_goes_on(trained, tmp_
         with pytest.raises(Stopped, match=rf"stopped after step {step} \(--max-hours\); run it again to continue"):
             train(folder, out, deadline=time.monotonic())
         assert checkpoints(out)[-1] == f"checkpoint-{step}"
-        assert heartbeat.read(out).stopped == "--max-hours"
+        assert workers.last_beat(out).stopped == "--max-hours"
     assert same(train(folder, out, deadline=time.monotonic()), trained[2])
-    assert heartbeat.read(out).stopped is None
+    assert workers.last_beat(out).stopped is None
 
 
 def test_a_terminated_process_keeps_a_checkpoint(tmp_path):

@@ -23,7 +23,7 @@ from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run, Settings, Stage
 from vsr.video import decode, patchify
-from vsr.workers.heartbeat import Heart
+from vsr.workers import Heart
 
 VIDEOS = ("true", "none", "shuffled", "one")
 LIMITS = {mode: "max_new_tokens" if mode == "vanilla" else "max_new_tokens_reasoning" for mode in MODES}

@@ -18,9 +18,9 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from vsr import workers
 from vsr.errors import VsrError
 from vsr.files import fingerprint, read_json, write_json
-from vsr.workers import locks
 
 EARLIER = "earlier"  # beside the runs: those of other identities
 MANIFEST = "manifest.json"
@@ -87,7 +87,7 @@ class Run:
     """One run folder. `about` says in plain words what it is (method, mode, beta, video ...), so that nobody parses its
     name; `settings` are those its stage reads. Until it is `finished` its `lock` keeps other writers out."""
 
-    def __init__(self, path: Path, manifest: dict, settings: Settings | None = None, lock: locks.Lock | None = None):
+    def __init__(self, path: Path, manifest: dict, settings: Settings | None = None, lock: workers.Lock | None = None):
         self.path, self.manifest, self.settings, self.lock = path, manifest, settings, lock
         self._started = time.monotonic()
 
@@ -115,7 +115,7 @@ class Run:
         identity = fingerprint(who)[:12]
         if not fresh and (found := _ours(path)).get("identity") == identity and found["finished"]:
             return cls(path, found, settings)
-        lock = locks.hold(path)
+        lock = workers.hold(path)
         found = _ours(path)  # read again: another process may just have ended
         if found.get("identity") != identity:
             aside = path.parent / EARLIER / name / identity

@@ -2,7 +2,7 @@
 
 Each takes every Nth scene that is left. What they have answered lies in `.shards` in the run folder until all is there:
 `whole.jsonl` of those before, and a folder for each process with its samples.jsonl, output.log, `stacks` (see
-`vsr.workers.hung`) and, at its end, result.json. A scene answered in full is never asked again, by any number
+`vsr.workers.watch`) and, at its end, result.json. A scene answered in full is never asked again, by any number
 of processes."""
 
 import json
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from vsr import evaluate as one
-from vsr import models
+from vsr import models, workers
 from vsr.errors import VsrError
 from vsr.files import atomic_write, read_json, read_jsonl, write_json
 from vsr.profiles import Profile
@@ -27,8 +28,7 @@ from vsr.questions.bench import Bench
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import launch
-from vsr.workers import heartbeat, hung, jobs, locks
-from vsr.workers.heartbeat import Heart
+from vsr.workers import Heart
 
 FOLDER = ".shards"
 WHOLE = "whole.jsonl"
@@ -110,7 +110,7 @@ def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:
     """The rows of every scene answered in full, whoever did it, now in one file; scenes cut short are forgotten."""
     here = folder / FOLDER
     shards = sorted(path for path in here.glob("*") if path.is_dir())
-    held = [locks.hold(shard) for shard in shards]  # processes of a killed evaluation end within seconds
+    held = [workers.hold(shard) for shard in shards]  # processes of a killed evaluation end within seconds
     whole: dict[str, list[dict]] = {}
     for file in (folder / SAMPLES, here / WHOLE, *(shard / SAMPLES for shard in shards)):
         rows: dict[str, list[dict]] = {}
@@ -168,7 +168,7 @@ def _follow(shards: list[Shard], processes: list[subprocess.Popen], folder: Path
     seen = 0
     while True:
         codes = [process.poll() for process in processes]
-        beats = [heartbeat.read(shard.path) for shard in shards]
+        beats = [workers.last_beat(shard.path) for shard in shards]
         done = sum(beat.step for beat in beats if beat)
         yield from (None for _ in range(seen, done))
         seen = done
@@ -181,22 +181,29 @@ def _follow(shards: list[Shard], processes: list[subprocess.Popen], folder: Path
 
 
 def _why(folder: Path, shard: Shard, code: int, number: int) -> str:
-    if (found := hung.read(shard.path / STACKS)) is not None:
+    if (found := workers.hung(shard.path / STACKS)) is not None:
         return str(replace(found, run=folder))
     said = (shard.path / "output.log").read_text(errors="replace").splitlines()[-launch.LAST_LINES :]
     which = f"{folder.name}: process {shard.path.name} of {number} {launch.ended(code)}"
     return f"{which}; run it again to continue. Its last lines:\n" + "\n".join(said)
 
 
+def _end_with(parent: int) -> None:
+    """End within seconds of the `parent`: killed, that cannot end this process, which would go on writing."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main(path: str) -> int:
     """What each process does; exit codes as those of `vsr`."""
     shard = Shard.from_json(read_json(path))
-    jobs.end_with(shard.parent)
+    threading.Thread(target=_end_with, args=(shard.parent,), daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     try:
-        lock = locks.hold(shard.path)
-        hung.watch(shard.path / STACKS)
+        lock = workers.hold(shard.path)
+        workers.watch(shard.path / STACKS)
         loaded = models.load(**models.arguments(shard.model, shard.profile))
         asked = one.ask(loaded.info, shard.bench, shard.mode, shard.video, shard.profile, shard.limit)
         mine = replace(asked, scenes={scene: asked.scenes[scene] for scene in shard.scenes})

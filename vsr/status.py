@@ -7,7 +7,7 @@ from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.progress import duration
 from vsr.report.table_text import markdown_table
-from vsr.workers import heartbeat, locks
+from vsr.workers import Beat, held, last_beat
 
 SILENT = 600.0  # seconds without a sign of life, or 20 steps' time where that is longer
 ATTENTION = {"silent", "stopped", "dead"}
@@ -20,7 +20,7 @@ class Status:
 
     name: str
     state: str
-    beat: heartbeat.Beat | None
+    beat: Beat | None
 
     def row(self) -> tuple[str, ...]:
         """Name, state, step, steps a minute, last sign of life."""
@@ -52,15 +52,15 @@ def table(found: list[Status]) -> str:
 
 
 def _status(folder: Path, name: str) -> Status:
-    beat = heartbeat.read(folder)
-    if locks.held(folder):
+    beat = last_beat(folder)
+    if held(folder):
         return Status(name, "silent" if _silent(beat) else "running", beat)
     if read_json(folder / "manifest.json").get("finished"):
         return Status(name, "finished", beat)
     return Status(name, "stopped" if beat and beat.stopped else "dead", beat)
 
 
-def _silent(beat: heartbeat.Beat | None) -> bool:
+def _silent(beat: Beat | None) -> bool:
     if beat is None or beat.age is None:
         return False
     return beat.age > max(SILENT, 20 / beat.rate if beat.rate else 0.0)

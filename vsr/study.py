@@ -22,7 +22,7 @@ from vsr.report import figures, show
 from vsr.report.live import Curves
 from vsr.report.write import figures_folder
 from vsr.scenes import metainfo
-from vsr.workers.jobs import Job, run_all
+from vsr.workers.pool import Job, run_all
 
 AGREE = runs.Stage("agree", 1, ())
 SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it

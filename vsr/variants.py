@@ -19,7 +19,7 @@ from vsr.report.live import Curves
 from vsr.runs import Run, Stage
 from vsr.study import Study
 from vsr.train import grpo
-from vsr.workers.jobs import Job, run_all
+from vsr.workers.pool import Job, run_all
 
 ESTIMATE = Stage("estimate", 1, ())
 

@@ -15,7 +15,7 @@ from vsr.errors import Stopped, VsrError
 from vsr.files import atomic_write, read_jsonl
 from vsr.progress import track
 from vsr.train.stopping import Stop
-from vsr.workers.heartbeat import Heart
+from vsr.workers import Heart
 
 
 class AdapterCheckpoints:

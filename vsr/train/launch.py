@@ -1,9 +1,9 @@
 """Training on several devices: one process a device under `accelerate launch`, apart from whoever asks for it.
 
 The job has a session of its own, so it outlives a notebook's kernel or a closed terminal; asking for it again while it
-lives follows it. What it needs to be found lies in `.launch` in the run folder: `job.json` (what is trained, and on how
-many devices), `pid`, `output.log` of all processes, `stacks-<rank>` of each (see `vsr.workers.hung`), `result.json`
-once it has ended well, and a lock that the job holds as long as it lives."""
+lives follows it. What it needs to be found lies beside the run folder, in `.launch/<run>`: `job.json` (what is trained,
+and on how many devices), `pid`, `output.log` of all processes, `stacks-<rank>` of each (see `vsr.workers.watch`),
+`result.json` once it has ended well; and a lock that the job holds as long as it lives."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from vsr import workers
 from vsr.errors import Stopped, VsrError
 from vsr.files import atomic_write, read_json, write_json
 from vsr.profiles import Profile
@@ -27,7 +28,6 @@ from vsr.progress import QUIET, Counted
 from vsr.questions.bench import load as load_bench
 from vsr.train.baseline import run_name as baseline_name
 from vsr.train.grpo import run_grpo, run_name
-from vsr.workers import heartbeat, hung, locks
 
 FOLDER = ".launch"
 GPUS = "VSR_GPUS"  # set by `vsr run --gpus` for the kernels it starts
@@ -73,6 +73,11 @@ class Training:
         name = run_name(self.mode, self.seed, self.beta) if grpo else baseline_name(self.method, self.seed, self.budget)
         return Path(self.out) / name
 
+    @property
+    def here(self) -> Path:
+        """The job's; the run's may be moved aside."""
+        return self.folder.parent / FOLDER / self.folder.name
+
 
 def train(
     training: Training, processes: int, config: Path | None = None, show: Callable[[int], None] | None = None
@@ -83,9 +88,9 @@ def train(
     An interrupt stops the job after its current step, with a checkpoint; a second one at once. Raises VsrError with the
     failing process's last lines, or Stopped."""
     check(processes, config)
-    here = training.folder / FOLDER
+    here = training.here
     job = json.loads(json.dumps({**asdict(training), "processes": processes}))
-    if not locks.held(here):
+    if not workers.held(here):
         _start(here, job, config)
     elif read_json(here / "job.json") != job:
         raise VsrError(
@@ -129,7 +134,7 @@ def environment() -> dict[str, str]:
 
 
 def _start(here: Path, job: dict, config: Path | None) -> None:
-    lock = locks.hold(here)
+    lock = workers.hold(here)
     (here / "result.json").unlink(missing_ok=True)
     shutil.rmtree(here / "processes", ignore_errors=True)
     for stacks in here.glob("stacks-*"):
@@ -156,8 +161,8 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
 
 
 def _follow(here: Path, show: Callable[[int], None]) -> None:
-    while locks.held(here):
-        beat = heartbeat.read(here.parent)
+    while workers.held(here):
+        beat = workers.last_beat(here.parents[1] / here.name)
         if beat and isinstance(show, Counted):
             show.total = beat.total  # a budget's steps are known to the job alone
         show(beat.step if beat else 0)
@@ -189,7 +194,7 @@ def _processes(launcher: int) -> list[psutil.Process]:
 def _judge(here: Path) -> None:
     """Raise what the job's end was, unless it was its proper end."""
     if not (here / "result.json").is_file():
-        found = next(filter(None, map(hung.read, sorted(here.glob("stacks-*")))), None)
+        found = next(filter(None, map(workers.hung, sorted(here.glob("stacks-*")))), None)
         why = str(found) if found else reason((here / "output.log").read_text(errors="replace"))
         raise VsrError(f"{why}\nall output: {here / 'output.log'}")
     if message := read_json(here / "result.json")["stopped"]:
@@ -231,7 +236,7 @@ def main(path: str) -> int:
     job["profile"] = Profile(**job["profile"])
     deadline = None if hours is None else time.monotonic() + 3600 * hours
     stopped, rank = None, os.environ.get("RANK", "0")
-    hung.watch(Path(path).with_name(f"stacks-{rank}"))
+    workers.watch(Path(path).with_name(f"stacks-{rank}"))
     try:
         _train(**job, deadline=deadline)
     except VsrError as error:

@@ -1,23 +1,25 @@
 """Independent runs side by side: two processes of one thread beat one of two on a CPU; a GPU takes one at a time."""
 
+import multiprocessing
 import os
 import shutil
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
+from vsr import workers
 from vsr.errors import VsrError
 from vsr.progress import EXECUTED, QUIET
-from vsr.workers import hung
 
 STACKS = ".stacks.txt"  # in a run folder: where the threads of a worker that hung stood
+# imported once, by the server that workers are forked from: 11 s for the first pool of a process, half a second for
+# every later one. It never touches a GPU, which no fork survives
+PRELOADED = ["torch", "transformers", "peft", "vsr.evaluate", "vsr.train"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Job:
     arguments: dict = field(default_factory=dict)
 
 
-def workers(wanted: int) -> int:
+def processes(wanted: int) -> int:
     """How many processes to use: one a core, but a single one where a GPU does the work."""
     import torch
 
@@ -37,20 +39,22 @@ def workers(wanted: int) -> int:
 
 
 def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = None, every: float = 3.0) -> None:
-    """Run all jobs; `while_waiting` gets the number done every few seconds. The first failure names its job, a worker
-    that hung (`vsr.workers.hung`) its run.
+    """Run all jobs, those given first earliest; `while_waiting` gets the number done every few seconds. The first
+    failure is a VsrError that names its job; a worker that hung (`vsr.workers.watch`), its run.
 
     Finished run folders make a rerun continue where this one stopped."""
-    number = workers(len(jobs))
+    number = processes(len(jobs))
     if number == 1:
         for done, job in enumerate(jobs, 1):
             _call(job)
             if while_waiting:
                 while_waiting(done)
         return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(prefix="vsr-") as name:
         stacks = Path(name)
-        with ProcessPoolExecutor(number, get_context("spawn"), _begin, (os.getpid(), stacks)) as pool:
+        with ProcessPoolExecutor(number, context, _begin, (dict(os.environ), stacks)) as pool:
             futures = {pool.submit(_call, job): job for job in jobs}
             try:
                 _follow(futures, number, stacks, while_waiting, every)
@@ -71,7 +75,10 @@ def _follow(
             try:
                 future.result()
             except BrokenProcessPool:
-                _check_hung(stacks)
+                for file in sorted(stacks.iterdir()):
+                    if (found := workers.hung(file)) is not None:
+                        kept = shutil.copy(file, found.run / STACKS)
+                        raise VsrError(str(replace(found, stacks=kept))) from None
                 broken = [job.name for one, job in futures.items() if one in waiting or one.exception()]
                 names = " or ".join(broken[:number])  # those at work, in the order of submission
                 raise VsrError(f"{names}: its process was killed (out of memory?); run again to continue") from None
@@ -81,46 +88,31 @@ def _follow(
             while_waiting(len(futures) - len(waiting))
 
 
-def _check_hung(stacks: Path) -> None:
-    """Raise VsrError if a worker hung; where its threads stood stays in its run folder."""
-    for file in sorted(stacks.iterdir()):
-        if (found := hung.read(file)) is not None:
-            kept = shutil.copy(file, found.run / STACKS)
-            raise VsrError(str(replace(found, stacks=kept))) from None
-
-
-def _begin(parent: int, stacks: Path) -> None:
-    """A worker of one thread."""
+def _begin(environment: dict[str, str], stacks: Path) -> None:
+    """A worker of one thread; the server it is forked from has the environment of the first pool."""
+    os.environ.clear()
+    os.environ.update(environment | {QUIET: "1"})
     os.environ.pop(EXECUTED, None)  # a worker has no notebook to display in
-    os.environ[QUIET] = "1"
     import torch
 
     torch.set_num_threads(1)
-    end_with(parent)
-    hung.watch(stacks / str(os.getpid()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    workers.watch(stacks / str(os.getpid()))
 
 
-def end_with(parent: int) -> None:
-    """Have this process end within seconds of its `parent`: killed, that cannot end those that work for it, which would
-    go on writing."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end those that work for it, which would go on writing."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
-def _call(job: Job) -> float:
+def _call(job: Job) -> None:
     from transformers.utils import logging
 
-    started = time.monotonic()
     logging.set_verbosity_error()  # what it says of file systems and old names would fill the notebook
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
         try:
             job.function(**job.arguments)
         finally:
-            hung.rest()
-    return time.monotonic() - started
+            workers.rest()
