@@ -96,8 +96,9 @@ def test_checkpointed_head_changes_nothing(monkeypatch):
     expected = gradients(model, whole.sum())
     monkeypatch.setattr(logps, "MAX_LOGITS", 500)  # five tokens at once
     pieces = group_logps(model, prompt, completions)
-    assert torch.equal(pieces, whole)
-    assert relative(gradients(model, pieces.sum()), expected) < 1e-6
+    # no library promises the same last bits for matrix products of other shapes: five rows here, twelve there
+    torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=0)
+    assert relative(gradients(model, pieces.sum()), expected) < 1e-5
 
 
 def test_temperature_and_entropy():
