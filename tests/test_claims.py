@@ -11,7 +11,8 @@ from vsr import paper
 from vsr.files import write_json
 from vsr.report import claims, log_tests
 from vsr.report.findings import above, below, combine, unchanged
-from vsr.scoring.stats import Effect
+from vsr.scoring.intervals import Effect
+from vsr.scoring.rewards import is_shell
 
 YES, NO, UNCLEAR, NOT_RUN = "reproduced", "not reproduced", "cannot tell at this size", "not run"
 
@@ -176,7 +177,7 @@ def test_claim_9_without_shells_in_many_rollouts_is_refuted(results):
     ],
 )  # fmt: skip
 def test_a_shell_has_tags_and_says_nothing(text, shell):
-    assert log_tests.is_shell(text) == shell
+    assert is_shell(text) == shell
 
 
 def test_a_share_of_nothing_has_the_exact_binomial_bound():

@@ -20,7 +20,7 @@ from vsr.files import read_jsonl
 from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
 from vsr.report import summaries
 from vsr.scenes import metainfo
-from vsr.scoring import answers, harness_rules
+from vsr.scoring import answers, harnesses
 
 CASES = 10_000 if hypothesis.settings.get_current_profile_name() == "thorough" else 200
 MANY = hypothesis.settings(max_examples=CASES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
@@ -84,7 +84,7 @@ def folder():
 
 
 @MANY
-@given(RESPONSES, st.sampled_from(TYPES), st.sampled_from(sorted(harness_rules.RULES)))
+@given(RESPONSES, st.sampled_from(TYPES), st.sampled_from(sorted(harnesses.RULES)))
 def test_any_response_gets_a_score(response, kind, rules):
     options = None if TRUTHS[kind] == "3" and kind not in ("object_rel_distance",) else ("A. left", "B. right")
     question = Question("q", "rooms", "room", kind, "?", options, TRUTHS[kind])

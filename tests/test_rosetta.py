@@ -7,7 +7,7 @@ import pytest
 from vsr import cli, scoring
 from vsr.report.figures_rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.report.plotting import savefig
-from vsr.scoring.harness_rules import RULES
+from vsr.scoring.harnesses import RULES
 
 
 def answer(number: int, kind: str, truth: str, response: str) -> dict:

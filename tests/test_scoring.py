@@ -22,7 +22,7 @@ from vsr.scoring import (
     task_of,
 )
 from vsr.scoring.answers import final_answer, read_number
-from vsr.scoring.harness_rules import RULES, strict_float32_accuracy
+from vsr.scoring.harnesses import RULES, strict_float32_accuracy
 
 LETTERS = ("A. table", "B. sofa", "C. bed", "D. lamp")
 DISTANCE = Question("1", "rooms", "room0", "object_abs_distance", "How far?", None, "3.2")

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from made_runs import write_run
 
-from vsr import paper
+from vsr import paper, scoring
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.report import methods, tables
 from vsr.report.methods import BASE, GRPO_V, SFT
 from vsr.report.summaries import COLUMNS, evaluation, find, matching
 from vsr.report.table_text import NOT_RUN, to_csv
-from vsr.scoring import seeds
-from vsr.scoring.stats import Effect
+from vsr.scoring.intervals import Effect
 
 RUNS = [name for _, _, name in tables.TABLE_1_RUNS]
 
@@ -177,7 +176,7 @@ def test_the_debiased_score_is_that_of_the_kept_questions(finished):
     shown = float(rows["ours: vsGRPO-V, shuffled video", "vanilla"]["debiased"]["score"])
     each = []
     for run in evaluation(finished, GRPO_V.evaluation("shuffled")).runs:
-        kept = seeds.answers([sample for sample in run.samples() if not sample["pruned"]])
+        kept = scoring.answered([sample for sample in run.samples() if not sample["pruned"]])
         each.append(float(kept.points("overall")[0][0]))
     assert shown == pytest.approx(np.mean(each), abs=1e-3)
 

@@ -10,7 +10,7 @@ from vsr.estimate.phases import Cost, Model
 from vsr.estimate.workload import TASKS, Workload
 from vsr.models.quantize import weight_bytes
 from vsr.profiles import Profile
-from vsr.scoring.stats import detectable
+from vsr.scoring.intervals import detectable
 
 ADAM, PARTS = 2, 3  # copies of the adapter: the optimiser's moments; gradients of the loss's parts
 PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1

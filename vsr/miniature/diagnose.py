@@ -22,7 +22,7 @@ from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
 from vsr.runs import Run, Stage
 from vsr.scenes.scene import Scene
-from vsr.scoring import readable, score, seeds, task_of
+from vsr.scoring import intervals, readable, score, task_of
 from vsr.scoring.rewards import format as follows_format
 from vsr.train.sft import run_sft
 
@@ -83,10 +83,10 @@ def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Pr
 def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
     """Scores of every condition (rows of samples.jsonl by its name), what the video is worth, what training adds."""
     told = {name: scoring.summarise(found, "official", profile.bootstrap, profile.seed) for name, found in rows.items()}
-    answers = {name: seeds.answers(found) for name, found in rows.items()}
+    answers = {name: scoring.answered(found) for name, found in rows.items()}
 
     def above(one: str, other: str, task: str = "trained") -> dict[str, float]:
-        found = seeds.compare(answers[one], answers[other], task)
+        found = intervals.compare(answers[one], answers[other], task)
         error = (found.high - found.low) / (2 * Z)
         cells = {
             "points": found.value,

@@ -13,7 +13,7 @@ from vsr.files import atomic_write, read_json, read_jsonl
 from vsr.models.adapters import adapter_folder, adapter_hash
 from vsr.paper import TASKS
 from vsr.report.methods import VIDEOS
-from vsr.scoring.stats import Value
+from vsr.scoring.intervals import Value
 
 CARD = "README.md"
 TASK = "video-text-to-text"  # the hub's name for what these models do

@@ -18,8 +18,8 @@ from vsr.report.methods import BASE, CONSTANT, DPO, GRPO_V, SFT
 from vsr.report.plotting import GREY, PALETTE, legend, name_runs, savefig, style, title
 from vsr.report.summaries import COLUMNS, Evaluation, Run, evaluation, find
 from vsr.report.table_text import NOT_RUN
-from vsr.scoring import seeds
-from vsr.scoring.stats import Value
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Value
 
 __all__ = ["GREY", "before_after", "prompting", "savefig", "style", "video_matters", "write_all"]
 
@@ -230,7 +230,7 @@ def _gains(found: dict[methods.Method, Evaluation | None]) -> str:
     trained = {method: run for method, run in found.items() if method != BASE}
     missing = [method.label for method, run in found.items() if run is None]
     note = f"; {NOT_RUN}: {', '.join(missing)}" if missing else ""
-    gains = {m: seeds.compare(run.answers, base.answers, "trained") for m, run in trained.items() if run and base}
+    gains = {m: intervals.compare(run.answers, base.answers, "trained") for m, run in trained.items() if run and base}
     if not gains:
         return f"Before and after training{note}"
     ranked = sorted(gains, key=lambda method: -gains[method].value)

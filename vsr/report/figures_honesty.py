@@ -12,7 +12,7 @@ from vsr.report.methods import BASE, CONSTANT, GRPO_V, SEEING, VIDEOS, Method
 from vsr.report.plotting import BLUE, GREY, ORANGE, PALETTE, legend, name_runs, not_run, style, title
 from vsr.report.summaries import Evaluation, evaluation, find
 from vsr.report.table_text import NOT_RUN
-from vsr.scoring import score_samples, seeds
+from vsr.scoring import intervals, score_samples
 
 PRIOR_STYLES = {BASE: (GREY, "o"), GRPO_V: (BLUE, "^")}
 VIDEO_STYLES = {"true": (BLUE, "o"), "one": (PALETTE[2], "D"), "shuffled": (ORANGE, "s"), "none": (GREY, "v")}
@@ -59,7 +59,7 @@ def _worth(shown: dict[Method, dict[str, Evaluation | None]]) -> str:
         true, other = shown[method]["true"], shown[method]["shuffled"]
         if true and other:
             name = method.label if method != BASE else "the base"
-            parts.append(f"{seeds.compare(true.answers, other.answers)} points to {name}")
+            parts.append(f"{intervals.compare(true.answers, other.answers)} points to {name}")
     return "What the true video is worth instead of another room's: " + (", ".join(parts) or NOT_RUN)
 
 
@@ -92,7 +92,7 @@ def _above_constant(axes: Axes, shown: dict[Method, tuple], constant: Evaluation
     """Points above the constant by task; in words, on how many tasks the interval leaves 0 behind."""
     rows, beaten = list(reversed(TASKS)), []
     for offset, (method, (run, colour, marker)) in zip((0.14, -0.14), shown.items(), strict=False):
-        effects = {task: seeds.compare(run.answers, constant.answers, task) for task in rows}
+        effects = {task: intervals.compare(run.answers, constant.answers, task) for task in rows}
         for y, effect in enumerate(effects.values()):
             axes.plot([effect.low, effect.high], [y + offset] * 2, color=colour, linewidth=1.6)
             axes.plot([effect.value], [y + offset], marker, color=colour, markersize=6.5, markeredgecolor="white")

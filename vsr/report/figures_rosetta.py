@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from vsr import scoring
 from vsr.report.plotting import GREY, PALETTE, not_run, style
 from vsr.report.summaries import find
-from vsr.scoring import harness_rules
+from vsr.scoring import harnesses
 
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
     "number": "reading numbers",
@@ -44,12 +44,12 @@ class Fall:
 def falls(samples: Iterable[dict]) -> list[Fall]:
     """One fall for each harness other than the official one, of rows of samples.jsonl."""
     samples = list(samples)
-    official = harness_rules.get("official")
+    official = harnesses.get("official")
     start = _overall(samples, official)
-    return [_fall(samples, official, other, start) for other in harness_rules.RULES.values() if other is not official]
+    return [_fall(samples, official, other, start) for other in harnesses.RULES.values() if other is not official]
 
 
-def _fall(samples: list[dict], official: harness_rules.Rules, other: harness_rules.Rules, start: float) -> Fall:
+def _fall(samples: list[dict], official: harnesses.Harness, other: harnesses.Harness, start: float) -> Fall:
     rules, before, steps = official, start, {}
     for cause in CAUSES:
         rules = replace(rules, **{cause: getattr(other, cause)})
@@ -58,7 +58,7 @@ def _fall(samples: list[dict], official: harness_rules.Rules, other: harness_rul
     return Fall(other.name, start, steps)
 
 
-def _overall(samples: list[dict], rules: harness_rules.Rules) -> float:
+def _overall(samples: list[dict], rules: harnesses.Harness) -> float:
     return scoring.summarise(samples, rules, resamples=1)["overall"]
 
 

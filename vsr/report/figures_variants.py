@@ -14,8 +14,8 @@ from vsr.report.methods import BASE, GRPO_V
 from vsr.report.plotting import BLUE, GREY, ORANGE, name_runs, not_run, style
 from vsr.report.summaries import Evaluation, evaluation
 from vsr.report.training_logs import Training
-from vsr.scoring import seeds
-from vsr.scoring.stats import Effect
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Effect
 
 FOLDER, PLAN, MODE = "qlora", "plan", "vanilla"
 FULL = "none"  # the variant that is not quantised
@@ -90,7 +90,7 @@ def loss(results: str | Path) -> dict[str, Effect]:
     trained = {one.name: one.trained.answers for one in find(results) if one.trained}
     if FULL not in trained:
         return {}
-    return {name: seeds.compare(ours, trained[FULL]) for name, ours in trained.items() if name != FULL}
+    return {name: intervals.compare(ours, trained[FULL]) for name, ours in trained.items() if name != FULL}
 
 
 def tradeoff(results: str | Path) -> Figure:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vsr.scoring.stats import Effect
+from vsr.scoring.intervals import Effect
 
 REPRODUCED, NOT_REPRODUCED, CANNOT_TELL = "reproduced", "not reproduced", "cannot tell at this size"
 NO_CHANGE = 2.0  # points; a change that stays below is no improvement (the paper's smallest claimed one is 2.1)

@@ -9,8 +9,8 @@ from vsr.report import log_tests, methods
 from vsr.report.findings import NO_CHANGE, Finding, NotRunError, OutOfReachError, Test, above, unchanged
 from vsr.report.methods import BASE, DPO, GRPO_O, GRPO_O_PLAIN, GRPO_T, GRPO_T_PLAIN, GRPO_V, SFT, Method
 from vsr.report.summaries import Evaluation, evaluation
-from vsr.scoring import seeds
-from vsr.scoring.stats import Effect, effect
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Effect, effect
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Comparison:
     def finding(self, results: Path) -> Finding:
         """The comparison made."""
         pair = [_evaluation(results, method.evaluation(self.video)) for method in (self.ours, self.theirs)]
-        found = seeds.compare(pair[0].answers, pair[1].answers, self.over)
+        found = intervals.compare(pair[0].answers, pair[1].answers, self.over)
         where = {"overall": "", "trained": ", trained six"}.get(self.over, f", {paper.TASKS.get(self.over)}")
         shown = "" if self.video == "true" else f", {methods.VIDEOS[self.video]}"
         what = f"{_name(self.ours, self.theirs)} − {_name(self.theirs, self.ours)}{where}{shown}"

@@ -1,6 +1,5 @@
 """The claims that training logs decide: each run gives one number, and runs are compared by Welch's t."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from vsr.files import read_json
 from vsr.report import training_logs
 from vsr.report.findings import NOT_REPRODUCED, REPRODUCED, Finding, NotRunError, OutOfReachError, above, below
 from vsr.report.training_logs import ACCURACY, FORMAT, Training
-from vsr.scoring.seeds import RESAMPLES, SEED
-from vsr.scoring.stats import LEVEL, Cells, Effect, between, effect, resample
+from vsr.scoring.intervals import LEVEL, Effect, between, draw, effect
+from vsr.scoring.rewards import is_shell
 
 COLLAPSE = 10.0  # points of format reward lost since its peak
 CONVERGED = 90.0  # points of format reward
@@ -85,21 +84,12 @@ def gpu_hours(results: Path) -> list[Finding]:
     return [_hours(f"TRL made to see video, {what}", seconds), replace(ours, verdict="")]
 
 
-_SHELL = re.compile(r"<\s*(think|observe)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL)
-
-
-def is_shell(text: str) -> bool:
-    """Whether a response goes through the motions: reasoning tags with no letter or digit between them."""
-    reasoning = _SHELL.findall(text)
-    return bool(reasoning) and not any(character.isalnum() for _, inside in reasoning for character in inside)
-
-
 def share(groups: list[list[bool]]) -> Effect:
     """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
     groups, or the exact binomial interval where that is wider."""
     hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
-    cells = Cells(("all",), hits[:, None].astype(float), sizes[:, None].astype(float))
-    draws = np.divide(*resample(cells, RESAMPLES, SEED))[:, 0]
+    taken = draw(len(groups))
+    draws = (taken @ hits) / (taken @ sizes)
     found = effect(100 * hits.sum() / sizes.sum(), 100 * draws, int(sizes.sum()), len(groups))
     tail, yes, no = (1 - LEVEL) / 2, int(hits.sum()), int((sizes - hits).sum())
     low = 100 * float(beta_law.ppf(tail, yes, no + 1)) if yes else 0.0

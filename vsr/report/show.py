@@ -160,9 +160,6 @@ def diagnosis(results: Path) -> Markdown:
     return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
 
 
-SHELL = re.compile(r"<(think|observe)>\W*</\1>")
-
-
 def hacks(runs_: dict[str, list[dict]]) -> Markdown:
     """Shares of the kept rollouts, early and late in training: whole form, empty shells, repeated tags, no tags."""
     rows = []
@@ -172,7 +169,7 @@ def hacks(runs_: dict[str, list[dict]]) -> Markdown:
             texts = [row["completion"] for row in kept if low < row["step"] <= high]
             kinds = (
                 [rewards.format(text, "think") == 1 for text in texts],
-                [bool(SHELL.search(text)) for text in texts],
+                [rewards.is_shell(text) for text in texts],
                 [len(re.findall(r"<(?:think|observe|answer)>", text)) > 2 for text in texts],
                 ["<" not in text for text in texts],
             )

@@ -12,9 +12,8 @@ from pathlib import Path
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
 from vsr.paper import TASKS
-from vsr.scoring import seeds
-from vsr.scoring.seeds import Answers
-from vsr.scoring.stats import Value
+from vsr.scoring import answered, intervals
+from vsr.scoring.intervals import Answers, Value
 
 AVERAGES = {"overall": "avg", "trained": "trained six"}
 COLUMNS: dict[str, str] = AVERAGES | TASKS  # a summary's numbers and their column heads
@@ -103,7 +102,7 @@ class Evaluation:
     @cached_property
     def answers(self) -> Answers:
         """Every question's score by every seed."""
-        return seeds.stack([_answers(run.path / "samples.jsonl") for run in self.runs])
+        return intervals.stack([_answers(run.path / "samples.jsonl") for run in self.runs])
 
     def value(self, column: str) -> Value | None:
         """The number of one of COLUMNS: of a single run from its summary, of several seeds their mean."""
@@ -138,6 +137,6 @@ def _answers(path: Path) -> Answers:
 def _read_answers(path: Path, stamp: tuple[int, int] | None) -> Answers:
     """A report reads the same answers for tables, figures and verdicts; `stamp` is the state of the file."""
     try:
-        return seeds.answers(list(read_jsonl(path)))
+        return answered(list(read_jsonl(path)))
     except VsrError as error:
         raise VsrError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vsr.files import atomic_write
-from vsr.scoring.stats import Effect, Value
+from vsr.scoring.intervals import Effect, Value
 
 NOT_RUN = "not run"
 Number = Value | Effect | None

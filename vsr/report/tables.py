@@ -8,8 +8,8 @@ from vsr.report import methods
 from vsr.report.methods import BASE, CONSTANT, Method
 from vsr.report.summaries import COLUMNS, Evaluation, evaluation
 from vsr.report.table_text import NOT_RUN, Number, Row, Table, markdown_table, to_markdown, write
-from vsr.scoring import seeds
-from vsr.scoring.stats import Value
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Value
 
 __all__ = ["NOT_RUN", "Table", "honesty", "markdown_table", "table_1", "table_2", "to_markdown", "write_all"]
 
@@ -152,10 +152,10 @@ def _seeing_row(results: str | Path, method: Method, video: str, true: Evaluatio
 def _differences(ours: Evaluation | None, theirs: Evaluation | None, name: str, itself: object) -> dict[str, Number]:
     """Ours minus theirs over both averages; a dash where it is the row that all others are set against."""
     if itself:
-        return {f"{over} {name}": None for over in seeds.MEMBERS}
+        return {f"{over} {name}": None for over in intervals.MEMBERS}
     if ours is None or theirs is None:
         return {}
-    return {f"{over} {name}": seeds.compare(ours.answers, theirs.answers, over) for over in seeds.MEMBERS}
+    return {f"{over} {name}": intervals.compare(ours.answers, theirs.answers, over) for over in intervals.MEMBERS}
 
 
 def _debiased(found: Evaluation) -> Value | None:

@@ -9,9 +9,8 @@ import math
 
 import numpy as np
 
-THRESHOLDS = np.linspace(
-    0.5, 0.95, 10
-)  # as the official code makes them: float64, so that 4 for 5 passes six, not seven
+# As the official code makes them: in float64, so that 4 for 5 passes six of them, not seven.
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 def final_answer(text: str) -> str:
@@ -24,14 +23,15 @@ def final_answer(text: str) -> str:
     return (content if opened and closed else text).strip()
 
 
-def first_token(text: str) -> str:
-    """The first space-separated token of the answer without trailing full stops, as the official harness reads it."""
-    return final_answer(text).split(" ")[0].rstrip(".").strip()
+def read_letter(text: str) -> str:
+    """The first space-separated token without trailing full stops, in lower case: 'B.' and 'b' are 'b'; '(B)' stays
+    '(b)' and matches no letter."""
+    return final_answer(text).split(" ")[0].rstrip(".").strip().lower()
 
 
 def read_number(text: str) -> float | None:
     """The first token as a finite number, else None ('1,200', 'about 3' and 'nan' are None)."""
-    return to_float(first_token(text))
+    return to_float(read_letter(text))
 
 
 def to_float(token: str) -> float | None:
@@ -41,11 +41,6 @@ def to_float(token: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def read_letter(text: str) -> str:
-    """The first token in lower case: 'B.' and 'b' are 'b'; '(B)' stays '(b)' and matches no letter."""
-    return first_token(text).lower()
 
 
 def normalise(text: str) -> str:

@@ -14,6 +14,7 @@ from vsr.scoring.answers import read_letter, read_number, same_text, to_float
 TAGGED_MODES = ("think", "observe")  # each asks for a reasoning tag of its own name
 LENGTH_TARGET = 32  # words at which the length reward is full; the paper gives no form for it
 _TAG = re.compile(r"</?\s*(?:think|observe|answer)\s*>")
+_REASONING = re.compile(r"<\s*(think|observe)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL)
 
 
 def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] | None = None) -> float:
@@ -50,7 +51,14 @@ def format(text: str, mode: str) -> float:
     return float(empty_outside and _says_something(reasoning) and _says_something(answer))
 
 
+def is_shell(text: str) -> bool:
+    """Whether a response goes through the motions: reasoning tags with no letter or digit between them (section 4)."""
+    reasoning = _REASONING.findall(text)
+    return bool(reasoning) and not any(_says_something(inside) for _, inside in reasoning)
+
+
 def _says_something(text: str) -> bool:
+    # the one rule for "empty": white space, dots and zero-width characters are nothing, a single digit is something
     return any(character.isalnum() for character in text)
 
 
@@ -68,24 +76,20 @@ def trl_rewards(mode: str, with_length: bool = False) -> list[Callable[..., list
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
 
+    def text(completion: str | list[dict]) -> str:
+        # TRL hands over plain text, or one assistant message where the prompt is a conversation
+        return completion if isinstance(completion, str) else completion[0]["content"]
+
+    # TRL logs a reward by its function's __name__
     def accuracy_reward(completions, ground_truth, question_type, options, **_) -> list[float]:
         rows = zip(completions, ground_truth, question_type, options, strict=True)
-        return [accuracy(_text(completion), *row) for completion, *row in rows]
+        return [accuracy(text(completion), *row) for completion, *row in rows]
 
     def format_reward(completions, **_) -> list[float]:
-        return [format(_text(completion), mode) for completion in completions]
+        return [format(text(completion), mode) for completion in completions]
 
     def length_reward(completions, **_) -> list[float]:
-        return [length(_text(completion)) for completion in completions]
+        return [length(text(completion)) for completion in completions]
 
-    rewards = [accuracy_reward]
-    if mode in TAGGED_MODES:
-        rewards.append(format_reward)
-        if with_length:
-            rewards.append(length_reward)
-    return rewards
-
-
-def _text(completion: str | list[dict]) -> str:
-    """TRL hands over plain text, or one assistant message where the prompt is a conversation."""
-    return completion if isinstance(completion, str) else completion[0]["content"]
+    tagged = [format_reward, length_reward][: 1 + with_length] if mode in TAGGED_MODES else []
+    return [accuracy_reward, *tagged]

@@ -1,6 +1,7 @@
-"""Several seeds on the same questions: means, paired differences, and intervals that cover the choice of seeds."""
+"""Intervals over scenes and seeds: coverage on clustered data, equality with plain loops, paired differences."""
 
 import random
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -9,9 +10,19 @@ from scipy.stats import ttest_1samp, ttest_ind
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
-from vsr.scoring import summarise
-from vsr.scoring.seeds import answers, compare, stack
-from vsr.scoring.stats import between, scene_variance, seed_variance, student
+from vsr.scoring import answered, score_samples, summarise
+from vsr.scoring.intervals import (
+    between,
+    compare,
+    detectable,
+    draw,
+    effect,
+    interval,
+    scene_variance,
+    seed_variance,
+    stack,
+    student,
+)
 
 KINDS = (*list(TASKS)[:5], *(f"object_rel_direction_{x}" for x in ("easy", "medium", "hard")), *list(TASKS)[6:])
 OVER = ("overall", "trained", "route_planning", "object_rel_direction")
@@ -33,40 +44,109 @@ def random_samples(seed: int, scenes: int = 12, questions: int = 0) -> list[dict
     return made
 
 
+# --- draws and intervals ---
+def clustered(trials: int, scenes: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (S, trials) and counts (S, 1) of independent experiments whose truth is 0.4: scenes differ in difficulty and
+    in their number of questions, answers are right or wrong."""
+    questions = rng.integers(1, 12, size=(scenes, 1))
+    return rng.binomial(questions, rng.beta(1.2, 1.8, size=(scenes, trials))).astype(float), questions
+
+
+@pytest.mark.parametrize("scenes", [20, 60, 200])
+def test_coverage_is_what_it_says(scenes):
+    sums, counts = clustered(2000, scenes, np.random.default_rng(scenes))
+    taken = draw(scenes, 1000, seed=1)
+    bounds = np.array([interval(draws, scenes) for draws in (taken @ sums / (taken @ counts)).T])
+    assert 0.93 <= ((bounds[:, 0] <= 0.4) & (bounds[:, 1] >= 0.4)).mean() <= 0.97
+
+
+def test_ignoring_scenes_would_not_cover():
+    sums, counts = clustered(4000, 60, np.random.default_rng(0))
+    mean, n = sums.sum(0) / counts.sum(), counts.sum()
+    half = 1.96 * np.sqrt(mean * (1 - mean) / n)
+    assert ((mean - half <= 0.4) & (mean + half >= 0.4)).mean() < 0.85
+
+
+def test_draws_are_the_plain_loops():
+    samples = random_samples(3, scenes=4)
+    scores = dict(zip([str(s["id"]) for s in samples], score_samples(samples), strict=True))
+    whole, drawn = answered(samples).drawn(5, seed=3)
+    taken = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=5)
+    for kind in KINDS:
+        cells = [
+            [scores[str(s["id"])] for s in samples if (s["scene_name"], s["question_type"]) == (f"room{scene}", kind)]
+            for scene in range(4)
+        ]
+        assert (whole[kind][0][0], whole[kind][1]) == pytest.approx((sum(map(sum, cells)), sum(map(len, cells))))
+        for r in range(5):
+            inside = [score for scene in np.repeat(np.arange(4), taken[r]) for score in cells[scene]]
+            assert (drawn[kind][0][0, r], drawn[kind][1][r]) == pytest.approx((sum(inside), len(inside)))
+
+
+def test_draws_are_seeded():
+    assert np.array_equal(draw(5, 50, 7), draw(5, 50, 7))
+    assert not np.array_equal(draw(5, 50, 7), draw(5, 50, 8))
+
+
+def test_draws_without_a_value_are_left_out_and_one_scene_has_no_interval():
+    draws = np.append(np.linspace(0, 1, 1001), [np.nan] * 500)
+    assert interval(draws, scenes=10**6) == pytest.approx((0.025, 0.975), abs=1e-5)
+    assert all(np.isnan(bound) for bound in (*interval(np.full(3, np.nan), 5), *interval(np.zeros(9), 1)))
+
+
+def test_few_scenes_widen_the_interval_as_students_t_does():
+    draws = np.random.default_rng(0).normal(0, 1, 400_000)
+    low, high = interval(draws, scenes=5)
+    assert high == pytest.approx(2.776 * np.sqrt(5 / 4), rel=0.02)  # t quantile of 4 degrees of freedom
+    assert low == pytest.approx(-high, rel=0.03)
+
+
+def test_detectable_effect_is_found_four_times_in_five():
+    found = NormalDist(mu=detectable(0.7), sigma=0.7)
+    assert 1 - found.cdf(1.959964 * 0.7) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_effect_reports_the_bootstrap_standard_error():
+    draws = np.random.default_rng(0).normal(1.0, 0.5, 20_000)
+    got = effect(1.0, draws, n=10, scenes=10_000)
+    assert got.low == pytest.approx(1 - 1.96 * 0.5, abs=0.03)
+    assert got.detectable == pytest.approx(2.8016 * 0.5, abs=0.03)
+
+
+# --- one seed is the summary ---
 def number_of(summary: dict, over: str) -> float:
     return summary["tasks"][over]["score"] if over in TASKS else summary[over]
 
 
-# --- one seed is the summary ---
 def test_one_seed_is_what_the_summary_says():
     samples = random_samples(1)
     summary = summarise(samples)
     for over in OVER:
-        value = answers(samples).value(over)
+        value = answered(samples).value(over)
         assert value.score == pytest.approx(number_of(summary, over), abs=1e-3)
         assert value.spread is None
-    assert answers(samples).value("overall").low == pytest.approx(summary["overall_low"], abs=1.0)
+    assert answered(samples).value("overall").low == pytest.approx(summary["overall_low"], abs=1.0)
 
 
 def test_compare_is_the_difference_of_the_summaries():
     pair = random_samples(1), random_samples(2)
     for over in OVER:
         a, b = (number_of(summarise(samples), over) for samples in pair)
-        effect = compare(*map(answers, pair), over)
+        effect = compare(*map(answered, pair), over)
         assert effect.value == pytest.approx(a - b, abs=1e-3)
         assert effect.low <= effect.value <= effect.high
-        assert compare(*map(answers, reversed(pair)), over).value == pytest.approx(-effect.value)
+        assert compare(*map(answered, reversed(pair)), over).value == pytest.approx(-effect.value)
 
 
 def test_the_order_of_the_samples_does_not_matter():
     samples, other = random_samples(1), random_samples(2)
-    assert compare(answers(samples[::-1]), answers(other)) == compare(answers(samples), answers(other))
+    assert compare(answered(samples[::-1]), answered(other)) == compare(answered(samples), answered(other))
 
 
 def test_pairing_removes_what_both_runs_share():
     ours, rng = random_samples(2, scenes=30), random.Random(0)
     theirs = [{**s, "response": s["ground_truth"]} if rng.random() < 0.05 else s for s in ours]
-    effect, summary = compare(answers(ours), answers(theirs)), summarise(ours)
+    effect, summary = compare(answered(ours), answered(theirs)), summarise(ours)
     assert effect.high - effect.low < 0.7 * (summary["overall_high"] - summary["overall_low"])
 
 
@@ -74,16 +154,16 @@ def test_different_questions_and_empty_runs_are_refused():
     ours = random_samples(0)
     for theirs in (ours[1:], [*ours[1:], {**ours[0], "id": "other"}]):
         with pytest.raises(VsrError, match="different questions"):
-            compare(answers(ours), answers(theirs))
+            compare(answered(ours), answered(theirs))
         with pytest.raises(VsrError, match="different questions"):
-            stack([answers(ours), answers(theirs)])
+            stack([answered(ours), answered(theirs)])
     with pytest.raises(VsrError, match="empty"):
-        answers([])
+        answered([])
 
 
 # --- several seeds ---
 def test_seeds_are_averaged():
-    each = [answers(random_samples(seed)) for seed in (1, 2, 3)]
+    each = [answered(random_samples(seed)) for seed in (1, 2, 3)]
     for over in OVER:
         scores = [one.value(over).score for one in each]
         value = stack(each).value(over)
@@ -94,7 +174,7 @@ def test_seeds_are_averaged():
 
 
 def test_equal_seeds_are_one_seed():
-    ours, theirs = answers(random_samples(1)), answers(random_samples(2))
+    ours, theirs = answered(random_samples(1)), answered(random_samples(2))
     one, three = compare(ours, theirs), compare(stack([ours] * 3), theirs)
     assert three.value == pytest.approx(one.value)
     assert three.high - three.low == pytest.approx(one.high - one.low, rel=0.1)
@@ -102,15 +182,15 @@ def test_equal_seeds_are_one_seed():
 
 def test_a_question_nobody_asked_has_no_value():
     samples = [s for s in random_samples(1) if s["question_type"] != "route_planning"]
-    assert answers(samples).value("route_planning") is None
-    assert answers(samples).asked("route_planning") == 0
+    assert answered(samples).value("route_planning") is None
+    assert answered(samples).asked("route_planning") == 0
 
 
 def test_debiased_keeps_what_is_not_pruned():
     samples = [{**s, "pruned": i % 3 == 0} for i, s in enumerate(random_samples(1))]
-    kept = answers(samples).debiased()
-    assert kept.value("overall").score == answers([s for s in samples if not s["pruned"]]).value("overall").score
-    assert answers(random_samples(1)).debiased() is None
+    kept = answered(samples).debiased()
+    assert kept.value("overall").score == answered([s for s in samples if not s["pruned"]]).value("overall").score
+    assert answered(random_samples(1)).debiased() is None
 
 
 # --- intervals ---
@@ -147,12 +227,12 @@ def test_scenes_alone_would_not_cover_the_choice_of_seeds():
 
 def test_runs_are_compared_by_welch():
     ours, theirs = [3.0, 4.5, 2.0], [1.0, 1.5, 0.2, 0.9]
-    for effect, test in (
+    for found, test in (
         (between(ours, theirs), ttest_ind(ours, theirs, equal_var=False)),
         (between(ours), ttest_1samp(ours, 0.0)),
     ):
         bounds = test.confidence_interval(0.95)
-        assert (effect.low, effect.high) == pytest.approx((bounds.low, bounds.high))
+        assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
     assert np.isnan(between([1.0], [2.0]).low)
 
 
