@@ -16,7 +16,7 @@ from vsr.engine.attention import install
 from vsr.errors import VsrError
 from vsr.estimate import devices, doctor, dryrun, needs, phases, workload
 from vsr.models import folders, quantize
-from vsr.scoring import stats
+from vsr.scoring import intervals
 
 SIZES = {
     "text": {
@@ -211,7 +211,7 @@ def test_the_passes_are_the_trainer_s():
 
 def test_the_smallest_effect_is_that_of_a_paired_test():
     work = workload.of(profiles.get("paper-2b"), "vanilla")
-    naive = 100 * stats.detectable(0.5 / 5130**0.5)
+    naive = 100 * intervals.detectable(0.5 / 5130**0.5)
     assert naive < needs.effect(work) < 1.1 * naive
     assert needs.effect(replace(work, bench=4 * work.bench)) < needs.effect(work)
 
