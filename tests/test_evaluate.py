@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small import small_folder, write_video
@@ -225,3 +227,28 @@ def test_wrong_names_are_errors(loaded, folder, tmp_path):
     with pytest.raises(VsrError, match="unknown video 'both'"):
         evaluate.evaluate(loaded, bench.load(folder), "think", "both", PROFILE, tmp_path)
     assert not list(tmp_path.glob("eval-*"))
+
+
+def test_other_bootstrap_settings_or_scoring_rules_ask_nothing_again(loaded, folder, tmp_path, monkeypatch):
+    asked = (loaded, bench.load(folder), "vanilla", "true")
+    run = evaluate.evaluate(*asked, PROFILE, tmp_path)
+    answered, before = rows(run), summary(run)
+    monkeypatch.setattr(evaluate, "answer", None)  # must not be called
+    again = evaluate.evaluate(*asked, replace(PROFILE, bootstrap=60), tmp_path)
+    assert again.path == run.path
+    assert rows(again) == answered
+    assert summary(again)["scored"] != before["scored"]
+    stricter = replace(evaluate.SCORE, version=evaluate.SCORE.version + 1)
+    monkeypatch.setattr(evaluate, "SCORE", stricter)
+    monkeypatch.setattr(scoring, "score_samples", lambda samples, rules="": np.zeros(len(samples)))
+    evaluate.evaluate(*asked, PROFILE, tmp_path)
+    assert [row["score"] for row in rows(run)] == [0.0] * len(answered)
+    assert [row["response"] for row in rows(run)] == [row["response"] for row in answered]
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "think"])
+def test_answering_reads_the_settings_it_declares_and_no_other(loaded, folder, tmp_path, mode):
+    profile = replace(PROFILE, base=str(small_folder(tmp_path)))
+    asked = evaluate.ask("base", bench.load(folder), mode, "true", profile, None)
+    evaluate.answer(loaded, bench.load(folder), asked, tmp_path / "samples.jsonl")
+    assert asked.settings.read == set(evaluate.ANSWER[mode].settings)

@@ -35,10 +35,12 @@ SAMPLES, SUMMARY = "samples.jsonl", "summary.json"
 
 @dataclass(frozen=True)
 class Asked:
-    """What an evaluation asks: `scenes` with their questions, in order, the videos `shown` with them (scene -> scene),
-    by the prompts of `mode` at the paper's `stage` ('train' for a model with an adapter, else 'evaluate')."""
+    """What an evaluation asks of a model (`info` as `Loaded.info`): `scenes` with their questions, in order, the videos
+    `shown` with them (scene -> scene), by the prompts of `mode` at the paper's `stage` ('train' for a model with an
+    adapter, else 'evaluate')."""
 
     settings: Settings
+    info: dict
     mode: str
     video: str
     stage: str
@@ -64,7 +66,7 @@ def evaluate(
     run, asked = opened(model, bench, mode, video, profile, out, limit)
     if not run.finished:
         if not isinstance(model, Loaded):
-            model = models.load(**models.arguments(model, profile))
+            model = models.load(**models.arguments(model, asked.settings))
         speed = answer(model, bench, asked, run.path / SAMPLES)
         close(run, device=model.device_name, **speed)
     return scored(run, profile)
@@ -74,8 +76,8 @@ def opened(
     model: Loaded | str, bench: Bench, mode: str, video: str, profile: Profile, out: str | Path, limit: int | None
 ) -> tuple[Run, Asked]:
     """The run of an evaluation, finished or not, and what it asks."""
-    info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, profile))
-    asked = ask(info, bench, mode, video, profile, limit)
+    asked = ask(model, bench, mode, video, profile, limit)
+    info = asked.info
     name = f"eval-{info['name']}-{mode}-{video}" + (f"-first{limit}" if limit else "")
     about = {**_trained(model), "mode": mode, "video": video, "prompts": asked.stage, "limit": limit, "model": info}
     seed = profile.seed if video == "shuffled" else 0  # nothing else is left to chance
@@ -83,16 +85,17 @@ def opened(
     return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
 
 
-def ask(info: dict, bench: Bench, mode: str, video: str, profile: Profile, limit: int | None) -> Asked:
-    """What an evaluation asks a model with this `info`."""
+def ask(model: Loaded | str, bench: Bench, mode: str, video: str, profile: Profile, limit: int | None) -> Asked:
+    """What an evaluation asks; nothing is loaded."""
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
     if video not in VIDEOS:
         raise unknown("video", video, VIDEOS)
-    scenes = _by_scene(bench.questions[:limit])
+    settings, scenes = ANSWER[mode].view(profile), _by_scene(bench.questions[:limit])
+    info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, settings))
     stage = "train" if info["adapter_hash"] else "evaluate"
     shown = shown_videos(bench, list(scenes), video, profile.seed)
-    return Asked(ANSWER[mode].view(profile), mode, video, stage, scenes, shown)
+    return Asked(settings, info, mode, video, stage, scenes, shown)
 
 
 def _trained(model: Loaded | str) -> dict:

@@ -204,8 +204,8 @@ def main(path: str) -> int:
     try:
         lock = workers.hold(shard.path)
         workers.watch(shard.path / STACKS)
-        loaded = models.load(**models.arguments(shard.model, shard.profile))
-        asked = one.ask(loaded.info, shard.bench, shard.mode, shard.video, shard.profile, shard.limit)
+        asked = one.ask(shard.model, shard.bench, shard.mode, shard.video, shard.profile, shard.limit)
+        loaded = models.load(**models.arguments(shard.model, asked.settings))
         mine = replace(asked, scenes={scene: asked.scenes[scene] for scene in shard.scenes})
         speed = one.answer(loaded, shard.bench, mine, shard.path / SAMPLES)
         write_json(shard.path / "result.json", {"device": loaded.device_name, **speed})
