@@ -8,7 +8,7 @@ import numpy as np
 from vsr.models.folders import random_folder
 from vsr.models.sizes import QWEN2_VL
 from vsr.questions.question import Question, write_questions
-from vsr.scenes.encode import write_mp4
+from vsr.video import write_mp4
 
 SECONDS = 2
 FPS = {"walk24": 24, "walk30": 30, "walk10": 10}

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vsr.models.folders import END, PAD, VISION_TOKENS, random_folder
-from vsr.scenes.encode import write_mp4
+from vsr.video import write_mp4
 
 SIZES = {
     "text": {

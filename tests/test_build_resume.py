@@ -17,9 +17,8 @@ from pyarrow import parquet
 from vsr import paper
 from vsr.files import read_json
 from vsr.questions.question import FIELDS, read_questions
-from vsr.scannet import from_scans, scan_cache
-from vsr.scannet.raw_scans import KINDS, STRUCTURE, make_layout, write_scan
-from vsr.scannet.scan_writer import write_sens, write_table
+from vsr.scannet import from_scans, scans
+from vsr.scannet.made_up import KINDS, STRUCTURE, make_layout, write_scan, write_sens, write_table
 
 SCANS = 4
 
@@ -54,8 +53,10 @@ def unbroken(copy, tmp_path_factory):
 
 def test_what_a_build_writes(unbroken, copy, tmp_path):
     wanted = {"questions.jsonl", "questions.parquet", "scenes.jsonl", "manifest.json", "README.md"}
-    scans = [f"scene{number:04d}_00" for number in range(SCANS)]
-    assert set(unbroken) == wanted | {f"scans/{name}.json" for name in scans} | {f"videos/{name}.mp4" for name in scans}
+    names = [f"scene{number:04d}_00" for number in range(SCANS)]
+    assert set(unbroken) == wanted | {f"{scans.KEPT}/{name}.json" for name in names} | {
+        f"videos/{name}.mp4" for name in names
+    }
     build(copy, tmp_path, rules="vsi100k")
     assert contents(tmp_path) == unbroken
     questions, manifest = read_questions(tmp_path / "questions.jsonl"), read_json(tmp_path / "manifest.json")
@@ -75,8 +76,8 @@ def test_every_candidate_is_asked_or_accounted_for(copy, tmp_path):
     build(copy, tmp_path)
     manifest = read_json(tmp_path / "manifest.json")
     left = {kind: sum(reasons.values()) for kind, reasons in manifest["rejected"].items()}
-    scans = [scan_cache.load(tmp_path / "scans", f"scene{number:04d}_00")[0] for number in range(SCANS)]
-    scenes = [from_scans.as_scene(scan, "vsi100k", {}) for scan in scans]
+    read = [scans.load(tmp_path / scans.KEPT, f"scene{number:04d}_00")[0] for number in range(SCANS)]
+    scenes = [from_scans.as_scene(scan, "vsi100k", {}) for scan in read]
     once = [len([box for box in scene.once() if box.label not in ("wall", "floor")]) for scene in scenes]
     for kind, candidates in {
         "object_abs_distance": sum(n * (n - 1) // 2 for n in once),
@@ -97,7 +98,7 @@ def test_workers_change_nothing(copy, unbroken, tmp_path):
 def test_nothing_is_read_twice_but_what_changed(copy, tmp_path, monkeypatch):
     build(copy, tmp_path)
     read = []
-    monkeypatch.setattr(scan_cache, "read_scan", lambda files: read.append(files.id) or REAL(files))
+    monkeypatch.setattr(scans, "read_scan", lambda files: read.append(files.id) or REAL(files))
     build(copy, tmp_path)
     assert read == []
     info = copy / "scans" / "scene0002_00" / "scene0002_00.txt"
@@ -105,12 +106,12 @@ def test_nothing_is_read_twice_but_what_changed(copy, tmp_path, monkeypatch):
     os.utime(info, ns=(stamp, stamp + 10**9))
     build(copy, tmp_path)
     os.utime(info, ns=(stamp, stamp))
-    (tmp_path / "scans" / "scene0003_00.json").write_text("{")
+    (tmp_path / scans.KEPT / "scene0003_00.json").write_text("{")
     build(copy, tmp_path)
     assert read == ["scene0002_00", "scene0002_00", "scene0003_00"]
 
 
-REAL = scan_cache.read_scan
+REAL = scans.read_scan
 
 
 def test_the_papers_counts(copy, tmp_path, monkeypatch):

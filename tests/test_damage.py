@@ -15,9 +15,8 @@ from vsr.files import read_json
 from vsr.questions import vsibench
 from vsr.questions.question import read_questions
 from vsr.scannet import from_scans
-from vsr.scannet.labels import TABLE, read_labels
-from vsr.scannet.raw_scans import KINDS, make_layout, write_scan
-from vsr.scannet.scan_writer import write_sens, write_table
+from vsr.scannet.files import TABLE, read_labels
+from vsr.scannet.made_up import KINDS, make_layout, write_scan, write_sens, write_table
 from vsr.scannet.sens import export_video
 
 

@@ -11,8 +11,7 @@ from vsr.questions import leak
 from vsr.questions.question import read_questions
 from vsr.report import tables
 from vsr.scannet import from_scans
-from vsr.scannet.raw_scans import KINDS, make_layout, write_scan
-from vsr.scannet.scan_writer import write_table
+from vsr.scannet.made_up import KINDS, make_layout, write_scan, write_table
 
 BENCH, RESCAN = "scene0030_02", "scene0030_00"  # a scene of VSI-Bench, and another scan of its room
 CLEAN = ("scene0000_00", "scene0001_00", "scene0002_00")

@@ -15,8 +15,8 @@ from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import render
 from vsr.questions import bench, build
 from vsr.questions.question import FIELDS, Question, read_questions
-from vsr.scenes import store
 from vsr.scenes.metainfo import read_scenes
+from vsr.scenes.scene import load_scenes, save_scenes, to_row
 from vsr.video import decode
 
 
@@ -138,12 +138,12 @@ def test_a_damaged_folder_is_an_error_that_says_so(folder, damage, says):
 
 def test_scenes_read_back_exactly(tmp_path, shared):
     scenes = [make_room(7), *read_scenes(shared / "scannet_meta_info_val.json")[:3]]
-    store.save(tmp_path / "scenes.jsonl", scenes)
-    for old, new in zip(scenes, store.load(tmp_path / "scenes.jsonl"), strict=True):
-        assert store.to_row(old) == store.to_row(new)
+    save_scenes(tmp_path / "scenes.jsonl", scenes)
+    for old, new in zip(scenes, load_scenes(tmp_path / "scenes.jsonl"), strict=True):
+        assert to_row(old) == to_row(new)
         np.testing.assert_array_equal(old.objects[0].axes, new.objects[0].axes)
         assert old.objects[0].axes.dtype == new.objects[0].axes.dtype
-    assert build.build(scenes) == build.build(store.load(tmp_path / "scenes.jsonl"))
+    assert build.build(scenes) == build.build(load_scenes(tmp_path / "scenes.jsonl"))
 
 
 def damaged(row: dict, path: list, value: object) -> dict:
@@ -169,9 +169,9 @@ def damaged(row: dict, path: list, value: object) -> dict:
 )
 def test_a_damaged_scenes_file_names_file_scene_and_field(tmp_path, path, value, says):
     file = tmp_path / "scenes.jsonl"
-    file.write_text(json.dumps(damaged(store.to_row(make_room(7)), path, value)) + "\n")
+    file.write_text(json.dumps(damaged(to_row(make_room(7)), path, value)) + "\n")
     with pytest.raises(VsrError, match=says) as error:
-        store.load(file)
+        load_scenes(file)
     assert f"{file}: scene room-000007" in str(error.value)
 
 

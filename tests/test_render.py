@@ -9,12 +9,11 @@ import pytest
 
 from vsr.bench import render as bench
 from vsr.errors import VsrError
-from vsr.files import atomic_write
 from vsr.miniature.catalogue import CATALOGUE, PALETTES, colour_of
 from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import project, render, visible, with_camera
-from vsr.scenes import encode
 from vsr.scenes.scene import Box, Camera, Scene
+from vsr.video import encode_mp4, write_mp4
 
 LEVEL = Camera(np.array([[0.0, 0.0, 1.0]]), np.zeros(1), np.zeros(1), math.pi / 2)
 HALL = np.array([[-6.0, -5.0], [6.0, -5.0], [6.0, 5.0], [-6.0, 5.0]])
@@ -180,8 +179,8 @@ def decoded(path):
 
 def test_mp4_keeps_frames_and_colours(tmp_path):
     frames = render(make_room(0), 84, 56)
-    encode.write_mp4(tmp_path / "a.mp4", frames.rgb, 2)
-    encode.write_mp4(tmp_path / "b.mp4", frames.rgb, 2)
+    write_mp4(tmp_path / "a.mp4", frames.rgb, 2)
+    write_mp4(tmp_path / "b.mp4", frames.rgb, 2)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     back = decoded(tmp_path / "a.mp4").astype(int)
     assert back.shape == frames.rgb.shape
@@ -197,11 +196,10 @@ def test_mp4_is_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr("vsr.files.os.replace", full)
     with pytest.raises(VsrError, match=r"a\.mp4.*No space left"):
-        encode.write_mp4(tmp_path / "a.mp4", rgb, 2)
+        write_mp4(tmp_path / "a.mp4", rgb, 2)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(VsrError, match="even sides"):
-        encode.encode_mp4(rgb[:, :55], 2)
-    assert encode.atomic_write is atomic_write
+        encode_mp4(rgb[:, :55], 2)
 
 
 def test_bench_adds_up():

@@ -12,13 +12,11 @@ from scipy.spatial import ConvexHull
 from vsr.questions import rules, tasks
 from vsr.questions.build import build
 from vsr.questions.question import Question
-from vsr.scannet.labels import bench_label, read_labels
-from vsr.scannet.minimal_box import minimal_box
-from vsr.scannet.raw_scans import KINDS, STRUCTURE, Item, Layout, make_layout, write_scan
-from vsr.scannet.scan_writer import write_table
-from vsr.scannet.scans import as_scene, find_scans, read_scan, scan_files
-from vsr.scenes.alpha import ALPHA, areas, rim
-from vsr.scenes.geometry import alpha_area
+from vsr.scannet.files import find_scans, read_labels, scan_files
+from vsr.scannet.made_up import KINDS, STRUCTURE, Layout, make_layout, write_scan, write_table
+from vsr.scannet.scans import as_scene, bench_label, read_scan
+from vsr.scenes.geometry import ALPHA, alpha_area, areas, minimal_box, outermost
+from vsr.scenes.scene import Box
 
 VERTICES = 12_000
 
@@ -29,11 +27,11 @@ def turned(yaw: float, pitch: float = 0.0) -> np.ndarray:
     return np.array([[c, s, 0], [-s * up, c * up, out], [s * out, -c * out, up]])
 
 
-def item(label: str, center: tuple, size: tuple, yaw: float = 0.0, pitch: float = 0.0) -> Item:
-    return Item(label, np.array(center, dtype=float), np.array(size, dtype=float), turned(yaw, pitch))
+def item(label: str, center: tuple, size: tuple, yaw: float = 0.0, pitch: float = 0.0) -> Box:
+    return Box(label, np.array(center, dtype=float), np.array(size, dtype=float), turned(yaw, pitch))
 
 
-def room(*items: Item, notch: tuple = (0.0, 0.0), name: str = "scene0000_00") -> Layout:
+def room(*items: Box, notch: tuple = (0.0, 0.0), name: str = "scene0000_00") -> Layout:
     alignment = np.eye(4)
     alignment[:3, :3], alignment[:3, 3] = turned(0.6).T, (1.3, -2.2, 0.1)
     return Layout(name, (6.0, 5.0), notch, 2.6, items, alignment)
@@ -62,7 +60,7 @@ def ask(scene, rule_set, kind: str, **fields: str) -> str:
     return tasks.truth(scene, rule_set, Question("q", "scannet", scene.id, kind, text, None, ""))
 
 
-def naive_center(thing: Item, spacing: float) -> np.ndarray:
+def naive_center(thing: Box, spacing: float) -> np.ndarray:
     """The mean of the vertices of the top and the sides, placed one by one."""
     counts = [max(2, round(side / spacing) + 1) for side in thing.size]
     places = [np.linspace(-side / 2, side / 2, count) for side, count in zip(thing.size, counts, strict=True)]
@@ -236,9 +234,9 @@ def cloud(seed: int, number: int) -> np.ndarray:
 @settings(max_examples=8, deadline=None)
 def test_points_left_out_never_change_the_alpha_shape(seed, number):
     points = cloud(seed, number)
-    kept = rim(points, ALPHA)
+    kept = outermost(points, ALPHA)
     assert alpha_area(kept, ALPHA) == pytest.approx(alpha_area(points, ALPHA), rel=1e-12)
-    assert rim(points, 5.0) is points  # too small a disc for that: all points stay
+    assert outermost(points, 5.0) is points  # too small a disc for that: all points stay
 
 
 def test_areas_under_both_rules_are_stable(tmp_path):
@@ -252,6 +250,6 @@ def test_areas_under_both_rules_are_stable(tmp_path):
     assert found["vsibench"] == pytest.approx(30.0 - 2.0 * 1.5, rel=0.01)
     drawn = [areas(points, f"scene{k:04d}_00")["vsibench"] for k in range(4)]
     assert np.ptp(drawn) / np.mean(drawn) < 0.01
-    assert len(rim(points[:, :2], ALPHA)) < 0.6 * len(points)  # denser scans lose more
+    assert len(outermost(points[:, :2], ALPHA)) < 0.6 * len(points)  # denser scans lose more
     shuffled = np.random.default_rng(0).permutation(points)
     assert areas(shuffled, "scene0000_00")["vsi100k"] == pytest.approx(found["vsi100k"], rel=1e-12)

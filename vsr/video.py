@@ -1,22 +1,32 @@
-"""From an mp4 to what Qwen2-VL reads: choose frames, decode them, cut them into patches. No torchvision.
+"""Videos: choose frames and decode them as a player shows them, cut them into what Qwen2-VL reads, encode frames.
 
-`patchify` gives bit for bit what transformers' `Qwen2VLVideoProcessor(do_sample_frames=False)` gives (parity-tested).
+No torchvision: `patchify` gives bit for bit what transformers' `Qwen2VLVideoProcessor(do_sample_frames=False)` gives
+(parity-tested). torch is imported where it is used: processes that only render or export films do without.
 """
 
+import io
 import math
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import torch
 
 from vsr.errors import VsrError
+from vsr.files import atomic_write
+
+if TYPE_CHECKING:
+    import torch
 
 PATCH, MERGE, PAIR = 14, 2, 2  # pixels a patch side, patches a token side, frames a patch
 FACTOR = PATCH * MERGE
 MIN_PIXELS = 56 * 56  # min_pixels of Qwen2-VL's preprocessor_config.json
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's, as in the same file
 STD = (0.26862954, 0.26130258, 0.27577711)
+CRF = "10"  # small pictures are cheap: keep their colours
+REPEATABLE = "zerolatency"  # with x264's lookahead about one encoding in 200 of the same frames differs in some bytes
 
 
 def frame_indices(available: int, frames: int) -> np.ndarray:
@@ -35,47 +45,106 @@ def decode(path: str | Path, frames: int) -> np.ndarray:
     path = Path(path)
     if frames < 1:
         raise VsrError(f"{path}: frames={frames}; choose at least 1")
-    if not path.is_file():
-        raise VsrError(f"{path}: no such video; download or render it")
-    try:
-        wanted = frame_indices(_count(path), frames).tolist()
-        chosen = _read(path, set(wanted))
-    except (av.error.FFmpegError, OSError) as error:
-        raise _broken(path, error.strerror or str(error)) from None
+    wanted = frame_indices(count_frames(path), frames).tolist()
+    chosen = dict(shown(path, set(wanted)))
     return np.stack([chosen[index] for index in wanted])
 
 
+def count_frames(path: str | Path) -> int:
+    """How many frames a video shows, by its packets: exact where the header is wrong, far cheaper than decoding."""
+    path = Path(path)
+    if not path.is_file():
+        raise VsrError(f"{path}: no such video; download or render it")
+    found, presented, announced = _packets(path)
+    if found < announced:  # an edit list leaves packets out, as a cut does: count once more without it
+        found = _packets(path, ignore_editlist="1")[0]
+    if not presented or found < announced:
+        raise _broken(path, f"cut short: {found} of {announced} frames" if found < announced and found else "no frames")
+    return presented
+
+
+def _packets(path: Path, **options: str) -> tuple[int, int, int]:
+    """Whole packets of the video stream, those of them that are shown, and how many the header announces."""
+    found = presented = lost = 0
+    try:
+        with av.open(str(path), options=options) as container:
+            if not container.streams.video:
+                raise _broken(path, "no video stream")
+            announced = container.streams.video[0].frames
+            for packet in container.demux(video=0):  # one at a time: a film may be larger than the memory
+                if packet.is_corrupt:
+                    lost += 1
+                elif packet.size:
+                    found += 1
+                    presented += not packet.is_discard
+    except (av.error.FFmpegError, OSError) as error:
+        raise _broken(path, error.strerror or str(error)) from None
+    return found, presented, max(announced, found + lost)
+
+
+def shown(path: str | Path, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of the given indices with these, uint8 (height, width, 3), as a player shows them: upright, and
+    without what an edit list hides. One pass that stops after the last of them."""
+    path, last, size = Path(path), max(wanted), None
+    try:
+        with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for index, frame in enumerate(container.decode(video=0)):
+                sides = f"{frame.width}x{frame.height}"
+                size = size or sides
+                if sides != size:
+                    raise VsrError(f"{path}: frame {index} is {sides}, those before {size}; encode it at one size")
+                if index in wanted:
+                    if frame.is_corrupt:
+                        raise _broken(path, f"frame {index} is damaged")
+                    yield index, _upright(frame)
+                if index == last:
+                    return
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _broken(path, getattr(error, "strerror", None) or str(error)) from None
+    raise _broken(path, f"frame {last} is missing")
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """The pixels as the display matrix turns and mirrors them, to the nearest quarter turn."""
+    pixels = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    # (x, y) is shown at (a x + c y, b x + d y): where b and c are the larger ones, rows become columns
+    a, b, _, c, d = np.frombuffer(bytes(matrix), "=i4")[:5].tolist()
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
 def _broken(path: Path, why: str) -> VsrError:
-    return VsrError(
-        f"{path}: not a readable video of {path.stat().st_size:,} bytes ({why}); render or download it again"
-    )
+    size = f"{path.stat().st_size:,} bytes"
+    return VsrError(f"{path}: not a readable video of {size} ({why}); render or download it again")
 
 
-def _count(path: Path) -> int:
-    """How many frames the file shows, by its packets: exact where the header is wrong, far cheaper than decoding."""
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise _broken(path, "no video stream")
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-        announced = container.streams.video[0].frames
-    if not packets or len(packets) < announced or any(packet.is_corrupt for packet in packets):
-        raise _broken(path, f"cut short: {len(packets)} of {announced} frames" if packets else "no frames")
-    return sum(not packet.is_discard for packet in packets)
+def encode_mp4(frames: Iterable[np.ndarray], fps: int, crf: str = CRF, tune: str | None = REPEATABLE) -> bytes:
+    """The mp4 file (H.264, yuv420p) of uint8 frames (height, width, 3) with even sides."""
+    frames = iter(frames)
+    first = next(frames, np.empty(0))
+    if first.ndim != 3 or first.shape[0] % 2 or first.shape[1] % 2:
+        raise VsrError(f"frames of shape {first.shape}: a video needs at least one frame and even sides (yuv420p)")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
+        stream.options = {"crf": crf, "preset": "veryfast", "flags": "+bitexact"} | ({"tune": tune} if tune else {})
+        for picture in chain([first], frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
 
 
-def _read(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
-    """The frames of the given indices, in one pass that stops after the last of them."""
-    chosen = {}
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
-                if frame.is_corrupt:
-                    raise _broken(path, f"frame {index} is damaged")
-                chosen[index] = frame.to_ndarray(format="rgb24")
-            if len(chosen) == len(wanted):
-                return chosen
-    raise _broken(path, f"frame {max(wanted)} is missing")
+def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    """Write frames as `encode_mp4` does; a full disk leaves the old file as it was."""
+    atomic_write(path, encode_mp4(frames, fps))
 
 
 def smart_resize(height: int, width: int, max_pixels: int) -> tuple[int, int]:
@@ -104,12 +173,14 @@ def tokens(frames: int, height: int, width: int, max_pixels: int) -> int:
     return math.ceil(frames / PAIR) * (height // FACTOR) * (width // FACTOR)
 
 
-def patchify(frames: np.ndarray, max_pixels: int) -> tuple[torch.Tensor, torch.Tensor]:
+def patchify(frames: np.ndarray, max_pixels: int) -> "tuple[torch.Tensor, torch.Tensor]":
     """Patches float32 (t*h*w, 1176) and their grid int64 (1, 3) = [[t, h, w]] of frames uint8 (T, H, W, 3).
 
     `max_pixels` caps one frame: it is the processor's `size["longest_edge"]` with `cap_pixels_per_frame` off, as
     transformers 5.23 reads it, and `size["shortest_edge"]` is 56*56. An odd last frame is paired with itself.
     """
+    import torch
+
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise VsrError(f"frames {frames.dtype} {frames.shape}: expected uint8 (T, H, W, 3) with T >= 1")
     height, width = smart_resize(frames.shape[1], frames.shape[2], max_pixels)

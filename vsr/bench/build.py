@@ -6,42 +6,41 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe, get_context
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 from vsr import paper
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.progress import track
-from vsr.scannet import from_scans, scan_cache
-from vsr.scannet.raw_scans import make_layout, write_scan
-from vsr.scannet.scans import Scan
+from vsr.scannet import from_scans, scans
+from vsr.scannet.made_up import make_layout, write_scan
 
 SCANNET = 1513  # scans in ScanNet's training and validation splits
 NOISE = 0.002  # metres: hulls of real scans have hundreds of corners, those of clean boxes eight
-Measured = dict[str, float]
 
 
-def main(scans: int = 100, vertices: int = 200_000, workers: int = 2) -> dict:
-    """Read `scans` raw scans with two processes, then ask about 1,513 kept ones; prints a table and returns
+def main(scans_read: int = 100, vertices: int = 200_000, workers: int = 2) -> dict:
+    """Read so many raw scans with two processes, then ask about 1,513 kept ones; prints a table and returns
     `{"machine", "rows"}`. Wall and processor seconds of both stages, the first projected to 1,513 scans; memory is the
     peak of the main process plus, in the first stage, as many times the largest worker's."""
     with tempfile.TemporaryDirectory() as folder:
         root, kept = Path(folder) / "scannet", Path(folder) / "kept"
         names = [f"scene{number:04d}_00" for number in range(SCANNET)]
-        for name in track(names[:scans], "making scans"):
+        for name in track(names[:scans_read], "making scans"):
             write_scan(root, make_layout(name, 0), vertices, noise=NOISE)
         for name in track(names, "making kept scans"):
             truth = make_layout(name, 0).truth(vertices)
             areas = {"vsi100k": truth.room_size, "vsibench": truth.room_size}
-            scan_cache.keep(kept / "scans", Scan(truth, areas, ()), "", name)
+            scans.keep(kept / scans.KEPT, scans.Scan(truth, areas, ()), "", name)
         read = _apart(_read, root, workers)
-        asked = _apart(_ask, kept)
+        asked = _apart(_ask, kept, names)
         manifest = read_json(kept / "manifest.json")
-    scale = SCANNET / scans / 60
+    scale = SCANNET / scans_read / 60
     row = {
-        "scans": scans,
+        "scans": scans_read,
         "vertices": vertices,
         "workers": workers,
         "read": read,
@@ -72,43 +71,36 @@ def table(row: dict) -> str:
     return "\n".join(lines)
 
 
-def _read(root: Path, workers: int) -> None:
+def _read(root: Path, workers: int) -> int:
     chosen = from_scans.plan(root, split="bench")
-    failed = scan_cache.read_all(chosen.folders, root / "kept", workers)
+    failed = scans.read_all(chosen.folders, root / "kept", workers)
     if failed:
         raise VsrError(f"made-up scans could not be read:\n{from_scans.summary(failed)}")
+    return workers
 
 
-def _ask(kept: Path) -> None:
-    names = {path.stem: path for path in sorted((kept / "scans").iterdir())}
-    chosen = from_scans.Plan(kept, names, (), None, "bench")
-    from_scans.ask(kept, chosen, list(names), {}, "vsi100k", {}, 0, paper_counts=True)
+def _ask(kept: Path, names: list[str]) -> int:
+    chosen = from_scans.Plan(kept, {}, (), None, "bench")
+    from_scans.ask(kept, chosen, names, {}, "vsi100k", {}, 0, paper_counts=True)
+    return 0
 
 
-def _apart(stage: Callable[..., None], *arguments: object) -> Measured:
-    """A stage in a fresh process, so that its memory is its own."""
-    ours, theirs = Pipe(duplex=False)
-    process = get_context("spawn").Process(target=_measure, args=(theirs, stage, *arguments))
-    process.start()
-    theirs.close()
+def _apart(stage: Callable[..., int], *arguments: object) -> dict[str, float]:
+    """A stage, which returns the number of its worker processes, in a fresh process, so that its memory is its own."""
     try:
-        return ours.recv()
-    except EOFError:
-        raise VsrError(f"bench build: its process ended with code {process.exitcode}; see the message above") from None
-    finally:
-        process.join()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(_measure, stage, *arguments).result()
+    except BrokenProcessPool:
+        raise VsrError("bench build: its process died (out of memory?); see the message above") from None
 
 
-def _measure(pipe: Connection, stage: Callable[..., None], *arguments: object) -> None:
+def _measure(stage: Callable[..., int], *arguments: object) -> dict[str, float]:
     started = time.perf_counter()
-    stage(*arguments)
+    workers = stage(*arguments)
     wall = time.perf_counter() - started
-    own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    processes = arguments[1] if len(arguments) > 1 else 0
-    pipe.send(
-        {
-            "wall_s": round(wall, 2),
-            "cpu_s": round(sum(use.ru_utime + use.ru_stime for use in (own, workers)), 2),
-            "peak_mb": round((own.ru_maxrss + processes * workers.ru_maxrss) / 1024),
-        }
-    )
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "wall_s": round(wall, 2),
+        "cpu_s": round(sum(use.ru_utime + use.ru_stime for use in (own, children)), 2),
+        "peak_mb": round((own.ru_maxrss + workers * children.ru_maxrss) / 1024),
+    }

@@ -13,7 +13,7 @@ import numpy as np
 
 from vsr.miniature.procedural import STUDY, make_room, seeds
 from vsr.miniature.render import render
-from vsr.scenes.encode import write_mp4
+from vsr.video import write_mp4
 
 STAGES = ("generate_s", "render_s", "encode_s")
 

@@ -10,8 +10,8 @@ import shapely
 from vsr.errors import VsrError
 from vsr.miniature import raycast
 from vsr.miniature.catalogue import CATALOGUE, PALETTES, Part, colour_of
-from vsr.scenes.encode import write_mp4
 from vsr.scenes.scene import Box, Camera, Scene
+from vsr.video import write_mp4
 
 SHAPES = {"box": raycast.BOX, "ellipsoid": raycast.ELLIPSOID, "cylinder": raycast.CYLINDER, "disc": raycast.CYLINDER}
 EYE_LEVEL, LOOK_DOWN = 2.1, -0.45  # metres, radians: a scan is seen from over its furniture

@@ -15,8 +15,8 @@ from vsr.files import atomic_write, fingerprint
 from vsr.miniature.procedural import PRETRAIN, SPLITS, World, make_room
 from vsr.miniature.render import render
 from vsr.questions.appearance import clear_times
-from vsr.scenes.encode import encode_mp4
 from vsr.scenes.scene import Box, Camera, Scene
+from vsr.video import encode_mp4
 
 SLOTS = 14  # objects a room at most
 SHARD = 250

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from vsr.errors import VsrError
 from vsr.questions.question import Question, read_questions
-from vsr.scenes import store
-from vsr.scenes.scene import Scene
+from vsr.scenes.scene import Scene, load_scenes
 
 QUESTIONS = ("questions.jsonl", "test.jsonl")  # ours, and VSI-Bench's on the hub
 
@@ -34,7 +33,7 @@ class Bench:
     @cached_property
     def scenes(self) -> dict[str, Scene]:
         """The rooms themselves by id; an error for benches that have no scenes.jsonl."""
-        return {scene.id: scene for scene in store.load(self.folder / "scenes.jsonl")}
+        return {scene.id: scene for scene in load_scenes(self.folder / "scenes.jsonl")}
 
     @cached_property
     def _datasets(self) -> dict[str, dict[str, None]]:

@@ -19,8 +19,7 @@ from vsr.questions import rules as rule_sets
 from vsr.questions.draft import Draft
 from vsr.questions.question import FIELDS, Question, write_questions
 from vsr.questions.rules import Rules
-from vsr.scenes import store
-from vsr.scenes.scene import Scene
+from vsr.scenes.scene import Scene, save_scenes, to_row
 
 if TYPE_CHECKING:
     from vsr.miniature.procedural import World
@@ -168,7 +167,7 @@ def build_rooms(
         scene = procedural.make_room(room, world)
         scenes.append(scene)
         seen[scene.id] = _film(folder / "videos", scene, world, code)
-    store.save(folder / "scenes.jsonl", scenes)
+    save_scenes(folder / "scenes.jsonl", scenes)
     questions = build(scenes, rule_set, seed, first_seen=seen, per_scene=per_scene)
     write(folder, questions, rules, seed, fingerprint=mark, **settings)
     return folder
@@ -190,7 +189,7 @@ def _film(folder: Path, scene: Scene, world: "World", code: str) -> dict[str, fl
     from vsr.miniature.render import render_mp4
 
     video, note = folder / f"{scene.id}.mp4", folder / f"{scene.id}.json"
-    mark = fingerprint([store.to_row(scene), world.width, world.height, world.fps, code])
+    mark = fingerprint([to_row(scene), world.width, world.height, world.fps, code])
     if video.is_file() and note.is_file():
         known = read_json(note)
         if known.get("fingerprint") == mark and known.get("video") == hash_files(video):

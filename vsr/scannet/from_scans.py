@@ -10,19 +10,15 @@ import numpy as np
 from vsr import paper
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint
-from vsr.progress import track
 from vsr.questions import leak
 from vsr.questions import rules as rule_sets
 from vsr.questions.account import rejected
 from vsr.questions.build import build, write
 from vsr.questions.question import Question
-from vsr.scannet import scan_cache
-from vsr.scannet.labels import TABLE, Labels, read_labels
-from vsr.scannet.pool import each
-from vsr.scannet.scans import NAME, as_scene, find_scans, scan_files
+from vsr.scannet.files import NAME, TABLE, Labels, find_scans, read_labels, scan_files
+from vsr.scannet.scans import KEPT, as_scene, errors_of, load, read_all
 from vsr.scannet.sens import export_video
-from vsr.scenes import store
-from vsr.scenes.scene import Scene
+from vsr.scenes.scene import save_scenes
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,10 @@ def _read_list(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise VsrError(f"{path}: not a text in utf-8 ({error}); expected one scan id a line") from None
     seen: dict[str, int] = {}
-    for number, name in ((i, line.strip()) for i, line in enumerate(lines, 1)):
-        if not name:
-            continue
-        if not NAME.fullmatch(name):
+    for number, name in enumerate(map(str.strip, lines), 1):
+        if name and not NAME.fullmatch(name):
             raise VsrError(f"{path}, line {number}: '{name}' is no scan id such as scene0000_00")
-        if seen.setdefault(name, number) != number:
+        if name and seen.setdefault(name, number) != number:
             raise VsrError(f"{path}, line {number}: {name} is also in line {seen[name]}; list each scan once")
     if not seen:
         raise VsrError(f"{path}: lists no scans")
@@ -87,6 +81,10 @@ def _read_list(path: Path) -> list[str]:
 
 def dry_run(chosen: Plan, labels: str | Path | None = None) -> str:
     """What a build would read and what is missing for it, as text; nothing is read or written."""
+
+    def some(names: Sequence[str]) -> str:
+        return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
     lacking, unaligned, silent = [], [], []
     for name, folder in chosen.folders.items():
         files = scan_files(folder)
@@ -99,11 +97,11 @@ def dry_run(chosen: Plan, labels: str | Path | None = None) -> str:
     lines = [f"{chosen.root}: {len(chosen.folders)} scans to read, {len(lacking)} of them incomplete"]
     lines += lacking
     if chosen.left_out:
-        lines.append(f"left out, rooms of VSI-Bench: {len(chosen.left_out)} scans ({_some(chosen.left_out)})")
+        lines.append(f"left out, rooms of VSI-Bench: {len(chosen.left_out)} scans ({some(chosen.left_out)})")
     if unaligned:
-        lines.append(f"without <id>.txt, will be left as scanned: {len(unaligned)} ({_some(unaligned)})")
+        lines.append(f"without <id>.txt, will be left as scanned: {len(unaligned)} ({some(unaligned)})")
     if silent:
-        lines.append(f"without a video (.sens, .mp4, .avi or color/): {len(silent)} ({_some(silent)})")
+        lines.append(f"without a video (.sens, .mp4, .avi or color/): {len(silent)} ({some(silent)})")
     lines += [f"label table {table}: {'there' if table.is_file() else 'missing; --rules vsibench needs it'}"]
     return "\n".join([*lines, *([f"warning: {chosen.warning}"] if chosen.warning else [])])
 
@@ -123,19 +121,22 @@ def build_scans(
     """questions.jsonl and .parquet, scenes.jsonl, manifest.json and a dataset card in the folder `out`, from the scans
     of a plan; the errors by scan id of those that could not be read.
 
-    Every scan that was read is kept in `out/scans`, so that a killed build goes on, to the same bytes as without the
-    break. `paper_counts` keeps a random part of each task, as many as the paper counts. An error if no scan could be
-    read, or, if `strict`, any could not.
+    Every scan that was read is kept, so that a killed build goes on, to the same bytes as without the break.
+    `paper_counts` keeps a random part of each task, as many as the paper counts. An error if no scan could be read,
+    or, if `strict`, any could not.
     """
     out = Path(out)
     for leftover in out.rglob(".*.tmp") if out.is_dir() else ():
         leftover.unlink()
-    table = _labels(chosen.root, labels, rules)
-    failed = scan_cache.read_all(chosen.folders, out / "scans", workers)
+    # the paper's rules keep the annotators' words and need no table
+    table = read_labels(labels or chosen.root / TABLE) if labels or rules != "vsi100k" else {}
+    failed = read_all(chosen.folders, out / KEPT, workers)
     failed = {name: error.replace(f"{chosen.root}/", "") for name, error in failed.items()}
     good = [name for name in chosen.folders if name not in failed]
     if videos:
-        failed |= _film({name: chosen.folders[name] for name in good}, out / "videos", workers)
+        films = [(name, chosen.folders[name], out / "videos" / f"{name}.mp4") for name in good]
+        films = [film for film in films if not film[2].is_file()]
+        failed |= errors_of(_export, films, workers, "videos")
     if not good or (strict and failed):
         raise VsrError(f"{len(failed)} of {len(chosen.folders)} scans could not be read:\n{summary(failed)}")
     ask(out, chosen, good, failed, rules, table, seed, paper_counts)
@@ -152,14 +153,29 @@ def ask(
     seed: int,
     paper_counts: bool,
 ) -> None:
-    """The second half of a build: questions, scenes, manifest and card from the scans kept in `out/scans`."""
-    scenes, hashes, notes = _load(good, out / "scans", rules, table)
+    """The second half of a build: questions, scenes, manifest and card from the scans kept in `out`."""
+    scenes, hashes, notes = [], [], {}
+    for name in good:
+        scan, content = load(out / KEPT, name)
+        scenes.append(as_scene(scan, rules, table))
+        hashes.append([name, content])
+        unknown = sorted({*scan.scene.counts} - {*table}) if table else []
+        if remarks := [*scan.notes, *(f"label '{label}' is not in the label table" for label in unknown)]:
+            notes[name] = remarks
     questions = build(scenes, rules, seed)
-    left = _account(scenes, rules, questions)
+    by_scene: dict[str, list[Question]] = {scene.id: [] for scene in scenes}
+    for question in questions:
+        by_scene[question.scene_name].append(question)
+    rule_set, left_out = rule_sets.get(rules), Counter()
+    for scene in scenes:
+        left_out += rejected(scene, rule_set, by_scene[scene.id])
+    reasons: dict[str, dict[str, int]] = {}
+    for (kind, why), number in sorted(left_out.items()):
+        reasons.setdefault(kind, {})[why] = number
     available = Counter(question.question_type for question in questions)
     if paper_counts:
         questions = _thin(questions, seed)
-    store.save(out / "scenes.jsonl", scenes)
+    save_scenes(out / "scenes.jsonl", scenes)
     write(
         out,
         questions,
@@ -173,7 +189,7 @@ def ask(
         failed=failed,
         notes=notes,
         available=dict(available),
-        rejected=left,
+        rejected=reasons,
     )
     atomic_write(out / "README.md", _card(questions, rules, chosen))
 
@@ -181,39 +197,6 @@ def ask(
 def summary(failed: dict[str, str]) -> str:
     """One line a scan that could not be read."""
     return "\n".join(f"  {name}: {error}" for name, error in failed.items())
-
-
-def _labels(root: Path, given: str | Path | None, rules: str) -> Labels:
-    """The label table; the paper's rules keep the annotators' words and need none."""
-    path = Path(given) if given else root / TABLE
-    return read_labels(path) if given or rules != "vsi100k" else {}
-
-
-def _load(names: list[str], kept: Path, rules: str, table: Labels) -> tuple[list[Scene], list, dict[str, list[str]]]:
-    scenes, hashes, notes = [], [], {}
-    for name in names:
-        scan, mark = scan_cache.load(kept, name)
-        scene = as_scene(scan, rules, table)
-        scenes.append(scene)
-        hashes.append([name, mark])
-        unknown = sorted({*scan.scene.counts} - {*table}) if table else []
-        remarks = [*scan.notes, *(f"label '{label}' is not in the label table" for label in unknown)]
-        if remarks:
-            notes[name] = remarks
-    return scenes, hashes, notes
-
-
-def _account(scenes: Sequence[Scene], rules: str, questions: Sequence[Question]) -> dict[str, dict[str, int]]:
-    by_scene: dict[str, list[Question]] = {scene.id: [] for scene in scenes}
-    for question in questions:
-        by_scene[question.scene_name].append(question)
-    rule_set, total = rule_sets.get(rules), Counter()
-    for scene in scenes:
-        total += rejected(scene, rule_set, by_scene[scene.id])
-    found: dict[str, dict[str, int]] = {}
-    for (kind, why), number in sorted(total.items()):
-        found.setdefault(kind, {})[why] = number
-    return found
 
 
 def _thin(questions: Sequence[Question], seed: int) -> list[Question]:
@@ -225,14 +208,6 @@ def _thin(questions: Sequence[Question], seed: int) -> list[Question]:
         drawn = np.random.default_rng([seed, number]).permutation(len(places))[:limit]
         kept.update(places[i] for i in drawn)
     return [question for i, question in enumerate(questions) if i in kept]
-
-
-def _film(folders: dict[str, Path], target: Path, workers: int) -> dict[str, str]:
-    """Export the videos that are not there yet; what went wrong by scan id."""
-    todo = [(name, folder, target / f"{name}.mp4") for name, folder in folders.items()]
-    todo = [task for task in todo if not task[2].is_file()]
-    results = track(each(_export, todo, workers), "videos", len(todo))
-    return dict(sorted((name, error) for name, error in results if error))
 
 
 def _export(task: tuple[str, Path, Path]) -> tuple[str, str]:
@@ -258,7 +233,3 @@ def _card(questions: Sequence[Question], rules: str, chosen: Plan) -> str:
         f"# Questions on ScanNet scans under the rules {rules}\n{caution}\n"
         f"| question type | questions |\n| --- | --- |\n{rows}"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,47 +1,50 @@
-"""Raw ScanNet scans: where their files are, and what a scan's files say about its room."""
+"""What a raw scan says about its room, and what a rule set sees of it: the annotators' words or the benchmark's.
 
-import re
+Many scans are read in parallel and kept, each in one file, so that a killed build goes on where it was.
+"""
+
+import json
+import os
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.scannet.annotations import Group, read_aggregation, read_alignment, read_segments
-from vsr.scannet.labels import Labels, bench_label
-from vsr.scannet.mesh import read_vertices
-from vsr.scannet.minimal_box import minimal_box
-from vsr.scenes.alpha import areas
-from vsr.scenes.scene import Box, Scene
-
-NAME = re.compile(r"scene\d{4}_\d{2}")
-# mesh, its segments, which segments are which object: the lo-res files that most tools use, then the hi-res ones
-RESOLUTIONS = (
-    ("{id}_vh_clean_2.ply", "{id}_vh_clean_2.0.010000.segs.json", "{id}.aggregation.json"),
-    ("{id}_vh_clean.ply", "{id}_vh_clean.segs.json", "{id}_vh_clean.aggregation.json"),
+from vsr.files import atomic_write, fingerprint, hash_files, read_json
+from vsr.progress import track
+from vsr.scannet.files import (
+    Group,
+    Labels,
+    ScanFiles,
+    read_aggregation,
+    read_alignment,
+    read_segments,
+    read_vertices,
+    scan_files,
 )
-VIDEOS = ("{id}.sens", "{id}.mp4", "{id}.avi", "color")  # ScanNet's stream, an exported video, exported frames
+from vsr.scenes.geometry import areas, minimal_box
+from vsr.scenes.scene import Box, Scene, from_row, to_row
 
+VERSION = 1  # of what is kept of a scan: raise it when `read_scan` or the row changes
+KEPT = f"scans-v{VERSION}"  # in the folder of a build; what another version kept stays where it is
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # one a worker: they are inherited when it starts
 
-@dataclass(frozen=True)
-class ScanFiles:
-    """The files of one scan; `info` (alignment) and `video` are None where the folder has none."""
-
-    id: str
-    mesh: Path
-    segments: Path
-    aggregation: Path
-    info: Path | None
-    video: Path | None
-
-    def missing(self) -> list[str]:
-        """The names of files without which the scan cannot be read."""
-        return [path.name for path in (self.mesh, self.segments, self.aggregation) if not path.is_file()]
-
-    def present(self) -> list[Path]:
-        """The files that decide what `read_scan` gives."""
-        return [path for path in (self.mesh, self.segments, self.aggregation, self.info) if path and path.is_file()]
+# VSI-Bench's ScanNet categories, as VLM-3R's copy of the generation scripts lists them: some by NYU40 class, the
+# others by ScanNet200 category.
+NYU40 = frozenset({"bed", "chair", "sofa", "table", "window", "bookshelf", "counter", "desk", "refrigerator"})
+SCANNET200 = frozenset(
+    {"pillow", "monitor", "door", "lamp", "printer", "towel", "tv", "nightstand", "plant", "keyboard", "backpack"}
+    | {"trash bin", "trash can", "recycling bin", "closet", "microwave", "fan", "washing machine", "mirror", "piano"}
+    | {"radiator", "telephone", "clock", "guitar", "bicycle", "oven", "mouse"}
+)
+MERGED = {"desk": "table", "trash can": "trash bin", "recycling bin": "trash bin", "mouse": "computer mouse"}
 
 
 @dataclass(frozen=True)
@@ -52,34 +55,6 @@ class Scan:
     scene: Scene
     areas: dict[str, float]
     notes: tuple[str, ...]
-
-
-def find_scans(root: str | Path) -> dict[str, Path]:
-    """The scan folders of a ScanNet copy by id, sorted: `root/scans/<id>`, or `root/<id>`."""
-    root = Path(root)
-    if not root.is_dir():
-        raise VsrError(f"{root}: no such folder; expected a copy of ScanNet with scans/scene0000_00/ and so on")
-    for parent in (root / "scans", root):
-        if parent.is_dir():
-            found = {path.name: path for path in parent.iterdir() if NAME.fullmatch(path.name) and path.is_dir()}
-            if found:
-                return dict(sorted(found.items()))
-    raise VsrError(f"{root}: holds no scan folders such as scans/scene0000_00; is this the copy of ScanNet?")
-
-
-def scan_files(folder: str | Path) -> ScanFiles:
-    """The files of a scan folder: the lo-res set where it is whole or nothing is, else the hi-res set."""
-    folder = Path(folder)
-    name = folder.name
-
-    def pick(patterns: tuple[str, ...]) -> list[Path]:
-        return [folder / pattern.format(id=name) for pattern in patterns]
-
-    sets = [pick(patterns) for patterns in RESOLUTIONS]
-    chosen = next((paths for paths in sets if all(path.is_file() for path in paths)), sets[0])
-    info = folder / f"{name}.txt"
-    video = next((path for path in pick(VIDEOS) if path.exists()), None)
-    return ScanFiles(name, *chosen, info if info.is_file() else None, video)
 
 
 def read_scan(files: ScanFiles) -> Scan:
@@ -95,15 +70,8 @@ def read_scan(files: ScanFiles) -> Scan:
     notes = [] if matrix is not None else ["no axisAlignment: left as scanned"]
     if matrix is not None:
         points = points @ matrix[:3, :3].T + matrix[:3, 3]
-    boxes = _boxes(points, segments, groups, notes)
-    scene = Scene(files.id, "scannet", tuple(boxes), counts=dict(sorted(Counter(g.label for g in groups).items())))
-    return Scan(scene, areas(points, files.id), tuple(notes))
-
-
-def _boxes(points: np.ndarray, segments: np.ndarray, groups: list[Group], notes: list[str]) -> list[Box]:
-    """The boxes of all groups that have points; the others are noted."""
     owner = _owners(segments, groups, notes)
-    order = np.argsort(owner, kind="stable")
+    order = np.argsort(owner, kind="stable")  # the vertices of group i are order[bounds[i]:bounds[i + 1]]
     bounds = np.searchsorted(owner[order], np.arange(len(groups) + 1))
     boxes = []
     for i, group in enumerate(groups):
@@ -111,10 +79,10 @@ def _boxes(points: np.ndarray, segments: np.ndarray, groups: list[Group], notes:
         found = minimal_box(own)
         if found is None:
             notes.append(f"object {group.object_id} '{group.label}': {len(own)} points, no box")
-            continue
-        center, size, axes = found
-        boxes.append(Box(group.label, center, size, axes, point_center=own.mean(axis=0)))
-    return boxes
+        else:
+            boxes.append(Box(group.label, *found, point_center=own.mean(axis=0)))
+    scene = Scene(files.id, "scannet", tuple(boxes), counts=dict(sorted(Counter(g.label for g in groups).items())))
+    return Scan(scene, areas(points, files.id), tuple(notes))
 
 
 def _owners(segments: np.ndarray, groups: list[Group], notes: list[str]) -> np.ndarray:
@@ -148,3 +116,81 @@ def as_scene(scan: Scan, rules: str, labels: Labels) -> Scene:
     del counts[None]
     kept = tuple(replace(box, label=name) for name, box in objects if name)
     return replace(scene, objects=kept, counts=dict(sorted(counts.items())))
+
+
+def bench_label(raw: str, labels: Labels) -> str | None:
+    """VSI-Bench's name for an annotated label, None for what it does not ask about."""
+    category, nyu40 = labels.get(raw, (raw, ""))
+    for name, known in ((nyu40, NYU40), (category, SCANNET200), (raw, SCANNET200)):
+        name = "refrigerator" if name == "refridgerator" else name  # the label table's spelling
+        if name in known:
+            return MERGED.get(name, name)
+    return None
+
+
+def read_all(folders: dict[str, Path], kept: Path, workers: int) -> dict[str, str]:
+    """Read every scan whose result is not in `kept` yet; the errors by scan id. One scan's damage harms no other."""
+    todo = [(files, kept) for files in map(scan_files, folders.values()) if not _is_kept(files, kept)]
+    return errors_of(_read, todo, workers, "scans")
+
+
+def errors_of(work: Callable[[tuple], tuple[str, str]], tasks: list[tuple], workers: int, shown: str) -> dict[str, str]:
+    """Call an importable function on every task, in this process for one worker; it returns a name and what went wrong
+    or ''. The errors by name, sorted. A worker that dies is an error that says how to go on."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    try:
+        with ExitStack() as stack:
+            each = map
+            if workers > 1 and len(tasks) > 1:
+                os.environ.update(dict.fromkeys(THREADS, "1"))
+                # spawned: the fork of a process with threads, such as a notebook's, may hang
+                pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"))
+                each = stack.enter_context(pool).map
+            results = list(track(each(work, tasks), shown, len(tasks)))
+    except BrokenProcessPool:
+        raise VsrError("a worker process died (out of memory?); run it again, with --workers 1 if need be") from None
+    finally:
+        for name in THREADS:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+    return dict(sorted((name, error) for name, error in results if error))
+
+
+def _read(task: tuple[ScanFiles, Path]) -> tuple[str, str]:
+    files, kept = task
+    try:
+        keep(kept, read_scan(files), mark=_mark(files), content=hash_files(*files.present()))
+    except VsrError as error:
+        return files.id, str(error)
+    except (ArithmeticError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError) as error:
+        return files.id, f"{files.mesh.parent}: {type(error).__name__}: {error}"
+    return files.id, ""
+
+
+def keep(kept: Path, scan: Scan, mark: str, content: str) -> None:
+    """Write a scan's result; `mark` tells whether it is still up to date, `content` is the hash of its files."""
+    row = {"mark": mark, "hash": content, "scene": to_row(scan.scene), "areas": scan.areas, "notes": scan.notes}
+    atomic_write(kept / f"{scan.scene.id}.json", json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def load(kept: Path, name: str) -> tuple[Scan, str]:
+    """A kept scan and the hash of the files that it was read from."""
+    path = kept / f"{name}.json"
+    row = read_json(path)
+    try:
+        return Scan(from_row(row["scene"]), row["areas"], tuple(row["notes"])), row["hash"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VsrError(f"{path}: no kept scan ({error}); delete the file and build again") from None
+
+
+def _is_kept(files: ScanFiles, kept: Path) -> bool:
+    try:
+        return read_json(kept / f"{files.id}.json").get("mark") == _mark(files)
+    except VsrError:
+        return False
+
+
+def _mark(files: ScanFiles) -> str:
+    """Tells these very files by size and time: hashing every mesh takes as long as reading it."""
+    stats = [(path.name, path.stat()) for path in files.present()]
+    return fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

@@ -14,6 +14,8 @@ from vsr.files import read_json_value
 from vsr.scenes.scene import Box, Scene
 
 REMEDY = "mend the file or download it again (thinking-in-space, data/meta_info)"
+FIELDS = ("dataset", "room_size", "object_counts", "object_bbox")
+NUMBERS = {"centroid": 3, "axesLengths": 3, "normalizedAxes": 9}  # of a box
 
 
 def read_scenes(path: str | Path) -> list[Scene]:
@@ -27,50 +29,38 @@ def read_scenes(path: str | Path) -> list[Scene]:
 def _scene(name: str, entry: object, where: str) -> Scene:
     if not isinstance(entry, dict):
         raise _bad(where, "entry", entry, "an object")
-    for key in ("dataset", "room_size", "object_counts", "object_bbox"):
-        if key not in entry:
-            raise VsrError(f"{where}: field '{key}' is missing; {REMEDY}")
-    size, counts, boxes = entry["room_size"], entry["object_counts"], entry["object_bbox"]
+    if missing := [key for key in FIELDS if key not in entry]:
+        raise VsrError(f"{where}: field '{missing[0]}' is missing; {REMEDY}")
+    dataset, size, counts, boxes = (entry[key] for key in FIELDS)
     if not _is_number(size) or size <= 0:
         raise _bad(where, "room_size", size, "a positive number of square metres")
     if not isinstance(counts, dict) or any(not isinstance(n, int) or n < 0 for n in counts.values()):
         raise _bad(where, "object_counts", counts, "a whole number per label")
     if not isinstance(boxes, dict) or not all(isinstance(found, list) for found in boxes.values()):
         raise _bad(where, "object_bbox", boxes, "a list of boxes per label")
-    objects = []
+    # without exact repetitions: the ScanNet file lists every printer twice, once from each of two label lists
+    objects: dict[tuple, Box] = {}
     for label, found in boxes.items():
-        objects += _once([_box(label, box, f"{where}: object_bbox['{label}'][{i}]") for i, box in enumerate(found)])
-    return Scene(name, str(entry["dataset"]), tuple(objects), room_size=float(size), counts=dict(counts))
+        for i, values in enumerate(found):
+            box = _box(label, values, f"{where}: object_bbox['{label}'][{i}]")
+            objects.setdefault((label, *box.center, *box.size, *box.axes.ravel()), box)
+    return Scene(name, str(dataset), tuple(objects.values()), room_size=float(size), counts=dict(counts))
 
 
 def _box(label: str, entry: object, where: str) -> Box:
     if not isinstance(entry, dict):
         raise _bad(where, "box", entry, "an object")
-    center, size, axes = (_vector(entry, *field, where) for field in FIELDS)
+    for field, length in NUMBERS.items():
+        value = entry.get(field)
+        if not isinstance(value, list) or len(value) != length or not all(map(_is_number, value)):
+            raise _bad(where, field, value, f"{length} finite numbers")
+    center, size, axes = (np.array(entry[field], dtype=float) for field in NUMBERS)
     if (size <= 0).any():
         raise _bad(where, "axesLengths", entry["axesLengths"], "3 positive lengths in metres")
-    axes = axes.reshape(3, 3)
+    axes = axes.reshape(3, 3)  # rows are axes
     if not np.allclose(axes @ axes.T, np.eye(3), atol=1e-3):
         raise _bad(where, "normalizedAxes", entry["normalizedAxes"], "3 orthogonal unit rows")
     return Box(label, center, size, axes)
-
-
-FIELDS = (("centroid", 3), ("axesLengths", 3), ("normalizedAxes", 9))
-
-
-def _vector(entry: dict, field: str, length: int, where: str) -> np.ndarray:
-    value = entry.get(field)
-    if not isinstance(value, list) or len(value) != length or not all(map(_is_number, value)):
-        raise _bad(where, field, value, f"{length} finite numbers")
-    return np.array(value, dtype=float)
-
-
-def _once(boxes: list[Box]) -> list[Box]:
-    """Without exact repetitions: the ScanNet file lists every printer twice, once from each of two label lists."""
-    seen: dict[tuple, Box] = {}
-    for box in boxes:
-        seen.setdefault((*box.center, *box.size, *box.axes.ravel()), box)
-    return list(seen.values())
 
 
 def _is_number(value: object) -> bool:

@@ -1,10 +1,19 @@
-"""What every scene is, whichever door it came through."""
+"""What every scene is, whichever door it came through, and scenes as json lines: read back bit for bit."""
 
+import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from vsr.errors import VsrError
+from vsr.files import atomic_write, read_jsonl
+
+# what a row holds of a scene, its camera and its boxes, in the order of the file
+PLAIN, CAMERA = ("id", "dataset", "room_size", "height", "palette", "counts"), ("position", "yaw", "pitch", "fov")
+BOX, POINTS = ("label", "shape", "center", "size", "axes"), ("point_center",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +83,64 @@ class Scene:
 
     def once(self) -> list[Box]:
         """The objects whose label occurs exactly once, sorted by label (the paper's and VSI-Bench's condition)."""
-        boxed: dict[str, int] = {}
-        for box in self.objects:
-            boxed[box.label] = boxed.get(box.label, 0) + 1
+        boxed = Counter(box.label for box in self.objects)
         unique = [box for box in self.objects if boxed[box.label] == 1 and self.counts.get(box.label, 1) == 1]
         return sorted(unique, key=lambda box: box.label)
+
+
+def save_scenes(path: str | Path, scenes: Iterable[Scene]) -> None:
+    """One json line a scene; atomic."""
+    atomic_write(path, "".join(json.dumps(to_row(scene), ensure_ascii=False) + "\n" for scene in scenes))
+
+
+def load_scenes(path: str | Path) -> list[Scene]:
+    """The scenes of a file of `save_scenes`; a row that is no scene is an error naming file, scene and field."""
+    scenes = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            scenes.append(from_row(row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"field {error} is missing" if isinstance(error, KeyError) else error
+            raise VsrError(
+                f"{path}: scene {row.get('id', f'in line {number}')}: {why}; build the folder again"
+            ) from None
+    return scenes
+
+
+def to_row(scene: Scene) -> dict:
+    """A scene as json values."""
+    row = _values(scene, (*PLAIN, "floor"))
+    row["camera"] = None if scene.camera is None else _values(scene.camera, CAMERA)
+    row["objects"] = [_values(box, BOX if box.point_center is None else BOX + POINTS) for box in scene.objects]
+    return row
+
+
+def _values(record: object, names: tuple[str, ...]) -> dict:
+    found = {name: getattr(record, name) for name in names}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()}
+
+
+def from_row(row: dict) -> Scene:
+    """The scene of `to_row`'s values; KeyError, TypeError, ValueError or AttributeError where they are others."""
+    camera, boxes = row["camera"], []
+    if camera is not None:
+        yaw = _array(camera, "yaw", -1)
+        poses = _array(camera, "position", len(yaw), 3), yaw, _array(camera, "pitch", len(yaw))
+        camera = Camera(*poses, camera["fov"])
+    for box in row["objects"]:
+        arrays = _array(box, "center", 3), _array(box, "size", 3), _array(box, "axes", 3, 3)
+        points = None if box.get("point_center") is None else _array(box, "point_center", 3)
+        boxes.append(Box(box["label"], *arrays, box["shape"], points))
+    floor = None if row["floor"] is None else _array(row, "floor", -1, 2)
+    plain = {name: row[name] for name in PLAIN} | {"counts": dict(row["counts"])}
+    return Scene(**plain, objects=tuple(boxes), floor=floor, camera=camera)
+
+
+def _array(row: dict, name: str, *shape: int) -> np.ndarray:
+    """The finite numbers of a field; -1 stands for any length."""
+    array = np.array(row[name], dtype=float)
+    if array.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)):
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} = {row[name]} is not finite")
+    return array
