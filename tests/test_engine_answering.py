@@ -4,7 +4,7 @@ import pytest
 import torch
 from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video
 
-from vsr.engine.answering import answer_many
+from vsr.engine.decoding import answer_many
 from vsr.errors import VsrError
 
 SIZES = [{"hidden": 32, "layers": 2, "heads": 4, "kv": 2}, {"hidden": 64, "layers": 3, "heads": 2, "kv": 1},

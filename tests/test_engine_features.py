@@ -7,8 +7,8 @@ import torch
 from small import write_video
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from vsr.engine import features
-from vsr.engine.features import FeatureCache, vision_hash
+from vsr.engine import inputs
+from vsr.engine.inputs import FeatureCache, vision_hash
 from vsr.errors import VsrError
 from vsr.video import decode, patchify
 
@@ -34,7 +34,7 @@ def test_features_are_the_towers_and_computed_once(video, tmp_path, monkeypatch)
     with torch.no_grad():
         expected = model.model.get_video_features(pixels, grid).pooler_output[0]
     first = FeatureCache(model, tmp_path / "cache", 4, 84 * 112)(video)
-    monkeypatch.setattr(features, "video_features", None)  # a second computation would fail
+    monkeypatch.setattr(inputs, "video_features", None)  # a second computation would fail
     again = FeatureCache(model, tmp_path / "cache", 4, 84 * 112)(video)
     for found, its_grid in (first, again):
         assert torch.equal(found, expected)

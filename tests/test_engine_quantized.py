@@ -5,7 +5,7 @@ import torch
 from naive import EOS, SPECIAL, generate_one, naive_logps, random_model, random_prompt, random_video, with_lora
 from transformers import BitsAndBytesConfig, Qwen2VLForConditionalGeneration
 
-from vsr.engine.answering import answer_many
+from vsr.engine.decoding import answer_many
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video, vision_inputs
 
-from vsr.engine.budget import batches, passes
-from vsr.engine.inputs import Prompt, video_features
-from vsr.engine.rollouts import rollouts
+from vsr.engine.decoding import rollouts
+from vsr.engine.inputs import Prompt, batches, passes, video_features
 from vsr.errors import VsrError
 
 GRIDS = [(2, 4, 6), None, (3, 2, 2), (1, 8, 4)]

@@ -10,7 +10,7 @@ from vsr.bench import grpo as bench_grpo
 from vsr.bench.flops import Work, flops, limits, repeated, shared
 from vsr.bench.naive_step import Naive
 from vsr.bench.subject import subject
-from vsr.engine.rollouts import rollouts
+from vsr.engine.decoding import rollouts
 from vsr.train.data import read_prompt
 
 

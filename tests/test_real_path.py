@@ -15,7 +15,7 @@ from real import ASKED, FPS, SECONDS, thin_folder, write_bench
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from vsr import cli, models, paper, prompts
-from vsr.engine.answering import answer_many
+from vsr.engine.decoding import answer_many
 from vsr.engine.inputs import positions
 from vsr.files import read_json, read_jsonl
 from vsr.models import folders, quantize, sizes

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr import models, prompts, scoring
-from vsr.engine.answering import answer_many
+from vsr.engine.decoding import answer_many
 from vsr.errors import VsrError, unknown
 from vsr.files import append_jsonl, atomic_write, fingerprint, read_json, read_jsonl, write_json
 from vsr.models import Loaded

@@ -8,7 +8,7 @@ from torch import LongTensor
 
 from vsr.bench.clock import seconds
 from vsr.bench.subject import Subject, machine, subject
-from vsr.engine.answering import answer_many
+from vsr.engine.decoding import answer_many
 from vsr.estimate.devices import one_thread
 
 QUESTIONS, PROMPTS, ANSWER = 18, (300, 1200), 8

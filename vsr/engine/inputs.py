@@ -1,12 +1,22 @@
-"""What a Qwen2-VL language model reads: embeddings with the video in place, and M-RoPE positions, always explicit."""
+"""What a Qwen2-VL language model reads: a video's features, seen once and kept on disk; embeddings with the video in
+place; M-RoPE positions, always explicit; and how many tokens go through the model at once."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import LongTensor, Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
 from vsr.errors import VsrError
+from vsr.files import atomic_write
+from vsr.video import decode, patchify
+
+Part = tuple[int, list[int]]  # a group and which of its completions
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,51 @@ def base_model(model: torch.nn.Module) -> Qwen2VLForConditionalGeneration:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+class FeatureCache:
+    """Vision features by video file. One safetensors file each in `folder`, named by the sha256 of the video's bytes,
+    `frames`, `max_pixels` and the vision weights: whatever changes the features changes the name. Files are written
+    whole or not at all, so several processes may share a folder; a damaged one is made again."""
+
+    def __init__(self, model: torch.nn.Module, folder: str | Path, frames: int, max_pixels: int):
+        self.model, self.folder, self.frames, self.max_pixels = model, Path(folder), frames, max_pixels
+        self.weights = vision_hash(model)
+
+    def __call__(self, video: str | Path) -> tuple[Tensor, LongTensor]:
+        """Features (video tokens, hidden size) on the CPU and patch grid (1, 3); VsrError for an unreadable video."""
+        try:
+            known = Path(video).stat()
+            content = _file_hash(video, known.st_mtime_ns, known.st_size)
+        except OSError as error:
+            raise VsrError(f"{video}: video could not be read ({error.strerror}); make or download it again") from None
+        name = hashlib.sha256(f"{content} {self.frames} {self.max_pixels} {self.weights}".encode()).hexdigest()
+        path = self.folder / f"{name}.safetensors"
+        if path.is_file():
+            try:
+                found = load_file(path)
+                return found["features"], found["grid"]
+            except (SafetensorError, KeyError):
+                path.unlink(missing_ok=True)
+        pixel_values, grid = patchify(decode(video, self.frames), self.max_pixels)
+        features = video_features(self.model, pixel_values, grid).cpu().contiguous()
+        atomic_write(path, save({"features": features, "grid": grid}))
+        return features, grid
+
+
+@cache  # a video is asked about many times, and its bytes are read for its name only once
+def _file_hash(path: str | Path, modified: int, size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def vision_hash(model: torch.nn.Module) -> str:
+    """sha256 of the vision tower's weights, names and types."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(base_model(model).model.visual.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def video_features(model: torch.nn.Module, pixel_values: Tensor, grid: LongTensor) -> Tensor:
     """The frozen vision tower's output (video tokens, hidden size) for patches and their grid (videos, 3)."""
     base = base_model(model)
@@ -36,13 +91,15 @@ def video_features(model: torch.nn.Module, pixel_values: Tensor, grid: LongTenso
 def positions(model: torch.nn.Module, ids: LongTensor, grid: LongTensor | None) -> LongTensor:
     """M-RoPE positions (3, tokens) as transformers' `get_rope_index` gives them for one sequence of `ids` (tokens,).
     Raises VsrError where `ids` does not hold the video tokens that `grid` (videos, 3) asks for."""
+    # Always passed to the model: a forward with `inputs_embeds` alone would reuse the `rope_deltas` that an earlier
+    # sequence left there. A video of t x h x w merged patches takes up max(h, w)/2 positions, not t * h * w: the text
+    # behind it starts anew there, with its three coordinates equal and rising by 1 a token.
     base = base_model(model)
     if grid is None:
         return torch.arange(len(ids)).expand(3, -1)
     types = (ids == base.config.video_token_id).int().cpu() * 2
     expected = int(grid.prod(-1).sum()) // base.config.vision_config.spatial_merge_size**2
-    if int(types.bool().sum()) != expected:
-        raise _mismatch(int(types.bool().sum()), expected)
+    _check_count(int(types.bool().sum()), expected)
     found, _ = base.model.get_rope_index(ids[None].cpu(), mm_token_type_ids=types[None], video_grid_thw=grid.cpu())
     return found[:, 0]
 
@@ -54,23 +111,43 @@ def embed(model: torch.nn.Module, ids: LongTensor, features: Tensor | None) -> T
     ids = ids.to(base.device)
     embeddings = base.get_input_embeddings()(ids)
     video = ids == base.config.video_token_id
-    count, given = int(video.sum()), 0 if features is None else len(features)
-    if count != given:
-        raise _mismatch(count, given)
-    if given:
+    _check_count(int(video.sum()), 0 if features is None else len(features))
+    if features is not None:
         embeddings = embeddings.index_put((video.nonzero()[:, 0],), features.to(embeddings))
     return embeddings
 
 
-def _mismatch(prompt: int, video: int) -> VsrError:
-    return VsrError(f"the prompt has {prompt} video tokens, the video {video}: were frames or max_pixels changed?")
+def _check_count(prompt: int, video: int) -> None:
+    if prompt != video:
+        raise VsrError(f"the prompt has {prompt} video tokens, the video {video}: were frames or max_pixels changed?")
 
 
-def shared_length(prompts: list[LongTensor]) -> int:
-    """How many leading tokens all prompts share, leaving each at least one of its own."""
-    length = min(len(prompt) for prompt in prompts) - 1
-    first = prompts[0][:length]
-    for prompt in prompts[1:]:
-        differ = (prompt[:length] != first[:length]).nonzero()
-        length = int(differ[0]) if len(differ) else length
-    return length
+def batches(sizes: list[int], budget: int) -> list[list[int]]:
+    """Consecutive indices in lists whose `sizes` sum to at most `budget`; one that is larger alone stands alone."""
+    found: list[list[int]] = []
+    room = 0
+    for index, size in enumerate(sizes):
+        if not found or size > room:
+            found, room = [*found, []], budget
+        found[-1].append(index)
+        room -= size
+    return found
+
+
+def passes(prompts: list[int], completions: list[list[int]], budget: int) -> list[list[Part]]:
+    """Forward passes of at most `budget` tokens over all groups, given the length of each prompt and completion.
+
+    Small groups share a pass; a group that is too large is split, its prompt repeated. Raises VsrError where a prompt
+    with a single completion is too large."""
+    parts: list[Part] = []
+    sizes: list[int] = []
+    for group, (prompt, lengths) in enumerate(zip(prompts, completions, strict=True)):
+        if prompt + max(lengths) > budget:
+            raise VsrError(
+                f"a prompt of {prompt} tokens with a completion of {max(lengths)} exceeds token_budget={budget}; "
+                "raise it, or lower frames, max_pixels or max_completion_length"
+            )
+        for members in batches(lengths, budget - prompt):
+            parts.append((group, members))
+            sizes.append(prompt + sum(lengths[i] for i in members))
+    return [[parts[i] for i in batch] for batch in batches(sizes, budget)]

@@ -6,6 +6,7 @@ Layout: prefix = prompt[:-1]; branch g = [prompt[-1]] + completion_g[:-1], so th
 import torch
 from torch import LongTensor, Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import Cache
 
 from vsr.engine.attention import UNMASKED, Packed, install
 from vsr.engine.inputs import Prompt, base_model, embed, positions
@@ -42,19 +43,27 @@ def packed_logps(
 def branch_logps(
     base, embeddings: Tensor, places: LongTensor, shape: list[tuple[int, list[int]]], targets: LongTensor, temperature
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies (branch tokens,) of `targets` in a packed row: `embeddings` (tokens, hidden size)
-    at `places` (3, tokens), laid out by `shape`, (prefix length, branch lengths) of each group. Its cost hangs on
-    shapes alone."""
+    """Log-probabilities and entropies (branch tokens,) of `targets` in a packed row, given as `read` takes it. Its cost
+    hangs on shapes alone."""
+    hidden = read(base, embeddings, places, shape)
+    in_branch = torch.cat([torch.arange(prefix + sum(lengths)) >= prefix for prefix, lengths in shape])
+    return _token_logps(base.lm_head, hidden[in_branch.nonzero()[:, 0].to(hidden.device)], targets, temperature)
+
+
+def read(
+    base, embeddings: Tensor, places: LongTensor, shape: list[tuple[int, list[int]]], cache: Cache | None = None
+) -> Tensor:
+    """Hidden states (tokens, hidden size) of a packed row: `embeddings` (tokens, hidden size) at `places` (3, tokens),
+    laid out by `shape`, (prefix length, branch lengths) of each group. `cache` receives its keys and values."""
     text = base.model.language_model
-    hidden = text(
+    return text(
         inputs_embeds=embeddings[None],
         position_ids=places[:, None].to(base.device),
         attention_mask=UNMASKED,
-        use_cache=False,
+        past_key_values=cache,
+        use_cache=cache is not None,  # without: gradient checkpointing would drop it in silence
         layout=Packed(shape, text.config.num_attention_heads // text.config.num_key_value_heads, base.device),
     ).last_hidden_state[0]
-    in_branch = torch.cat([torch.arange(prefix + sum(lengths)) >= prefix for prefix, lengths in shape])
-    return _token_logps(base.lm_head, hidden[in_branch.nonzero()[:, 0].to(hidden.device)], targets, temperature)
 
 
 def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:

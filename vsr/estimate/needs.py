@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from vsr.engine.budget import Part
+from vsr.engine.inputs import Part
 from vsr.estimate import phases
 from vsr.estimate.devices import Device
 from vsr.estimate.phases import Cost, Model
@@ -84,10 +84,9 @@ def evaluation(work: Workload, model: Model, vision: Cost, device: Device) -> fl
     """Seconds: each video seen and read once, then its questions together."""
     rows = max(1, round(work.bench / work.scenes))
     suffix, answer = work.prompt - work.video, work.completion
-    read = phases.decode(model, 1, work.video, rows, 1, new=suffix).seconds(device)
+    read = phases.prefill(model, work.video, [suffix] * rows).seconds(device)
     token = phases.decode(model, 1, work.video, rows, suffix + answer // 2).seconds(device)
-    prefill = phases.prefill(model, work.video).seconds(device)
-    return work.scenes * (vision.seconds(device) + prefill + read + max(0, answer - 1) * token)
+    return work.scenes * (vision.seconds(device) + read + max(0, answer - 1) * token)
 
 
 def cache(work: Workload, model: Model) -> float:

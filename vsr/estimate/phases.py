@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2VLConfig
 
 from vsr.engine.attention import UNMASKED, Decoding, install
+from vsr.engine.decoding import sampler
 from vsr.engine.inputs import base_model
-from vsr.engine.logps import branch_logps
-from vsr.engine.rollouts import _sampler
+from vsr.engine.logps import branch_logps, read
 from vsr.estimate.devices import Device
 from vsr.estimate.dryrun import Trace, trace
 from vsr.models import DTYPES, add_lora
@@ -108,28 +108,24 @@ def see(model: Model, frames: int, height: int, width: int) -> Cost:
     return model.cost(work, layers=model.config.vision_config.depth)
 
 
-def prefill(model: Model, prompt: int) -> Cost:
-    """One prompt read into a cache."""
+def prefill(model: Model, prompt: int, branches: list[int] | None = None) -> Cost:
+    """One prompt read into a cache, with branches of these lengths that continue it."""
+    branches = branches or []
 
     def work(built: torch.nn.Module) -> DynamicCache:
-        text = base_model(built).model.language_model
-        cache = DynamicCache(config=text.config)
+        base, tokens = base_model(built), prompt + sum(branches)
+        cache = DynamicCache(config=base.config.text_config)
+        embeddings = model.empty(tokens, base.config.text_config.hidden_size)
         with torch.no_grad():
-            text(
-                inputs_embeds=model.empty(1, prompt, text.config.hidden_size),
-                position_ids=model.empty(3, 1, prompt, dtype=torch.long),
-                attention_mask=UNMASKED,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            read(base, embeddings, model.empty(3, tokens, dtype=torch.long), [(prompt, branches)], cache)
         return cache
 
     return model.cost(work, passes=1)
 
 
-def decode(model: Model, prompts: int, prompt: int, rows: int, past: int, new: int = 1) -> Cost:
+def decode(model: Model, prompts: int, prompt: int, rows: int, past: int) -> Cost:
     """One step of decoding: `rows` branches on `prompts` prompts of `prompt` tokens, `past` tokens of their own each,
-    `new` more now; the caches are part of the memory."""
+    one more now; the caches are part of the memory."""
 
     def work(built: torch.nn.Module) -> Tensor:
         base = base_model(built)
@@ -142,14 +138,14 @@ def decode(model: Model, prompts: int, prompt: int, rows: int, past: int, new: i
 
         shared = [[(keys(1, heads, prompt), keys(1, heads, prompt)) for _ in layers] for _ in range(prompts)]
         layout = Decoding(shared, [rows // prompts] * prompts)
-        layout.seen = model.empty(rows, past + new, dtype=torch.bool)
+        layout.seen = model.empty(rows, past + 1, dtype=torch.bool)
         cache = DynamicCache(config=text)
         for layer in layers:
             cache.update(keys(rows, heads, past), keys(rows, heads, past), layer)
         with torch.no_grad():
             hidden = base.model.language_model(
-                inputs_embeds=base.get_input_embeddings()(model.empty(rows, new, dtype=torch.long)),
-                position_ids=model.empty(3, rows, new, dtype=torch.long),
+                inputs_embeds=base.get_input_embeddings()(model.empty(rows, 1, dtype=torch.long)),
+                position_ids=model.empty(3, rows, 1, dtype=torch.long),
                 attention_mask=UNMASKED,
                 past_key_values=cache,
                 use_cache=True,
@@ -157,7 +153,7 @@ def decode(model: Model, prompts: int, prompt: int, rows: int, past: int, new: i
             ).last_hidden_state[:, -1]
             logits = base.lm_head(hidden).float()
             draws = torch.zeros(len(layout.group), 1, dtype=torch.float64)
-            return _sampler(draws, 1.0)(logits, list(range(len(layout.group))), 0)
+            return sampler(draws, 1.0)(logits, list(range(len(layout.group))), 0)
 
     return model.cost(work, passes=1)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from vsr import prompts, video
-from vsr.engine.budget import Part, passes
+from vsr.engine.inputs import Part, passes
 from vsr.errors import VsrError
 from vsr.miniature.procedural import STUDY
 from vsr.models.folders import load_tokenizer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr.engine.answering import answer_many
+from vsr.engine.decoding import answer_many
 from vsr.miniature.corpus import Corpus
 from vsr.miniature.language import GRID, Objective, Packer
 from vsr.miniature.optim import Optimiser

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 
 from vsr import models, runs
-from vsr.engine.features import FeatureCache
+from vsr.engine.inputs import FeatureCache
 from vsr.errors import VsrError
 from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded, cards

@@ -15,10 +15,9 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer
 from trl import GRPOConfig
 
-from vsr.engine.budget import passes
-from vsr.engine.inputs import Prompt
+from vsr.engine.decoding import rollouts
+from vsr.engine.inputs import Prompt, passes
 from vsr.engine.logps import packed_logps
-from vsr.engine.rollouts import rollouts
 from vsr.files import append_jsonl
 from vsr.models import Loaded, end_id, suppressed
 from vsr.train import diagnostics

@@ -10,7 +10,7 @@ from peft import PeftModel
 from trl import GRPOConfig
 
 from vsr import models, runs
-from vsr.engine.features import FeatureCache
+from vsr.engine.inputs import FeatureCache
 from vsr.errors import VsrError
 from vsr.files import fingerprint
 from vsr.models import Loaded, cards
