@@ -1,4 +1,4 @@
-"""Videos, films of scans included: frames are chosen, shown and cut as the real pipeline does; broken ones are named."""
+"""Videos, films of scans included: frames are chosen, shown and cut as in the real pipeline; broken ones are named."""
 
 import contextlib
 import importlib.util

@@ -143,7 +143,7 @@ def encode_mp4(frames: Iterable[np.ndarray], fps: int, crf: str = CRF, tune: str
 
 
 def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int) -> None:
-    """Write frames as `encode_mp4` does; a full disk leaves the old file as it was."""
+    """Write frames as an mp4 file, whole or not at all."""
     atomic_write(path, encode_mp4(frames, fps))
 
 

@@ -35,14 +35,12 @@ def box_points(box: Box, rim: bool = False) -> np.ndarray:
     """Points that fill the outer half of a box, (N, 3), by the rule that made VSI-Bench's distances.
 
     A grid of at most 0.05 m step loses its core (within a quarter of the extents), is rotated, and keeps the points
-    that a float test finds inside the box; the step is halved while none is left. That test is part of the rule:
-    rounding decides which points of the outermost layer stay. So the arithmetic is theirs, step by step: BLAS's fused
-    multiply-add rotates, Open3D's plain dot product tests. It gives every absolute distance of VSI-Bench's 88 ScanNet
-    scenes to the printed digit; plain arithmetic in both places misses 3 %.
-
-    With `rim` the outermost layer stays whole: distances no longer hang on rounding, which moves those between thin
-    objects (a door, a tv) by up to 0.3 m when a scene is turned.
+    that a float test finds inside the box; the step is halved while none is left. With `rim` the outermost layer stays
+    whole: rounding moves distances between thin objects (a door, a tv) by up to 0.3 m when a scene is turned.
     """
+    # Rounding decides which points of the outermost layer stay, so the arithmetic is theirs: BLAS's fused
+    # multiply-add rotates, Open3D's plain dot product tests. Every absolute distance of VSI-Bench's 88
+    # ScanNet scenes comes out to the printed digit; plain arithmetic in both places misses 3 %.
     step, quarter = STEP, box.size / 4
     while True:
         x, y, z = (np.linspace(-extent / 2, extent / 2, int(np.ceil(extent / step))) for extent in box.size)
@@ -77,10 +75,7 @@ def _fused(x: np.ndarray, y: float, add: np.ndarray) -> np.ndarray:
 
 
 def box_distance(one: Box, other: Box, rim: bool = False) -> float:
-    """Smallest distance in metres between the sampled points of two boxes (VSI-Bench's "closest point").
-
-    Exact, but only points that can matter are compared: no pair is closer than a point is to the other solid box.
-    """
+    """Smallest distance in metres between the sampled points of two boxes (VSI-Bench's "closest point")."""
     one, other = sorted((one, other), key=id)  # the order does not matter; remembered once
     return _distance(one, other, rim)
 
@@ -90,7 +85,7 @@ def _distance(one: Box, other: Box, rim: bool) -> float:
     a, b = box_points(one, rim), box_points(other, rim)
     to_other, to_one = _to_solid(a, other), _to_solid(b, one)
     near = a[np.argmin(to_other)]
-    # any pair bounds the answer: points farther than that from the other solid cannot be of the closest one
+    # any pair bounds the answer: a point farther than that from the other solid is not of the closest
     bound = np.sqrt(((b - near) ** 2).sum(axis=1).min()) + 1e-9
     a, b = a[to_other <= bound], b[to_one <= bound]
     return float(cKDTree(a).query(b)[0].min())
@@ -127,8 +122,8 @@ def alpha_area(points: np.ndarray, alpha: float) -> float:
 
 
 def areas(points: np.ndarray, name: str) -> dict[str, float]:
-    """Square metres by rule set of a scan's vertices (N, 3): the paper's rule over all of them, VSI-Bench's over
-    10,000 drawn at random, the same ones at every call for one scan `name`."""
+    """Square metres by rule set of the vertices (N, 3) of scan `name`: the paper's rule over all of them,
+    VSI-Bench's over 10,000 drawn at random, the same at every call."""
     floor = points[:, :2]
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     drawn = floor if len(floor) <= SAMPLE else floor[np.sort(rng.choice(len(floor), SAMPLE, replace=False))]
@@ -136,13 +131,11 @@ def areas(points: np.ndarray, name: str) -> dict[str, float]:
 
 
 def outermost(points: np.ndarray, alpha: float) -> np.ndarray:
-    """Enough of the points (N, 2) for the outline of their alpha shape: all that can lie on it, and some inside.
-
-    A point is on the outline only if a disc of radius 1/alpha touches it and holds no other point. Take a point whose
-    four diagonal quadrants all have a neighbour 1 to `reach` cells away in x and in y: every such disc holds one of
-    them, and one still further inside, until it holds a point of the coarse grid that is kept. So no disc becomes
-    empty by leaving the point out. Needs discs that are large against the grids; without, all points come back.
-    """
+    """Enough of the points (N, 2) for the outline of their alpha shape: all that can lie on it, and some inside."""
+    # A point is on the outline only if a disc of radius 1/alpha touches it and holds no other point. Take
+    # a point with a neighbour 1 to `reach` cells away in x and in y in each diagonal quadrant: every such
+    # disc holds one of them, and one still further inside, until it holds a point of the coarse grid, which
+    # is kept. So no disc becomes empty by leaving the point out, if discs are large against the grids.
     for cell, reach in GRIDS:
         far = np.sqrt(2) * (reach + 1) * cell  # the farthest neighbour
         if far * np.hypot(1, reach + 1) >= 2 * (1 / alpha - 2 * COARSE):
@@ -176,10 +169,9 @@ def _inner(cells: np.ndarray, shape: np.ndarray, reach: int, coarse: int) -> np.
 def minimal_box(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Centre (3,), full extents (3,) in metres and axes (3, 3), one unit axis a ROW, of points (N, 3).
 
-    Open3D's minimal oriented box (VSI-Bench's scripts): one face lies on a facet of the convex hull, one side along an
-    edge of that facet. Open3D tries one edge a facet, which depends on the hull's vertex order; here all three are
-    tried, so the box is never larger than Open3D's and does not depend on any order. Points in one plane get their
-    smallest rectangle, as thin as boxes get; None for points on one line.
+    Open3D's minimal oriented box (VSI-Bench's scripts): one face on a facet of the convex hull, one side along an
+    edge of it. Open3D tries one edge a facet, by the hull's vertex order; here all three are tried: never larger, and
+    of no order. Points in one plane get their smallest rectangle, as thin as boxes get; those on one line None.
     """
     points = np.asarray(points, dtype=float)
     middle = points.mean(axis=0) if len(points) else np.zeros(3)
