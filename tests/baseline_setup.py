@@ -15,7 +15,7 @@ from vsr.engine.inputs import video_features
 from vsr.files import read_jsonl
 from vsr.models import Loaded, add_lora, end_id
 from vsr.prompts import render
-from vsr.questions import bench
+from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
 from vsr.train.baseline import Method, make, rows_of
 from vsr.video import decode, patchify
@@ -28,7 +28,7 @@ class Stage:
     """A random model's folder, and ten questions with answers of one to nine bytes about two videos."""
 
     model: Path
-    data: bench.Bench
+    data: dataset.QuestionSet
 
     def profile(self, **changes) -> profiles.Profile:
         settings = {"base": str(self.model), "frames": 4, "lora_r": 4, "max_steps": 6, "questions_per_step": 3}
@@ -49,7 +49,7 @@ def staged(folder: Path) -> Iterator[Stage]:
         write_video(folder / "train" / "videos" / f"{scene}.mp4", seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ROOT", folder)
-        yield Stage(small_folder(folder / "model"), bench.load(folder / "train"))
+        yield Stage(small_folder(folder / "model"), dataset.load(folder / "train"))
 
 
 def pixels(row: dict):

@@ -14,7 +14,7 @@ import pytest
 from vsr.cli import main
 from vsr.errors import VsrError
 from vsr.files import read_json
-from vsr.questions import vsibench
+from vsr.questions import dataset
 from vsr.questions.question import read_questions
 from vsr.scannet import from_scans
 from vsr.scannet.files import TABLE, read_labels
@@ -332,7 +332,7 @@ def test_damaged_archives(tmp_path, case):
         archive.writestr("scannet/x", b"more")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(VsrError, match=message) as error:
-        vsibench.extract(path, tmp_path / "out", {NAME})
+        dataset.extract(path, tmp_path / "out", {NAME})
     assert str(path) in str(error.value)
     assert not [entry for entry in tmp_path.rglob("*") if entry.is_file() and entry != path]
 
@@ -372,7 +372,7 @@ def test_damaged_questions(tmp_path, case):
     rows, message = ROWS[case]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(VsrError, match=message) as error:
-        vsibench.load(tmp_path)
+        dataset.load_vsibench(tmp_path)
     assert "test.jsonl" in str(error.value)
 
 
@@ -383,9 +383,9 @@ def test_no_copy_of_scannet_is_named(tmp_path):
         from_scans.plan(tmp_path)
     (tmp_path / "test-0.parquet").write_bytes(b"PAR1")
     with pytest.raises(VsrError, match=r"test-0\.parquet: not a readable parquet table"):
-        vsibench.load(tmp_path)
+        dataset.load_vsibench(tmp_path)
     (tmp_path / "test-0.parquet").unlink()
     with pytest.raises(VsrError, match=r"holds no test\.jsonl"):
-        vsibench.load(tmp_path)
+        dataset.load_vsibench(tmp_path)
     with pytest.raises(VsrError, match="unknown config 'debaised': did you mean 'debiased'"):
-        vsibench.load(tmp_path, "debaised")
+        dataset.load_vsibench(tmp_path, "debaised")

@@ -12,7 +12,7 @@ from small import small_folder, write_video
 from vsr import evaluate, models, profiles, prompts, scoring
 from vsr.errors import VsrError
 from vsr.files import append_jsonl, read_json, read_jsonl
-from vsr.questions import bench
+from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
 from vsr.video import decode, patchify
 
@@ -74,9 +74,9 @@ def one_by_one(loaded, question, pixels, grid, mode, length):
 
 @pytest.mark.parametrize(("mode", "video"), [("vanilla", "true"), ("think", "none"), ("vanilla", "one")])
 def test_answers_equal_those_of_generate(loaded, folder, tmp_path, mode, video):
-    run = evaluate.evaluate(loaded, bench.load(folder), mode, video, PROFILE, tmp_path / "out")
+    run = evaluate.evaluate(loaded, dataset.load(folder), mode, video, PROFILE, tmp_path / "out")
     length = PROFILE.max_new_tokens if mode == "vanilla" else PROFILE.max_new_tokens_reasoning
-    asked = {q.id: q for q in bench.load(folder).questions}
+    asked = {q.id: q for q in dataset.load(folder).questions}
     expected = {}
     for question in asked.values():
         frames = decode(folder / "videos" / f"{question.scene_name}.mp4", 6)  # all there are
@@ -89,7 +89,7 @@ def test_answers_equal_those_of_generate(loaded, folder, tmp_path, mode, video):
 
 
 def test_run_name_order_and_summary(loaded, folder, tmp_path):
-    run = evaluate.evaluate(loaded, bench.load(folder), "observe", "true", PROFILE, tmp_path)
+    run = evaluate.evaluate(loaded, dataset.load(folder), "observe", "true", PROFILE, tmp_path)
     assert run.path.name == "eval-base-observe-true"
     assert [row["id"] for row in rows(run)] == [f"{s}-{kind}" for s in SCENES for kind, _, _ in (COUNT, NEAR, SIZE)]
     found = summary(run)
@@ -104,7 +104,7 @@ def test_run_name_order_and_summary(loaded, folder, tmp_path):
 
 
 def test_another_scenes_video_is_shown_with_shuffled(loaded, folder, tmp_path):
-    loaded_bench = bench.load(folder)
+    loaded_bench = dataset.load(folder)
     shuffled = rows(evaluate.evaluate(loaded, loaded_bench, "vanilla", "shuffled", PROFILE, tmp_path))
     shown = {row["scene_name"]: row["video"] for row in shuffled}
     assert sorted(shown.values()) == SCENES
@@ -117,7 +117,7 @@ def test_another_scenes_video_is_shown_with_shuffled(loaded, folder, tmp_path):
 
 
 def test_shuffling_is_seeded_and_never_the_identity(folder):
-    loaded_bench = bench.load(folder)
+    loaded_bench = dataset.load(folder)
     drawn = [evaluate.shown_videos(loaded_bench, SCENES, "shuffled", seed) for seed in range(30)]
     assert all(shown[scene] != scene for shown in drawn for scene in SCENES)
     assert len({tuple(sorted(shown.items())) for shown in drawn}) == 6  # all circles of four
@@ -126,7 +126,7 @@ def test_shuffling_is_seeded_and_never_the_identity(folder):
 
 
 def test_a_killed_run_continues_and_gives_the_same_file(loaded, folder, tmp_path, monkeypatch):
-    loaded_bench = bench.load(folder)
+    loaded_bench = dataset.load(folder)
     whole = evaluate.evaluate(loaded, loaded_bench, "vanilla", "true", PROFILE, tmp_path / "whole")
     append, written = append_jsonl, []
 
@@ -150,21 +150,21 @@ def test_a_killed_run_continues_and_gives_the_same_file(loaded, folder, tmp_path
 
 
 def test_a_finished_run_is_read_not_repeated_until_its_data_change(loaded, folder, tmp_path, monkeypatch):
-    run = evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path)
+    run = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "answer_many", None)
-        again = evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path)
+        again = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
         assert again.manifest == run.manifest
         write_video(folder / "videos" / "room0.mp4", 9)
         with pytest.raises(TypeError):
-            evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path)
+            evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
 
 
 def test_missing_and_broken_videos_count_as_wrong(loaded, folder, tmp_path):
-    whole = summary(evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path))
+    whole = summary(evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path))
     (folder / "videos" / "room0.mp4").unlink()
     (folder / "videos" / "room1.mp4").write_bytes(b"")
-    run = evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path)
+    run = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
     found = summary(run)
     assert found["n"] == whole["n"] == 12
     assert found["missing"]["questions"] == 6
@@ -175,11 +175,11 @@ def test_missing_and_broken_videos_count_as_wrong(loaded, folder, tmp_path):
     for scene in SCENES:
         (folder / "videos" / f"{scene}.mp4").write_bytes(b"broken")
     with pytest.raises(VsrError, match="no video could be read"):
-        evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path)
+        evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
 
 
 def test_without_video_none_is_needed(loaded, folder, tmp_path):
-    loaded_bench = bench.load(folder)
+    loaded_bench = dataset.load(folder)
     shutil.rmtree(folder / "videos")
     run = evaluate.evaluate(loaded, loaded_bench, "vanilla", "none", PROFILE, tmp_path)
     assert summary(run)["missing"]["questions"] == 0
@@ -187,7 +187,7 @@ def test_without_video_none_is_needed(loaded, folder, tmp_path):
 
 
 def test_a_limited_run_has_its_own_folder(loaded, folder, tmp_path):
-    run = evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path, limit=5)
+    run = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path, limit=5)
     assert run.path.name == "eval-base-vanilla-true-first5"
     assert len(rows(run)) == 5
 
@@ -197,35 +197,35 @@ def test_an_adapter_is_asked_with_the_training_prompts(loaded, folder, tmp_path)
     adapted = models.add_lora(models.load(str(base)).model, PROFILE)
     adapted.save_pretrained(str(tmp_path / "grpo-think" / "adapter"))
     profile = profiles.get("smoke", base=str(base), frames=4, max_new_tokens=3, max_new_tokens_reasoning=3)
-    run = evaluate.evaluate(str(tmp_path / "grpo-think"), bench.load(folder), "think", "true", profile, tmp_path)
+    run = evaluate.evaluate(str(tmp_path / "grpo-think"), dataset.load(folder), "think", "true", profile, tmp_path)
     assert run.path.name == "eval-grpo-think-think-true"
     assert run.manifest["about"]["prompts"] == "train"
-    untrained = evaluate.evaluate("base", bench.load(folder), "think", "true", profile, tmp_path)
+    untrained = evaluate.evaluate("base", dataset.load(folder), "think", "true", profile, tmp_path)
     assert untrained.manifest["about"]["prompts"] == "evaluate"
 
 
 def test_repeated_ids_are_refused(loaded, folder, tmp_path):
-    questions = bench.load(folder).questions
+    questions = dataset.load(folder).questions
     write_questions(folder / "questions.jsonl", questions + questions[:1])
     with pytest.raises(VsrError, match="room0-object_counting"):
-        evaluate.evaluate(loaded, bench.load(folder), "vanilla", "true", PROFILE, tmp_path)
+        evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
 
 
 def test_constants(folder, tmp_path):
-    run = evaluate.constant(bench.load(folder), tmp_path, PROFILE)
+    run = evaluate.constant(dataset.load(folder), tmp_path, PROFILE)
     found = summary(run)
     assert found["constants"][NEAR[0]] == "B"
     assert found["tasks"][NEAR[0]]["score"] == 100
-    for task, (answer, score) in scoring.best_constant(bench.load(folder).questions).items():
+    for task, (answer, score) in scoring.best_constant(dataset.load(folder).questions).items():
         assert found["tasks"][task]["score"] == pytest.approx(score, abs=1e-3)
         assert {row["response"] for row in rows(run) if row["question_type"] == task} == {answer}
 
 
 def test_wrong_names_are_errors(loaded, folder, tmp_path):
     with pytest.raises(VsrError, match="unknown mode 'thnk': did you mean 'think'"):
-        evaluate.evaluate(loaded, bench.load(folder), "thnk", "true", PROFILE, tmp_path)
+        evaluate.evaluate(loaded, dataset.load(folder), "thnk", "true", PROFILE, tmp_path)
     with pytest.raises(VsrError, match="unknown video 'both'"):
-        evaluate.evaluate(loaded, bench.load(folder), "think", "both", PROFILE, tmp_path)
+        evaluate.evaluate(loaded, dataset.load(folder), "think", "both", PROFILE, tmp_path)
     assert not list(tmp_path.glob("eval-*"))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from vsr import profiles, workers
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
-from vsr.questions.bench import load as load_bench
+from vsr.questions.dataset import load as load_bench
 from vsr.study import Study
 from vsr.train import launch, options
 from vsr.train.dpo import run_dpo

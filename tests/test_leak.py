@@ -93,7 +93,7 @@ def test_training_refuses_a_folder_that_leaks(tmp_path):
     """Whatever made the questions: the guard looks at them again before the model is loaded."""
     pytest.importorskip("torch")
     from vsr import profiles
-    from vsr.questions.bench import load
+    from vsr.questions.dataset import load
     from vsr.train import grpo, sft
 
     row = {"id": "1", "dataset": "scannet", "scene_name": BENCH, "question_type": "room_size_estimation"}

@@ -13,7 +13,7 @@ from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import render
-from vsr.questions import bench, build
+from vsr.questions import build, dataset
 from vsr.questions.question import FIELDS, Question, read_questions
 from vsr.scenes.metainfo import read_scenes
 from vsr.scenes.scene import load_scenes, save_scenes, to_row
@@ -31,7 +31,7 @@ def folder(made, tmp_path):
 
 
 def test_a_folder_of_rooms_is_complete(made):
-    loaded = bench.load(made)
+    loaded = dataset.load(made)
     assert loaded.missing == []
     names = {f"room-{1000000 + i}" for i in range(4)}
     assert {q.scene_name for q in loaded.questions} == set(loaded.scenes) == names
@@ -52,7 +52,7 @@ def test_parquet_and_jsonl_are_the_same(made):
 
 
 def test_training_rooms_are_other_rooms_under_the_papers_rules(tmp_path):
-    loaded = bench.load(build.build_rooms(tmp_path / "train", "train", 2, "vsi100k"))
+    loaded = dataset.load(build.build_rooms(tmp_path / "train", "train", 2, "vsi100k"))
     assert set(loaded.scenes) == {"room-000000", "room-000001"}
     assert all(q.options is None for q in loaded.questions)
     assert {q.question_type for q in loaded.questions} <= set(build.rule_sets.VSI100K.templates)
@@ -87,17 +87,24 @@ def test_an_interrupted_folder_is_continued(folder, made):
     assert read_json(folder / "manifest.json") == read_json(made / "manifest.json")
 
 
-def test_other_settings_make_other_questions(folder, made):
+def test_other_settings_step_aside_and_come_back(folder, made, capsys):
+    before = times(folder)
     build.build_rooms(folder, "bench", 4, seed=1, per_scene={"object_size_estimation": 1})
+    told = capsys.readouterr().err
+    assert told.startswith("bench: ")
+    assert "object_abs_distance: 3 -> None; " in told
+    assert "seed: 0 -> 1; the earlier one is kept in" in told
     old, new = read_json(made / "manifest.json"), read_json(folder / "manifest.json")
     assert new["tasks"]["object_size_estimation"] == 4 < old["tasks"]["object_size_estimation"]
-    assert new["seed"] == 1
-    assert times(folder / "videos").keys() == times(made / "videos").keys()
+    assert (new["seed"], new["version"]) == (1, build.VERSION)
+    build.build_rooms(folder, "bench", 4)
+    assert times(folder) == before
+    assert read_json(folder.parent / "earlier" / "bench" / new["fingerprint"] / "manifest.json") == new
 
 
 def test_missing_videos_are_listed_not_dropped(folder):
     (folder / "videos" / "room-1000002.mp4").unlink()
-    loaded = bench.load(folder)
+    loaded = dataset.load(folder)
     assert loaded.missing == ["room-1000002"]
     assert any(q.scene_name == "room-1000002" for q in loaded.questions)
     assert loaded.video_path("room-1000002") == folder / "videos" / "room-1000002.mp4"
@@ -106,13 +113,13 @@ def test_missing_videos_are_listed_not_dropped(folder):
 def test_videos_in_the_benchmarks_own_layout_are_found(folder):
     (folder / "videos").rename(folder / "rooms")  # <dataset>/<scene>.mp4
     (folder / "questions.jsonl").rename(folder / "test.jsonl")
-    loaded = bench.load(folder)
+    loaded = dataset.load(folder)
     assert loaded.missing == []
     assert loaded.video_path("room-1000000") == folder / "rooms" / "room-1000000.mp4"
 
 
 def test_the_video_shows_what_the_scene_says(made):
-    loaded = bench.load(made)
+    loaded = dataset.load(made)
     scene = loaded.scenes["room-1000000"]
     shown = decode(loaded.video_path(scene.id), len(scene.camera)).astype(float)
     drawn = render(scene, STUDY.width, STUDY.height).rgb
@@ -133,7 +140,7 @@ def test_the_video_shows_what_the_scene_says(made):
 def test_a_damaged_folder_is_an_error_that_says_so(folder, damage, says):
     damage(folder)
     with pytest.raises(VsrError, match=says):
-        bench.load(folder)
+        dataset.load(folder)
 
 
 def test_scenes_read_back_exactly(tmp_path, shared):

@@ -7,7 +7,7 @@ import pytest
 
 from vsr.errors import VsrError
 from vsr.miniature.procedural import make_room, seeds
-from vsr.questions import appearance, rel_direction, room_size, route, rules, tasks
+from vsr.questions import held_out, rules, tasks
 from vsr.questions.build import build
 from vsr.questions.question import NUMERICAL
 from vsr.scenes.scene import Box, Scene
@@ -48,7 +48,7 @@ def permuted(box: Box, order: list[int], signs: list[int]) -> Box:
 
 def answers(scenes, rule_set, questions) -> list[tuple[str, str]]:
     known = {scene.id: scene for scene in scenes}
-    boxed = [q for q in questions if q.question_type not in tasks.BEYOND_BOXES]
+    boxed = [q for q in questions if q.question_type not in held_out.BEYOND_BOXES]
     return [(q.question_type, tasks.truth(known[q.scene_name], rule_set, q)) for q in boxed]
 
 
@@ -70,11 +70,11 @@ def test_mirroring_swaps_left_and_right_and_nothing_else(asked):
     scenes, rule_set, questions = asked
     mirrored = answers([moved(scene, np.diag([-1.0, 1, 1])) for scene in scenes], rule_set, questions)
     expected = [
-        (kind, MIRRORED[word] if kind in rel_direction.TYPES else word)
+        (kind, MIRRORED[word] if kind in tasks.DIRECTION_TYPES else word)
         for kind, word in answers(scenes, rule_set, questions)
     ]
     assert mirrored == expected
-    assert {kind for kind, _ in expected} & set(rel_direction.TYPES)
+    assert {kind for kind, _ in expected} & set(tasks.DIRECTION_TYPES)
 
 
 def test_the_order_of_boxes_and_of_their_axes_changes_nothing(asked):
@@ -97,7 +97,7 @@ def test_renaming_labels_renames_the_answers(asked):
     renamed = {scene.id: rename(scene) for scene in scenes}
     for question in questions:
         kind = question.question_type
-        if kind in tasks.BEYOND_BOXES:
+        if kind in held_out.BEYOND_BOXES:
             continue
         fields = rule_set.templates[kind].read(question.question)
         fresh = {name: ", ".join(f"new {part}" for part in text.split(", ")) for name, text in fields.items()}
@@ -121,7 +121,7 @@ def test_scaling_the_scene_scales_what_is_measured(asked):
         if kind in NUMERICAL:
             rounding = {"object_counting": 0, "object_size_estimation": 1.5, "room_size_estimation": 0.3}
             assert abs(float(new) - factor[kind] * float(old)) <= rounding.get(kind, 0.26), (kind, old, new)
-        elif kind in rel_direction.TYPES:
+        elif kind in tasks.DIRECTION_TYPES:
             assert old == new
 
 
@@ -131,9 +131,9 @@ def test_mirroring_a_route_swaps_its_turns(rooms):
         mirror = moved(scene, np.diag([-1.0, 1, 1]))
         stops, flipped = scene.once(), mirror.once()
         for i in range(len(stops) - 3):
-            turns = route.turns(stops[i : i + 3], stops[i + 3])
+            turns = held_out.turns(stops[i : i + 3], stops[i + 3])
             expected = [TURNED.get(turn) for turn in turns]
-            assert route.turns(flipped[i : i + 3], flipped[i + 3]) == expected
+            assert held_out.turns(flipped[i : i + 3], flipped[i + 3]) == expected
             found += sum(turn is not None for turn in turns)
     assert found > 10
 
@@ -146,8 +146,8 @@ def test_first_appearances_follow_the_frames():
     ids[1, 20:30, :10] = 2
     ids[5, 30:, :10] = 3  # c is glimpsed in frame 0 already
     ids[0, 30, :2] = 3
-    assert appearance.first_seen(scene, ids, fps=2) == {"a": 1.0, "b": 0.5}
-    assert appearance.first_seen(scene, ids[::-1], fps=2)["a"] == 0.0
+    assert held_out.first_seen(scene, ids, fps=2) == {"a": 1.0, "b": 0.5}
+    assert held_out.first_seen(scene, ids[::-1], fps=2)["a"] == 0.0
 
 
 def test_appearance_order_needs_the_gap():
@@ -173,4 +173,4 @@ def test_official_distances_hang_on_rounding_by_little(rooms):
 
 def test_an_unknown_room_size_is_an_error(rooms):
     with pytest.raises(VsrError, match="its room size is unknown"):
-        room_size.answer(replace(rooms[0], room_size=None), rules.VSIBENCH)
+        tasks.room_size(replace(rooms[0], room_size=None), rules.VSIBENCH)

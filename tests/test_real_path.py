@@ -20,7 +20,7 @@ from vsr.engine.inputs import positions
 from vsr.files import read_json, read_jsonl
 from vsr.models import folders, quantize, sizes
 from vsr.profiles import PROFILES
-from vsr.questions import bench
+from vsr.questions import dataset
 from vsr.video import decode, patchify, tokens
 
 BUDGETS = (128 * 28 * 28, 256 * 28 * 28)
@@ -38,8 +38,8 @@ def folder(processor, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory) -> bench.Bench:
-    return bench.load(write_bench(tmp_path_factory.mktemp("bench") / "rooms"))
+def asked(tmp_path_factory) -> dataset.QuestionSet:
+    return dataset.load(write_bench(tmp_path_factory.mktemp("bench") / "rooms"))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_positions_are_transformers_own_at_every_frame_count(folder, budget):
         h, w = (9, 13) if budget == BUDGETS[0] else (13, 18)
         t = (frames + 1) // 2
         grid = torch.tensor([[t, 2 * h, 2 * w]])
-        question = bench.Question("q", "scannet", "s", *ASKED[1])
+        question = dataset.Question("q", "scannet", "s", *ASKED[1])
         prompt = prompts.render(tokenizer, prompts.messages(question, "vanilla"), grid)
         whole = torch.cat((prompt, answer))
         video = whole == model.config.video_token_id

@@ -7,7 +7,7 @@ from baseline_setup import adapter, blind, die_at, furthest, gradients, log, los
 from vsr import models, prompts
 from vsr.errors import VsrError
 from vsr.files import read_json
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.train import baseline
 from vsr.train.baseline import make, rows_of
 from vsr.train.collate import AnswerCollator
@@ -168,7 +168,7 @@ def test_equal_compute_takes_as_many_steps_as_the_budget_buys(stage, tmp_path):
 
 
 def test_a_missing_video_names_the_question(stage, tmp_path):
-    nowhere = Bench(tmp_path / "nowhere", stage.data.questions)
+    nowhere = QuestionSet(tmp_path / "nowhere", stage.data.questions)
     with pytest.raises(VsrError, match=r"sample 'q\d': .*(one|two).mp4: video could not be read"):
         run_sft(stage.profile(), nowhere, tmp_path)
     assert not read_json(tmp_path / "sft-seed0" / "manifest.json").get("adapter")

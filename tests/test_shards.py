@@ -12,7 +12,7 @@ from small import small_folder, write_video
 from vsr import evaluate, models, profiles, shards
 from vsr.errors import VsrError
 from vsr.files import append_jsonl, read_json, read_jsonl
-from vsr.questions import bench
+from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
 from vsr.study import Study
 from vsr.train import launch
@@ -40,7 +40,7 @@ def stage(tmp_path_factory):
     for i, scene in enumerate(SCENES[1:]):
         write_video(folder / "bench" / "videos" / f"{scene}.mp4", i)
     profile = profiles.get("smoke", base=str(base), frames=4, max_new_tokens=12, bootstrap=50)
-    data = bench.load(folder / "bench")
+    data = dataset.load(folder / "bench")
     return profile, data, evaluate.evaluate("base", data, "vanilla", "true", profile, folder / "one")
 
 

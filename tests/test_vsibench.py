@@ -12,7 +12,7 @@ from pyarrow import parquet
 from vsr.cli import main
 from vsr.errors import VsrError
 from vsr.files import read_json
-from vsr.questions import vsi100k, vsibench
+from vsr.questions import dataset
 from vsr.questions.question import read_questions
 
 PER_SCENE = {"scannet": "scene0030_02", "scannetpp": "09c1414f1b", "arkitscenes": "47333462"}
@@ -21,14 +21,14 @@ PER_SCENE = {"scannet": "scene0030_02", "scannetpp": "09c1414f1b", "arkitscenes"
 def official_rows() -> list[dict]:
     """Rows with VSI-Bench's columns and its number of questions per type, on one scene a dataset."""
     rows: list[dict] = []
-    for kind, number in vsibench.COUNTS.items():
+    for kind, number in dataset.COUNTS.items():
         for i in range(number):
-            dataset = list(PER_SCENE)[i % 3]
+            source = list(PER_SCENE)[i % 3]
             options = None if i % 2 else ["A. bed", "B. sofa"]
-            row = {"id": len(rows), "dataset": dataset, "scene_name": PER_SCENE[dataset], "question_type": kind}
+            row = {"id": len(rows), "dataset": source, "scene_name": PER_SCENE[source], "question_type": kind}
             rows.append({**row, "question": f"{kind} {i}?", "ground_truth": "A", "options": options})
     for i, row in enumerate(rows):
-        row["pruned"] = i < vsibench.TOTALS["pruned"]
+        row["pruned"] = i < dataset.TOTALS["pruned"]
     return rows
 
 
@@ -57,12 +57,12 @@ def full(tmp_path):
 
 
 def test_counts_are_the_official_ones():
-    assert sum(vsibench.COUNTS.values()) == vsibench.TOTALS["full"] == 5130
-    assert vsibench.TOTALS["debiased"] + vsibench.TOTALS["pruned"] == 5130
+    assert sum(dataset.COUNTS.values()) == dataset.TOTALS["full"] == 5130
+    assert dataset.TOTALS["debiased"] + dataset.TOTALS["pruned"] == 5130
 
 
 def test_a_folder_with_archives(full):
-    found = vsibench.load(full)
+    found = dataset.load_vsibench(full)
     assert len(found.questions) == 5130
     assert found.video_path("scene0030_02").read_bytes() == b"one"
     assert found.video_path("47333462").read_bytes() == b"three"
@@ -75,40 +75,40 @@ def test_a_folder_with_archives(full):
 def test_videos_that_are_there_are_not_unpacked_again(full):
     (full / "scannet").mkdir()
     (full / "scannet" / "scene0030_02.mp4").write_bytes(b"mine")
-    assert vsibench.load(full).video_path("scene0030_02").read_bytes() == b"mine"
+    assert dataset.load_vsibench(full).video_path("scene0030_02").read_bytes() == b"mine"
 
 
 def test_halves_by_mark_and_by_list_are_the_same(full, tmp_path):
-    by_mark = {config: vsibench.load(full, config).questions for config in ("debiased", "pruned")}
+    by_mark = {config: dataset.load_vsibench(full, config).questions for config in ("debiased", "pruned")}
     assert {config: len(found) for config, found in by_mark.items()} == {"debiased": 2362, "pruned": 2768}
     assert not {q.id for q in by_mark["debiased"]} & {q.id for q in by_mark["pruned"]}
     other = write_jsonl(tmp_path / "listed", official_rows(), marked=False)
     (other / "pruned_ids.txt").write_text("\n".join(str(row["id"]) for row in official_rows() if row["pruned"]))
-    assert [q.id for q in vsibench.load(other, "debiased").questions] == [q.id for q in by_mark["debiased"]]
+    assert [q.id for q in dataset.load_vsibench(other, "debiased").questions] == [q.id for q in by_mark["debiased"]]
 
 
 def test_parquet_gives_the_same_questions(full, tmp_path):
     rows = [{**row, "id": row["id"]} for row in official_rows()]
     (tmp_path / "table").mkdir()
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "table" / "test-00000-of-00001.parquet")
-    assert vsibench.load(tmp_path / "table").questions == vsibench.load(full).questions
+    assert dataset.load_vsibench(tmp_path / "table").questions == dataset.load_vsibench(full).questions
 
 
 def test_an_archive_or_the_questions_file_stand_for_their_folder(full):
-    wanted = vsibench.load(full).questions
-    assert vsibench.load(full / "scannet.zip").questions == wanted
-    assert vsibench.load(full / "test.jsonl").questions == wanted
+    wanted = dataset.load_vsibench(full).questions
+    assert dataset.load_vsibench(full / "scannet.zip").questions == wanted
+    assert dataset.load_vsibench(full / "test.jsonl").questions == wanted
 
 
 def test_the_real_part_that_is_at_hand(shared, tmp_path):
     """2,071 official questions on ScanNet: a part, taken only when it is said to be one."""
     (tmp_path / "test.jsonl").write_bytes((shared / "vsibench_scannet.jsonl").read_bytes())
     with pytest.raises(VsrError, match=r"223 questions of type object_counting, VSI-Bench has 565; .*--subset"):
-        vsibench.load(tmp_path)
-    found = vsibench.load(tmp_path, subset=True)
+        dataset.load_vsibench(tmp_path)
+    found = dataset.load_vsibench(tmp_path, subset=True)
     assert list(found.questions) == read_questions(shared / "vsibench_scannet.jsonl")
     assert len(found.missing) == 88
-    halves = [vsibench.load(tmp_path, config, subset=True).questions for config in ("debiased", "pruned")]
+    halves = [dataset.load_vsibench(tmp_path, config, subset=True).questions for config in ("debiased", "pruned")]
     assert sum(map(len, halves)) == 2071
 
 
@@ -120,7 +120,7 @@ def test_the_hub_is_asked_for_no_more_than_needed(full, tmp_path, monkeypatch):
         return str(full)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    found = vsibench.load("nyu-visionx/VSI-Bench", videos=tmp_path / "videos")
+    found = dataset.load_vsibench("nyu-visionx/VSI-Bench", videos=tmp_path / "videos")
     assert (asked["name"], asked["repo_type"]) == ("nyu-visionx/VSI-Bench", "dataset")
     assert set(asked["allow_patterns"]) >= {"test.jsonl", "scannet.zip", "pruned_ids.txt"}
     assert "*" not in asked["allow_patterns"]
@@ -133,14 +133,14 @@ def test_no_network_is_a_plain_message(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(VsrError, match=r"cannot be downloaded \(We cannot reach the hub\); give a folder"):
-        vsibench.open_bench("nyu-visionx/VSI-Bench")
+        dataset.open_bench("nyu-visionx/VSI-Bench")
 
 
 @pytest.mark.parametrize("name", ["../evil.mp4", "/etc/evil.mp4", "a/../../evil.mp4", "..\\evil.mp4", "C:\\evil.mp4"])
 def test_archives_that_lead_out_of_their_folder_are_refused(tmp_path, name):
     write_zip(tmp_path / "scannet.zip", {"scannet/scene0000_00.mp4": b"fine", name: b"evil"})
     with pytest.raises(VsrError, match=r"scannet\.zip: entry .* leads out of the folder"):
-        vsibench.extract(tmp_path / "scannet.zip", tmp_path / "out", {"scene0000_00", "evil"})
+        dataset.extract(tmp_path / "scannet.zip", tmp_path / "out", {"scene0000_00", "evil"})
     assert not (tmp_path / "out").exists()
 
 
@@ -165,7 +165,7 @@ def test_the_papers_own_data_loads_by_its_wording(tmp_path):
     for kind, (question, answer) in PAPER_ROWS.items():
         row = {"problem": question, "solution": answer, "video": f"scans/scene0000_00/{kind}.mp4"}
         (tmp_path / f"{kind}.json").write_text(json.dumps([row]))
-    found = vsi100k.read(tmp_path)
+    found = dataset.read_vsi100k(tmp_path)
     assert {q.question_type: (q.question, q.ground_truth) for q in found} == {
         kind: (question, answer.removeprefix("<answer>").removesuffix("</answer>"))
         for kind, (question, answer) in PAPER_ROWS.items()
@@ -173,7 +173,7 @@ def test_the_papers_own_data_loads_by_its_wording(tmp_path):
     assert {q.scene_name for q in found} == {"scene0000_00"}
     (tmp_path / "object_counting.json").write_text(json.dumps([{"words": "How many beds?"}]))
     with pytest.raises(VsrError, match=r"object_counting\.json, row 0: no question: none of the columns"):
-        vsi100k.read(tmp_path)
+        dataset.read_vsi100k(tmp_path)
 
 
 def test_the_papers_own_data_goes_through_the_leak_guard(tmp_path, monkeypatch):

@@ -57,10 +57,12 @@ def cmd_build(args: argparse.Namespace) -> None:
         if folder is None:
             return
     elif args.door == "vsi100k":
-        from vsr.questions import vsi100k
+        from vsr.questions import dataset
 
         folder = args.out or Path("data") / "vsi100k"
-        vsi100k.build(args.scenes or "OPPOer/VSI-100k", folder, paper_scenes=args.paper_scenes, seed=profile.seed)
+        dataset.build_vsi100k(
+            args.scenes or "OPPOer/VSI-100k", folder, paper_scenes=args.paper_scenes, seed=profile.seed
+        )
     else:
         from vsr.scenes import metainfo
 
@@ -118,7 +120,7 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
     from vsr import shards, study
     from vsr.models import adapters, cards
-    from vsr.questions import vsibench
+    from vsr.questions import dataset
     from vsr.report import show
     from vsr.train import launch
 
@@ -127,7 +129,7 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     if args.model:
         profile = dataclasses.replace(profile, base=args.model)
     model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
-    given = args.bench and vsibench.open_bench(args.bench, args.config, args.subset)
+    given = args.bench and dataset.open_bench(args.bench, args.config, args.subset)
     chosen = given or study.Study(profile, _out(args)).bench
     if given and given.missing:
         print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
@@ -145,7 +147,7 @@ def cmd_train(args: argparse.Namespace) -> None:
     if args.method != "grpo" and args.mode not in (None, "vanilla"):
         raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
     from vsr import estimate, study
-    from vsr.questions import bench
+    from vsr.questions import dataset
     from vsr.train import compute, dpo, grpo, launch, sft
 
     profile, out = _profile(args), _out(args)
@@ -154,7 +156,7 @@ def cmd_train(args: argparse.Namespace) -> None:
     budget = compute.token_passes(args.compute_of) if args.compute_of else None
     deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
     how = {"fresh": args.fresh, "deadline": deadline}
-    data = bench.load(args.data) if args.data else study.Study(profile, out).train
+    data = dataset.load(args.data) if args.data else study.Study(profile, out).train
     if args.gpus > 1:
         what = (profile, args.mode or "vanilla", str(data.folder.resolve()), str(out.resolve()), profile.seed)
         how = {"fresh": args.fresh, "max_hours": args.max_hours, "method": args.method, "budget": budget}

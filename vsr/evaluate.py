@@ -19,7 +19,7 @@ from vsr.models import Loaded
 from vsr.paper import MODES
 from vsr.profiles import Profile
 from vsr.progress import track
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
 from vsr.runs import Run, Settings, Stage
 from vsr.video import decode, patchify
@@ -50,7 +50,7 @@ class Asked:
 
 def evaluate(
     model: Loaded | str,
-    bench: Bench,
+    bench: QuestionSet,
     mode: str,
     video: str,
     profile: Profile,
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def opened(
-    model: Loaded | str, bench: Bench, mode: str, video: str, profile: Profile, out: str | Path, limit: int | None
+    model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile: Profile, out: str | Path, limit: int | None
 ) -> tuple[Run, Asked]:
     """The run of an evaluation, finished or not, and what it asks."""
     asked = ask(model, bench, mode, video, profile, limit)
@@ -85,7 +85,7 @@ def opened(
     return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
 
 
-def ask(model: Loaded | str, bench: Bench, mode: str, video: str, profile: Profile, limit: int | None) -> Asked:
+def ask(model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile: Profile, limit: int | None) -> Asked:
     """What an evaluation asks; nothing is loaded."""
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
@@ -109,7 +109,7 @@ def _trained(model: Loaded | str) -> dict:
     return kept | {"trained_mode": about.get("mode"), "train_seed": training.get("seed")}
 
 
-def constant(bench: Bench, out: str | Path, profile: Profile) -> Run:
+def constant(bench: QuestionSet, out: str | Path, profile: Profile) -> Run:
     """The run `eval-constant`: for each task the one answer that scores best on these very questions."""
     scenes = _by_scene(bench.questions)
     best = scoring.best_constant(bench.questions)
@@ -124,7 +124,7 @@ def constant(bench: Bench, out: str | Path, profile: Profile) -> Run:
     return scored(run, profile)
 
 
-def shown_videos(bench: Bench, scenes: list[str], video: str, seed: int) -> dict[str, str]:
+def shown_videos(bench: QuestionSet, scenes: list[str], video: str, seed: int) -> dict[str, str]:
     """The scene whose video is shown with each scene's questions; empty for 'none'.
 
     'shuffled' takes the next scene in a seeded random circle over all scenes of the bench: never the scene itself."""
@@ -151,7 +151,7 @@ def _by_scene(questions: tuple[Question, ...]) -> dict[str, list[Question]]:
     return scenes
 
 
-def _hashes(bench: Bench, scenes: dict[str, list[Question]], shown: dict[str, str]) -> dict[str, str]:
+def _hashes(bench: QuestionSet, scenes: dict[str, list[Question]], shown: dict[str, str]) -> dict[str, str]:
     """Hashes of the questions and of the videos (size and first MiB of each: benchmarks have many gigabytes)."""
     questions = [asdict(question) for asked in scenes.values() for question in asked]
     videos: list[tuple] = []
@@ -165,7 +165,7 @@ def _hashes(bench: Bench, scenes: dict[str, list[Question]], shown: dict[str, st
     return {"questions": fingerprint(questions), "videos": fingerprint(videos)}
 
 
-def answer(loaded: Loaded, bench: Bench, asked: Asked, samples: Path) -> dict:
+def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> dict:
     """Append the rows of every scene that has none yet; how fast that was."""
     done = _resume(samples, asked.scenes)
     todo = [scene for scene in asked.scenes if scene not in done]
@@ -203,7 +203,7 @@ def lines_of(rows) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _answer_scene(loaded: Loaded, bench: Bench, asked: Asked, scene: str) -> list[dict]:
+def _answer_scene(loaded: Loaded, bench: QuestionSet, asked: Asked, scene: str) -> list[dict]:
     """The rows of one scene's questions, asked about the video that is shown with it, or about none."""
     questions, name, settings = asked.scenes[scene], asked.shown.get(scene), asked.settings
     pixels = grid = None

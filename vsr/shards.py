@@ -24,7 +24,7 @@ from vsr.errors import VsrError
 from vsr.files import atomic_write, read_json, read_jsonl, write_json
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, QUIET, track
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import launch
@@ -46,7 +46,7 @@ class Shard:
     scenes: list[str]
     parent: int
     model: str
-    bench: Bench
+    bench: QuestionSet
     mode: str
     video: str
     profile: Profile
@@ -68,13 +68,13 @@ class Shard:
         questions = [
             Question(**{**q, "options": q["options"] and tuple(q["options"])}) for q in job["bench"]["questions"]
         ]
-        bench = Bench(Path(job["bench"]["folder"]), tuple(questions))
+        bench = QuestionSet(Path(job["bench"]["folder"]), tuple(questions))
         return Shard(**{**job, "bench": bench, "profile": Profile(**job["profile"])})
 
 
 def evaluate(
     model: str,
-    bench: Bench,
+    bench: QuestionSet,
     mode: str,
     video: str,
     profile: Profile,

@@ -15,8 +15,8 @@ from vsr.files import hash_files, read_json, write_json
 from vsr.models import cards
 from vsr.profiles import Profile
 from vsr.progress import Counted
-from vsr.questions import agree, bench, build
-from vsr.questions.bench import Bench
+from vsr.questions import agree, build, dataset
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
 from vsr.report import figures, show
 from vsr.report.live import Curves
@@ -46,25 +46,25 @@ class Study:
         return runs.ROOT / "data"
 
     @cached_property
-    def bench(self) -> Bench:
+    def bench(self) -> QuestionSet:
         """The questions and videos that models are scored on: held-out rooms under VSI-Bench's rules."""
         return self._rooms("bench", self.profile.bench_rooms, "vsibench")
 
     @cached_property
-    def train(self) -> Bench:
+    def train(self) -> QuestionSet:
         """The training questions: other rooms under VSI-100k's rules (paper, section 3.1)."""
         return self._rooms("train", self.profile.train_rooms, "vsi100k")
 
-    def fresh(self, number: int) -> Bench:
+    def fresh(self, number: int) -> QuestionSet:
         """Questions as `bench`'s about rooms that nothing else in the study uses."""
         return self._rooms("fresh", number, "vsibench")
 
-    def _rooms(self, split: str, number: int, rules: str) -> Bench:
+    def _rooms(self, split: str, number: int, rules: str) -> QuestionSet:
         if self.profile.data != "rooms":
-            return bench.load(Path(self.profile.data) / split)
+            return dataset.load(Path(self.profile.data) / split)
         folder = self.data / f"{split}-{number}-{rules}"
         build.build_rooms(folder, split, number, rules, seed=self.profile.seed)
-        return bench.load(folder)
+        return dataset.load(folder)
 
     def figure(self, figure: Figure, name: str) -> Image:
         """Write a figure as figures/<profile>/<name>.svg and .png, and show it."""

@@ -10,8 +10,8 @@ from vsr.miniature.procedural import STUDY
 from vsr.models.folders import load_tokenizer
 from vsr.models.sources import find
 from vsr.profiles import Profile
+from vsr.questions.dataset import COUNTS
 from vsr.questions.question import Question
-from vsr.questions.vsibench import COUNTS
 from vsr.train.group_trainer import DECODED
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos

@@ -17,7 +17,7 @@ from vsr.miniature.solver import Solver, calibrate
 from vsr.models import Loaded, sources
 from vsr.paper import TRAINED
 from vsr.profiles import Profile
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
 from vsr.runs import Run, Stage
@@ -37,7 +37,9 @@ SAMPLES = 14  # answers a question, as many as GRPO's rollouts
 Z = 1.96
 
 
-def diagnose(base: str, bench: Bench, train: Bench, out: str | Path, profile: Profile, sampled: int = 240) -> Run:
+def diagnose(
+    base: str, bench: QuestionSet, train: QuestionSet, out: str | Path, profile: Profile, sampled: int = 240
+) -> Run:
     """The run `diagnosis` of a base (a folder, or 'tiny') with `diagnosis.json`: all conditions on a bench of fresh
     rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom.
 
@@ -118,14 +120,14 @@ def _row(question: Question, response: str) -> dict:
     return {**question.__dict__, "response": response, "score": score(question, response)}
 
 
-def see_scenes(loaded: Loaded, bench: Bench, profile: Profile, solver: Solver) -> dict[str, Scene]:
+def see_scenes(loaded: Loaded, bench: QuestionSet, profile: Profile, solver: Solver) -> dict[str, Scene]:
     """The rooms that the solver reads from the base's own video tokens, by scene."""
     see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
     names = dict.fromkeys(question.scene_name for question in bench.questions)
     return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
 
 
-def grounding(read: dict[str, Scene], bench: Bench) -> dict[str, float]:
+def grounding(read: dict[str, Scene], bench: QuestionSet) -> dict[str, float]:
     """Probes of the video tokens: precision and recall of categories, median metres between where an object that
     occurs once is read and where it is."""
     right = claimed = there = 0
@@ -180,7 +182,7 @@ def _best(questions: list[Question]) -> str:
 
 
 @torch.no_grad()
-def sample(loaded: Loaded, bench: Bench, profile: Profile, count: int) -> dict:
+def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> dict:
     """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
     see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
     rng = np.random.default_rng(profile.seed)
@@ -214,7 +216,7 @@ def _share(flags: Iterable[float]) -> float:
 
 
 def _ask(
-    loaded: Loaded, see: FeatureCache, bench: Bench, question: Question, mode: str, stage: str, profile: Profile
+    loaded: Loaded, see: FeatureCache, bench: QuestionSet, question: Question, mode: str, stage: str, profile: Profile
 ) -> list[str]:
     tokens, grid = see(bench.video_path(question.scene_name))
     ids = prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid)

@@ -14,7 +14,7 @@ from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint
 from vsr.miniature.procedural import PRETRAIN, SPLITS, World, make_room
 from vsr.miniature.render import render
-from vsr.questions.appearance import clear_times
+from vsr.questions.held_out import clear_times
 from vsr.scenes.scene import Box, Camera, Scene
 from vsr.video import encode_mp4
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from vsr import paper
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.models import END, PAD, VISION_TOKENS
-from vsr.questions.route import TURNS
+from vsr.questions.held_out import TURNS
 from vsr.questions.rules import RULES
 
 SPECIAL = (PAD, "<|im_start|>", END, *VISION_TOKENS)

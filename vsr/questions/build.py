@@ -1,11 +1,14 @@
 """Scenes -> questions: chosen so that no constant answer scores well, in an order that only the seed decides."""
 
 import io
+import json
+import os
+import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import islice, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +17,18 @@ import numpy as np
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.progress import track
-from vsr.questions import appearance, tasks
+from vsr.questions import held_out, tasks
 from vsr.questions import rules as rule_sets
-from vsr.questions.draft import Draft
-from vsr.questions.question import FIELDS, Question, write_questions
+from vsr.questions.question import FIELDS, FREE_DIRECTION, Draft, Question, write_questions
 from vsr.questions.rules import Rules
-from vsr.scenes.scene import Scene, save_scenes, to_row
+from vsr.runs import EARLIER, differences
+from vsr.scenes.geometry import turn_angle
+from vsr.scenes.scene import Box, Scene, save_scenes, to_row
 
 if TYPE_CHECKING:
     from vsr.miniature.procedural import World
 
-CODE = Path(__file__).resolve().parents[1]  # what makes rooms and questions
+VERSION = 1  # of what a build makes: raise it when the same settings give other rooms, videos or questions
 LETTERS = "ABCD"
 POOL = 24  # candidates looked at for each question asked
 # Questions on one room's video under `vsibench`: about VSI-Bench's own mean per scene. Its caps are the most it has.
@@ -102,6 +106,50 @@ def _question(draft: Draft, scene: Scene, name: str, used: Counter, rng: np.rand
     return Question(name, scene.dataset, scene.id, draft.question_type, text, options, truth)
 
 
+def rejected(scene: Scene, rules: Rules, questions: Iterable[Question]) -> Counter:
+    """What a build did not ask: the candidates of one scene that its questions leave out, how many by (question type,
+    reason)."""
+    asked = Counter(question.question_type for question in questions)
+    found = {*scene.counts, *(box.label for box in scene.objects)}
+    once = tasks.once(scene, rules)
+    number, labels, ignored = len(once), len(found - rules.ignored), len(found & rules.ignored)
+    left: Counter = Counter()
+
+    def leave(kind: str, why: str, candidates: int, capped: bool = False) -> None:
+        if capped and rules.caps[kind] is not None:
+            why += f", or more than {rules.caps[kind]} in the scene"
+        left[kind, why] = candidates
+
+    nothing, counts, sizes = "no object: wall, floor and the like", "object_counting", "object_size_estimation"
+    leave(counts, nothing, ignored)
+    leave(counts, "occurs once", labels - asked[counts])
+    leave(sizes, nothing, ignored)
+    leave(sizes, "occurs several times, or has no box", labels - asked[sizes])
+    leave("room_size_estimation", "area unknown", 1 - asked["room_size_estimation"])
+    kind, least = "object_abs_distance", tasks.LEAST_PAPER if rules.centres else tasks.LEAST
+    leave(kind, f"nearer than {least} m", number * (number - 1) // 2 - asked[kind], capped=True)
+    kind, sets = "object_rel_distance", (1 if rules.centres else tasks.ROUNDS) * number
+    why = f"fewer than {tasks.OPTIONS} others at clearly different distances"
+    leave(kind, why, sets - asked[kind], capped=True)
+    for kind in set(tasks.DIRECTION_TYPES) & set(rules.templates):
+        free = kind == FREE_DIRECTION
+        unclear = _unclear(once) if free else 0
+        leave(kind, f"within {tasks.MARGIN:g} degrees of straight ahead or behind", unclear)
+        triples = number * (number - 1) * (number - 2)
+        leave(kind, "not drawn" if free else "ambiguous", triples - unclear - asked[kind], capped=True)
+    return +left
+
+
+def _unclear(once: list[Box]) -> int:
+    """Ordered triples where left or right could be argued about."""
+    triples = np.array(list(permutations(range(len(once)), 3)), dtype=int).reshape(-1, 3)
+    if not len(triples):
+        return 0
+    middles = np.array([box.middle for box in once])
+    aside = turn_angle(*(middles[column] for column in triples.T)) % 180
+    return int(np.count_nonzero(np.minimum(aside, 180 - aside) < tasks.MARGIN))
+
+
 def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: int, **facts: object) -> None:
     """questions.jsonl, the same as questions.parquet, and manifest.json with counts, hashes and further `facts`."""
     folder = Path(folder)
@@ -112,6 +160,7 @@ def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: i
     manifest = {
         "rules": rules,
         "seed": seed,
+        "version": VERSION,
         "scenes": len({question.scene_name for question in questions}),
         "questions": len(questions),
         "tasks": dict(Counter(question.question_type for question in questions)),
@@ -145,10 +194,10 @@ def build_rooms(
 ) -> Path:
     """The first `number` rooms of a split as scenes.jsonl, videos/<scene>.mp4 and questions.
 
-    Nothing is done if the folder is complete and neither settings nor the code that makes rooms and questions changed;
-    an interrupted folder is continued. `world` defaults to the study's rooms. Their videos last seconds where
-    VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second; closest points do not
-    hang on rounding (`Rules.rim`).
+    Nothing is done if the folder is complete and of these settings and this VERSION; an interrupted one is continued,
+    one of other settings steps aside to `earlier/` and comes back when it is asked for again. `world` defaults to the
+    study's rooms. Their videos last seconds where VSI-Bench's last minutes, so first appearances need to be one frame
+    apart, not one second; closest points do not hang on rounding (`Rules.rim`).
     """
     from vsr.miniature import procedural
 
@@ -157,45 +206,59 @@ def build_rooms(
         per_scene = PER_ROOM if rules == "vsibench" else {}
     rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps, rim=True)
     settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": dict(per_scene)}
-    code = hash_files(*sorted((CODE / "scenes").glob("*.py")))
-    mark = fingerprint([settings, rules, seed, code, hash_files(*sorted((CODE / "questions").glob("*.py")))])
     numbers = procedural.seeds(split, number)
-    if _complete(folder, mark):
+    about = {"rules": rules, "seed": seed, "version": VERSION, **settings}
+    about["fingerprint"] = fingerprint(about)
+    if _claimed(folder, about):
         return folder
     scenes, seen = [], {}
     for room in track(numbers, f"{split} rooms"):
         scene = procedural.make_room(room, world)
         scenes.append(scene)
-        seen[scene.id] = _film(folder / "videos", scene, world, code)
+        seen[scene.id] = _film(folder / "videos", scene, world)
     save_scenes(folder / "scenes.jsonl", scenes)
-    questions = build(scenes, rule_set, seed, first_seen=seen, per_scene=per_scene)
-    write(folder, questions, rules, seed, fingerprint=mark, **settings)
+    write(folder, build(scenes, rule_set, seed, first_seen=seen, per_scene=per_scene), **about)
     return folder
 
 
-def _complete(folder: Path, mark: str) -> bool:
-    if not all((folder / name).is_file() for name in ("manifest.json", "questions.jsonl", "scenes.jsonl")):
+def _claimed(folder: Path, about: dict) -> bool:
+    """Make the folder that of `about`: what else is in it steps aside. Whether nothing is left to do."""
+    manifest, mark, home = folder / "manifest.json", about["fingerprint"], folder.parent / EARLIER / folder.name
+    found = read_json(manifest) if manifest.is_file() else {}
+    if found and found.get("fingerprint") != mark:
+        aside = home / str(found.get("fingerprint", "unnamed"))
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}-again")
+        home.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, aside)
+        names = set(about) - {"fingerprint"}
+        now, before = json.loads(json.dumps(about)), {name: found.get(name) for name in names}  # tuples become lists
+        why = "; ".join(differences({"settings": before}, {"settings": {name: now[name] for name in names}}))
+        print(f"{folder.name}: {why}; the earlier one is kept in {aside}", file=sys.stderr, flush=True)
+    if not folder.exists() and (home / mark).is_dir():
+        os.replace(home / mark, folder)
+        print(f"{folder.name}: the earlier one of these settings is back", file=sys.stderr, flush=True)
+    found = read_json(manifest) if manifest.is_file() else {}
+    if not found:
+        write_json(manifest, about)  # from now on the folder is known to be of these settings, finished or not
+    if "hashes" not in found or not all((folder / name).is_file() for name in ("questions.jsonl", "scenes.jsonl")):
         return False
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("fingerprint") != mark:
-        return False
-    if manifest["hashes"]["questions.jsonl"] != hash_files(folder / "questions.jsonl"):
-        return False
-    return len(list((folder / "videos").glob("*.mp4"))) >= manifest["rooms"]
+    videos = len(list((folder / "videos").glob("*.mp4")))
+    return found["hashes"]["questions.jsonl"] == hash_files(folder / "questions.jsonl") and videos >= found["rooms"]
 
 
-def _film(folder: Path, scene: Scene, world: "World", code: str) -> dict[str, float]:
+def _film(folder: Path, scene: Scene, world: "World") -> dict[str, float]:
     """Make the room's video unless it is there; returns when each category first comes into view."""
     from vsr.miniature.render import render_mp4
 
     video, note = folder / f"{scene.id}.mp4", folder / f"{scene.id}.json"
-    mark = fingerprint([to_row(scene), world.width, world.height, world.fps, code])
+    mark = fingerprint([to_row(scene), world.width, world.height, world.fps, VERSION])
     if video.is_file() and note.is_file():
         known = read_json(note)
         if known.get("fingerprint") == mark and known.get("video") == hash_files(video):
             return known["first_seen"]
     frames = render_mp4(scene, video, world.width, world.height, world.fps)
-    seen = appearance.first_seen(scene, frames.ids, world.fps)
+    seen = held_out.first_seen(scene, frames.ids, world.fps)
     write_json(note, {"fingerprint": mark, "video": hash_files(video), "first_seen": seen})
     return seen
 

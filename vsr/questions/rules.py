@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from string import Formatter
 
 from vsr.errors import unknown
+from vsr.questions.question import Draft
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,20 @@ class Rules:
     order_gap: float = 1.0
     rim: bool = False
 
+    def draft(
+        self, kind: str, answer: str, choices: tuple[str, ...] = (), balance: str | None = None, **fields: str
+    ) -> Draft:
+        """A draft of question type `kind`, in this rule set's words."""
+        return Draft(kind, self.templates[kind].fill(**fields), answer, choices, balance)
+
+
+def _worded(asks: dict[str, tuple[str, int | None]]) -> dict[str, dict]:
+    """Question type -> (wording, most in a scene), as the two fields of `Rules`."""
+    return {
+        "templates": {kind: Template(text) for kind, (text, _) in asks.items()},
+        "caps": {kind: cap for kind, (_, cap) in asks.items()},
+    }
+
 
 SIZE = "What is the length of the longest dimension (length, width, or height) of the {label}, measured in centimeters?"
 ORDER = "What will be the first-time appearance order of the following categories in the video: {labels}?"
@@ -72,41 +87,34 @@ ROUTE = (
 # object_rel_distance, whose released subset was picked by hand, has the generation scripts' default.
 VSIBENCH = Rules(
     name="vsibench",
-    templates={
-        "object_counting": Template("How many {label}(s) are in this room?"),
-        "object_size_estimation": Template(SIZE),
-        "room_size_estimation": Template(
-            "What is the size of this room (in square meters)? \nIf multiple rooms are shown, estimate the size of the "
-            "combined space."
-        ),
-        "object_abs_distance": Template(
-            "Measuring from the closest point of each object, what is the distance between the {one} and the {other} "
-            "(in meters)?"
-        ),
-        "object_rel_distance": Template(
-            "Measuring from the closest point of each object, which of these objects ({options}) is the closest to the "
-            "{target}?"
-        ),
-        "object_rel_direction_easy": Template(EASY),
-        "object_rel_direction_medium": Template(MEDIUM),
-        "object_rel_direction_hard": Template(HARD),
-        "route_planning": Template(ROUTE),
-        "obj_appearance_order": Template(ORDER),
-    },
-    caps={
-        "object_counting": None,
-        "object_size_estimation": None,
-        "room_size_estimation": 1,
-        "object_abs_distance": 7,
-        "object_rel_distance": 6,
-        "object_rel_direction_easy": 3,
-        "object_rel_direction_medium": 6,
-        "object_rel_direction_hard": 6,
-        "route_planning": 1,
-        "obj_appearance_order": 30,
-    },
     options=True,
     centres=False,
+    **_worded(
+        {
+            "object_counting": ("How many {label}(s) are in this room?", None),
+            "object_size_estimation": (SIZE, None),
+            "room_size_estimation": (
+                "What is the size of this room (in square meters)? \nIf multiple rooms are shown, estimate the size of "
+                "the combined space.",
+                1,
+            ),
+            "object_abs_distance": (
+                "Measuring from the closest point of each object, what is the distance between the {one} and the "
+                "{other} (in meters)?",
+                7,
+            ),
+            "object_rel_distance": (
+                "Measuring from the closest point of each object, which of these objects ({options}) is the closest to "
+                "the {target}?",
+                6,
+            ),
+            "object_rel_direction_easy": (EASY, 3),
+            "object_rel_direction_medium": (MEDIUM, 6),
+            "object_rel_direction_hard": (HARD, 6),
+            "route_planning": (ROUTE, 1),
+            "obj_appearance_order": (ORDER, 30),
+        }
+    ),
 )
 
 # Wordings: the paper's Figure 2 (section 3.1), with its spacing slips ("can(s)in", "guitar)is", "length,width")
@@ -115,25 +123,19 @@ VSIBENCH = Rules(
 # target of a relative distance (13k). How its 8k directions were picked is unstated: 6 a scene at most.
 VSI100K = Rules(
     name="vsi100k",
-    templates={
-        "object_counting": Template("How many {label}(s) in the room?"),
-        "object_size_estimation": Template(SIZE),
-        "room_size_estimation": Template("What is the size of this room (in square meters)?"),
-        "object_abs_distance": Template("What is the distance between the {one} and the {other} (in meters)?"),
-        "object_rel_distance": Template("Which of these objects ({options}) is the closest to the {target}?"),
-        "object_rel_direction": Template(EASY),
-    },
-    caps={
-        "object_counting": None,
-        "object_size_estimation": None,
-        "room_size_estimation": 1,
-        "object_abs_distance": None,
-        "object_rel_distance": None,
-        "object_rel_direction": 6,
-    },
     options=False,
     centres=True,
     ignored=frozenset({"wall", "floor", "ceiling", "object"}),
+    **_worded(
+        {
+            "object_counting": ("How many {label}(s) in the room?", None),
+            "object_size_estimation": (SIZE, None),
+            "room_size_estimation": ("What is the size of this room (in square meters)?", 1),
+            "object_abs_distance": ("What is the distance between the {one} and the {other} (in meters)?", None),
+            "object_rel_distance": ("Which of these objects ({options}) is the closest to the {target}?", None),
+            "object_rel_direction": (EASY, 6),
+        }
+    ),
 )
 
 RULES = {rules.name: rules for rules in (VSIBENCH, VSI100K)}

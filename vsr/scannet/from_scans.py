@@ -12,8 +12,7 @@ from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint
 from vsr.questions import leak
 from vsr.questions import rules as rule_sets
-from vsr.questions.account import rejected
-from vsr.questions.build import build, write
+from vsr.questions.build import build, rejected, write
 from vsr.questions.question import Question
 from vsr.scannet.files import NAME, TABLE, Labels, find_scans, read_labels, scan_files
 from vsr.scannet.scans import KEPT, as_scene, errors_of, load, read_all

@@ -24,7 +24,7 @@ from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
 from vsr.questions import leak
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
 from vsr.runs import Run, Stage
 from vsr.train import compute, options
@@ -56,7 +56,7 @@ class Method:
 def train(
     method: Method,
     profile: Profile,
-    data: Bench,
+    data: QuestionSet,
     out: str | Path,
     seed: int,
     *,
@@ -130,7 +130,7 @@ def _close(run: Run, device: str, steps: int, caution: str | None) -> None:
     run.finish(**facts)
 
 
-def rows_of(method: Method, data: Bench, seed: int) -> list[dict]:
+def rows_of(method: Method, data: QuestionSet, seed: int) -> list[dict]:
     """One row a question: `id`, `prompt`, `video` and the texts of its answers."""
     rows = []
     for question in data.questions:

@@ -7,7 +7,7 @@ from trl import DPOConfig, DPOTrainer
 
 from vsr.models import Loaded
 from vsr.profiles import Profile
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import baseline, compute
@@ -20,7 +20,7 @@ from vsr.train.rejected import rejected
 
 def run_dpo(
     profile: Profile,
-    data: Bench,
+    data: QuestionSet,
     out: str | Path,
     seed: int = 0,
     *,

@@ -17,8 +17,8 @@ from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
 from vsr.questions import leak
-from vsr.questions.bench import Bench
-from vsr.questions.bench import load as load_bench
+from vsr.questions.dataset import QuestionSet
+from vsr.questions.dataset import load as load_bench
 from vsr.runs import Run, Stage
 from vsr.scoring import rewards
 from vsr.train import options
@@ -156,7 +156,7 @@ def _close(run: Run, device: str, caution: str | None) -> None:
     run.finish(**facts)
 
 
-def rows_of(bench: Bench, mode: str) -> list[dict]:
+def rows_of(bench: QuestionSet, mode: str) -> list[dict]:
     """Training rows of all questions of a bench."""
     return [sample(question, bench.video_path(question.scene_name), mode) for question in bench.questions]
 

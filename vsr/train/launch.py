@@ -25,7 +25,7 @@ from vsr.errors import Stopped, VsrError
 from vsr.files import atomic_write, read_json, write_json
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
-from vsr.questions.bench import load as load_bench
+from vsr.questions.dataset import load as load_bench
 from vsr.train.baseline import run_name as baseline_name
 from vsr.train.grpo import run_grpo, run_name
 

@@ -7,7 +7,7 @@ from trl import SFTConfig, SFTTrainer
 
 from vsr.models import Loaded
 from vsr.profiles import Profile
-from vsr.questions.bench import Bench
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
 from vsr.runs import Run
 from vsr.train import baseline, compute
@@ -19,7 +19,7 @@ from vsr.train.grpo import OnStep
 
 def run_sft(
     profile: Profile,
-    data: Bench,
+    data: QuestionSet,
     out: str | Path,
     seed: int = 0,
     *,
