@@ -230,7 +230,7 @@ def test_wrong_names_are_errors(loaded, folder, tmp_path):
 
 
 def test_other_bootstrap_settings_or_scoring_rules_ask_nothing_again(loaded, folder, tmp_path, monkeypatch):
-    asked = (loaded, bench.load(folder), "vanilla", "true")
+    asked = (loaded, dataset.load(folder), "vanilla", "true")
     run = evaluate.evaluate(*asked, PROFILE, tmp_path)
     answered, before = rows(run), summary(run)
     monkeypatch.setattr(evaluate, "answer", None)  # must not be called
@@ -249,6 +249,6 @@ def test_other_bootstrap_settings_or_scoring_rules_ask_nothing_again(loaded, fol
 @pytest.mark.parametrize("mode", ["vanilla", "think"])
 def test_answering_reads_the_settings_it_declares_and_no_other(loaded, folder, tmp_path, mode):
     profile = replace(PROFILE, base=str(small_folder(tmp_path)))
-    asked = evaluate.ask("base", bench.load(folder), mode, "true", profile, None)
-    evaluate.answer(loaded, bench.load(folder), asked, tmp_path / "samples.jsonl")
+    asked = evaluate.ask("base", dataset.load(folder), mode, "true", profile, None)
+    evaluate.answer(loaded, dataset.load(folder), asked, tmp_path / "samples.jsonl")
     assert asked.settings.read == set(evaluate.ANSWER[mode].settings)

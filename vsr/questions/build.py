@@ -231,9 +231,9 @@ def _claimed(folder: Path, about: dict) -> bool:
             aside = aside.with_name(f"{aside.name}-again")
         home.mkdir(parents=True, exist_ok=True)
         os.replace(folder, aside)
-        names = set(about) - {"fingerprint"}
-        now, before = json.loads(json.dumps(about)), {name: found.get(name) for name in names}  # tuples become lists
-        why = "; ".join(differences({"settings": before}, {"settings": {name: now[name] for name in names}}))
+        now = json.loads(json.dumps(about))  # tuples become lists, as in the manifest
+        settings = [{name: one.get(name) for name in about if name != "fingerprint"} for one in (found, now)]
+        why = "; ".join(differences(*({"settings": one, **one} for one in settings)))
         print(f"{folder.name}: {why}; the earlier one is kept in {aside}", file=sys.stderr, flush=True)
     if not folder.exists() and (home / mark).is_dir():
         os.replace(home / mark, folder)
