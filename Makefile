@@ -15,7 +15,7 @@ reproduce: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest --numprocesses auto --dist loadfile --durations 10
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

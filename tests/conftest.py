@@ -24,3 +24,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real scenes and questions in ../shared/data, which are not part of the project")
     return folder
+
+
+# measured on two cores; the tests of every other file take less than a minute together
+LONGEST = ("notebooks", "jupyterlab", "faults", "launch", "shards", "build_resume", "estimate", "grpo_run", "real_path")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: with one file to a worker (`--dist loadfile`), all workers then end together."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

@@ -167,7 +167,7 @@ def start(*words: str) -> int:
     child, forking = os.fork(), multiprocessing.get_context("fork")
     if child == 0:
         os.setsid()
-        multiprocessing.get_context = lambda method: forking
+        scans.get_context = lambda method: forking
         silence = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(silence, stream)
