@@ -18,8 +18,8 @@ from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures, show
-from vsr.report.live import Curves
+from vsr.report import figures, pictures
+from vsr.report.pictures import Curves
 from vsr.report.write import figures_folder
 from vsr.scenes import metainfo
 from vsr.workers.pool import Job, run_all
@@ -69,7 +69,7 @@ class Study:
     def figure(self, figure: Figure, name: str) -> Image:
         """Write a figure as figures/<profile>/<name>.svg and .png, and show it."""
         figures.savefig(figure, self.figures / name)
-        return show.image(figure)
+        return pictures.image(figure)
 
     def estimate(self, mode: str = "vanilla") -> Markdown:
         """What a GRPO run of this profile and its evaluation need here, before they run; on a CPU on one thread, as

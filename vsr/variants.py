@@ -15,7 +15,7 @@ from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
 from vsr.report.figures_variants import FOLDER, MODE, PLAN
-from vsr.report.live import Curves
+from vsr.report.pictures import Curves
 from vsr.runs import Run, Stage
 from vsr.study import Study
 from vsr.train import grpo

@@ -1,24 +1,19 @@
-"""What the notebooks display: settings, questions, answers, rooms and where numbers come from. Markdown or figures."""
+"""What the notebooks display as Markdown: settings, questions, answers, scores and where numbers come from."""
 
 import dataclasses
-import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 from huggingface_hub import ModelCard
-from IPython.display import Image, Markdown
-from matplotlib.figure import Figure
+from IPython.display import Markdown
 
 from vsr import profiles
 from vsr.files import read_json
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
-from vsr.report import plan
 from vsr.report.tables import markdown_table
-from vsr.scenes.scene import Scene
 from vsr.scoring import rewards
 
 
@@ -113,13 +108,6 @@ def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
     return table(("task", "truth", *by_id), rows)
 
 
-def image(figure: Figure, width: int = 900) -> Image:
-    """A figure as a picture: the same bytes in JupyterLab and in executed copies."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
-    return Image(content.getvalue(), width=width)
-
-
 def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
     """The kept rollouts of the first and last steps of each run, with what they earned."""
     rows = []
@@ -191,16 +179,6 @@ def scores(summaries: dict[str, dict]) -> Markdown:
         for name, s in summaries.items()
     ]
     return table(("", "overall", "trained six", *(TASKS[task] for task in tasks)), rows)
-
-
-def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
-    """A room's plan beside the frames (T, H, W, 3) of its video."""
-    figure = Figure(figsize=(width, width / 3.4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.4))
-    plan.draw_plan(left.subplots(), scene)
-    plan.draw_strip(right, frames, columns=4)
-    figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
-    return image(figure)
 
 
 def card(run: Path) -> Markdown:
