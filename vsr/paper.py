@@ -6,8 +6,6 @@ Scores are percentages as printed. Nothing here is computed, and nothing here is
 
 from dataclasses import dataclass
 
-ARXIV = "2504.00883v2"
-
 # VSI-Bench's eight tasks by their official names, in the order of the paper's columns, with the names it prints.
 TASKS: dict[str, str] = {
     "object_counting": "count",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -72,11 +73,8 @@ def settings(profile: Profile, *names: str) -> Markdown:
 
 def one_of_each(questions: Iterable[Question]) -> list[Question]:
     """The first question of every type, in the official order of types."""
-    first: dict[str, Question] = {}
-    for question in questions:
-        first.setdefault(question.question_type, question)
-    order = [*TYPES, "object_rel_direction"]
-    return sorted(first.values(), key=lambda question: order.index(question.question_type))
+    first = {question.question_type: question for question in reversed(list(questions))}
+    return [first[kind] for kind in (*TYPES, "object_rel_direction") if kind in first]
 
 
 def questions(asked: Iterable[Question]) -> Markdown:
@@ -87,10 +85,7 @@ def questions(asked: Iterable[Question]) -> Markdown:
 
 def counts(rows: Iterable[Question]) -> dict[str, int]:
     """How many questions there are of each type."""
-    found: dict[str, int] = {}
-    for question in rows:
-        found[question.question_type] = found.get(question.question_type, 0) + 1
-    return found
+    return dict(Counter(question.question_type for question in rows))
 
 
 def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
