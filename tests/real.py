@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr.models.folders import random_folder
-from vsr.models.sizes import QWEN2_VL
+from vsr.models.folders import QWEN2_VL, random_folder
 from vsr.questions.question import Question, write_questions
 from vsr.video import write_mp4
 

@@ -99,15 +99,25 @@ def test_an_evaluation_fills_the_card_and_makes_nothing_stale(trained, stage, ca
 
 def test_scores_of_an_adapter_that_was_trained_again_are_dropped(trained):
     run = trained["dpo"]
-    evaluation = run.parent / "eval-dpo-seed0-vanilla-true"
-    summary = {"model": {"adapter_hash": adapter_hash(run)}, "mode": "vanilla", "video": "true", "n": 1}
-    summary |= {"overall": 61.25, "overall_low": 50.0, "overall_high": 70.0, "trained": None, "tasks": {}, "run": "e"}
+    evaluation = run.parent / "named-as-you-like"
+    about = {"model": {"adapter_hash": adapter_hash(run)}, "mode": "vanilla", "video": "true"}
+    manifest = {"id": "e", "stage": "answer", "identity": "0", "about": about, "settings": {}, "finished": True}
+    write_json(evaluation / "manifest.json", manifest)
+    summary = about | {
+        "n": 1,
+        "overall": 61.25,
+        "overall_low": 50.0,
+        "overall_high": 70.0,
+        "trained": None,
+        "tasks": {},
+        "run": "e",
+    }
     write_json(evaluation / "summary.json", summary)
     append_jsonl(evaluation / "samples.jsonl", {"id": "q", "dataset": "arkitscenes"})
     cards.write(run)
     assert "61.2 [50.0, 70.0]" in card(run).text
     assert "VSI-Bench itself" not in card(run).text
-    write_json(evaluation / "summary.json", summary | {"model": {"adapter_hash": "0" * 16}})
+    write_json(evaluation / "manifest.json", manifest | {"about": about | {"model": {"adapter_hash": "0" * 16}}})
     cards.write(run)
     assert "Not evaluated yet" in card(run).text
 

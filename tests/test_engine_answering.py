@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video
+from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video, with_lora
 
-from vsr.engine.decoding import answer_many
+from vsr.engine import decoding
+from vsr.engine.decoding import answer_many, answer_scenes
+from vsr.engine.inputs import video_features
 from vsr.errors import VsrError
 
 SIZES = [{"hidden": 32, "layers": 2, "heads": 4, "kv": 2}, {"hidden": 64, "layers": 3, "heads": 2, "kv": 1},
@@ -53,3 +55,21 @@ def test_video_of_another_size_is_refused():
     _, grid = random_video(2)
     with pytest.raises(VsrError, match="video tokens"):
         answer_many(model, *random_video(2, (4, 4, 6)), [random_prompt(1, 4, grid)], 4, EOS, SPECIAL)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_scenes_answered_together_equal_one_by_one(budget, monkeypatch):
+    monkeypatch.setattr(decoding, "ANSWERED", budget)
+    model = with_lora(random_model(1))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    asked, expected = [], []
+    for seed, shape in enumerate([(2, 4, 6), None, (3, 2, 2), (1, 8, 4)]):
+        pixels, grid = random_video(seed, shape) if shape else (None, None)
+        prompts = [random_prompt(10 * seed + i, n, grid) for i, n in enumerate([5, 9, 1][: seed + 1])]
+        asked.append((prompts, None if grid is None else video_features(model, pixels, grid), grid))
+        expected.append([generate_one(model, pixels, grid, prompt, 6, EOS, SPECIAL) for prompt in prompts])
+    assert answer_scenes(model, asked, 6, EOS, SPECIAL) == expected
+    with model.disable_adapter():
+        assert answer_scenes(model, asked, 6, EOS, SPECIAL) != expected  # the adapter counts, merged or not
+    after = model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())  # merging leaves no trace

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 from vsr import cli, models, prompts
 from vsr.errors import VsrError
 from vsr.files import read_json
-from vsr.models.export import export
+from vsr.models.adapters import export
 from vsr.train.sft import run_sft
 
 TOLERANCE = {"none": 1e-5, "nf4": 1e-5, "fp4": 1e-5, "int8": 0.03}  # of the largest logit; int8 rounds inputs as well

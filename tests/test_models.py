@@ -12,8 +12,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from vsr import models, profiles
 from vsr.errors import VsrError
 from vsr.models import add_lora, describe, folders, load
-from vsr.models.folders import model_hash
-from vsr.models.sizes import tiny_config
+from vsr.models.folders import model_hash, tiny_config
 
 
 @pytest.fixture(scope="module")

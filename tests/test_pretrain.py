@@ -21,7 +21,7 @@ from vsr.miniature.pretrain import pretrain
 from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
 from vsr.miniature.render import project
 from vsr.miniature.vision import encode, merge_order, pixels_of
-from vsr.models import sources
+from vsr.models import folders
 from vsr.questions import tasks
 from vsr.questions.question import Question
 from vsr.questions.rules import VSIBENCH
@@ -257,7 +257,7 @@ def test_packed_questions_are_answered_as_alone(model, tokenizer, data, drafts):
 
 def _alone(model, tokenizer, packer, item, features):
     prompt = packer.prompt(item)
-    answer = torch.tensor(tokenizer(item.response + models.END)["input_ids"])
+    answer = torch.tensor(tokenizer(item.response + folders.END)["input_ids"])
     ids = torch.cat([prompt, answer])
     out = model(
         inputs_embeds=embed(model, ids, features)[None],
@@ -358,15 +358,15 @@ def test_smoke_run_makes_a_loadable_base_and_is_not_repeated(tmp_path):
 
 @pytest.fixture(scope="module")
 def base():
-    if not (sources.TINY_FOLDER / "model.safetensors").is_file():
+    if not (folders.TINY_FOLDER / "model.safetensors").is_file():
         pytest.skip("the base is being made")
-    return sources.TINY_FOLDER
+    return folders.TINY_FOLDER
 
 
 def test_shipped_base_is_small_and_is_what_its_manifest_says(base):
     assert (base / "model.safetensors").stat().st_size <= 12e6
     manifest = json.loads((base / "manifest.json").read_text())
-    assert manifest["hashes"]["model"] == models.model_hash(base)
+    assert manifest["hashes"]["model"] == folders.model_hash(base)
     assert "Qwen2VLForConditionalGeneration" in json.loads((base / "config.json").read_text())["architectures"]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from vsr import paper
 from vsr.errors import VsrError
-from vsr.models import load_tokenizer
+from vsr.models.folders import load_tokenizer
 from vsr.prompts import messages, render, text
 from vsr.questions.question import Question
 

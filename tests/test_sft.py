@@ -7,6 +7,7 @@ from baseline_setup import adapter, blind, die_at, furthest, gradients, log, los
 from vsr import models, prompts
 from vsr.errors import VsrError
 from vsr.files import read_json
+from vsr.models import folders
 from vsr.questions.dataset import QuestionSet
 from vsr.train import baseline
 from vsr.train.baseline import make, rows_of
@@ -72,7 +73,7 @@ def test_only_the_adapter_learns(made):
 
 def test_prompts_survive_the_table_they_travel_in(made, shared):
     sft, rows = made
-    tokenizer = models.load_tokenizer(shared / "qwen2-vl-processor")
+    tokenizer = folders.load_tokenizer(shared / "qwen2-vl-processor")
     grid = torch.tensor([[2, 4, 6]])
     for row in sft.train_dataset:
         original = next(r for r in rows if r["id"] == row["id"])

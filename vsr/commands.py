@@ -220,11 +220,11 @@ def cmd_report(args: argparse.Namespace) -> None:
 
 def cmd_export(args: argparse.Namespace) -> None:
     """merge a trained adapter into its base: a folder that plain transformers loads"""
-    from vsr.models import export
+    from vsr.models import adapters
 
     if args.out is None:
         raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
-    print(f"written to {export.export(args.adapter, args.out, **_changes(args))}")
+    print(f"written to {adapters.export(args.adapter, args.out, **_changes(args))}")
 
 
 def cmd_score(args: argparse.Namespace) -> None:

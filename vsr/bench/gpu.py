@@ -24,9 +24,7 @@ from vsr.estimate.devices import Device
 from vsr.estimate.workload import Workload
 from vsr.files import read_jsonl
 from vsr.models import Loaded, add_lora
-from vsr.models.folders import random_folder
-from vsr.models.sizes import QWEN2_VL
-from vsr.models.sources import TINY_FOLDER
+from vsr.models.folders import QWEN2_VL, TINY_FOLDER, random_folder
 from vsr.profiles import Profile
 from vsr.prompts import render
 from vsr.train.grpo import train_grpo

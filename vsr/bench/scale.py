@@ -12,7 +12,7 @@ import numpy as np
 from vsr.estimate import devices, needs, phases, workload
 from vsr.estimate.workload import Workload
 from vsr.files import read_json
-from vsr.models.sizes import QWEN2_VL, shape
+from vsr.models.folders import QWEN2_VL, shape
 from vsr.profiles import PROFILES
 from vsr.report.table_text import markdown_table
 from vsr.runs import ROOT

@@ -14,9 +14,8 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneratio
 from vsr import profiles
 from vsr.engine.inputs import video_features
 from vsr.miniature.tokenizer import build as build_tokenizer
-from vsr.models import Loaded, add_lora, suppressed, tiny_config
-from vsr.models.folders import build_config
-from vsr.models.sizes import QWEN2_VL
+from vsr.models import Loaded, add_lora, suppressed
+from vsr.models.folders import QWEN2_VL, build_config, tiny_config
 from vsr.prompts import render
 from vsr.runs import versions
 

@@ -15,9 +15,8 @@ from vsr.estimate.devices import GIB, Device
 from vsr.estimate.phases import Model
 from vsr.estimate.workload import Workload
 from vsr.models import DTYPES
+from vsr.models.folders import QWEN2_VL, find, shape
 from vsr.models.quantize import skeleton
-from vsr.models.sizes import QWEN2_VL, shape
-from vsr.models.sources import find
 from vsr.profiles import Profile
 from vsr.progress import duration
 from vsr.report.tables import markdown_table

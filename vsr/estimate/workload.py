@@ -7,8 +7,7 @@ from vsr import prompts, video
 from vsr.engine.inputs import Part, passes
 from vsr.errors import VsrError
 from vsr.miniature.procedural import STUDY
-from vsr.models.folders import load_tokenizer
-from vsr.models.sources import find
+from vsr.models.folders import find, load_tokenizer
 from vsr.profiles import Profile
 from vsr.questions.dataset import COUNTS
 from vsr.questions.question import Question

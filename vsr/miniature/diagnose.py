@@ -14,7 +14,7 @@ from vsr import evaluate, models, prompts, runs, scoring
 from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.files import fingerprint, read_jsonl, write_json
 from vsr.miniature.solver import Solver, calibrate
-from vsr.models import Loaded, sources
+from vsr.models import Loaded, folders
 from vsr.paper import TRAINED
 from vsr.profiles import Profile
 from vsr.questions.dataset import QuestionSet
@@ -60,7 +60,7 @@ def diagnose(
         rows[video] = _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, run.path))
     rows["constant"] = _rows(evaluate.constant(bench, run.path, profile))
     rows["lookup"] = lookup(bench.questions)
-    probes = Path(sources.find(base)[0].name) / "probes" / PROBES
+    probes = Path(folders.find(base)[0].name) / "probes" / PROBES
     scale = calibrate(see_scenes(loaded, train, profile, Solver(probes)), train.scenes)
     solver = Solver(probes, scale)
     read = see_scenes(loaded, bench, profile, solver)

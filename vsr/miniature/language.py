@@ -16,7 +16,7 @@ from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.corpus import Item
 from vsr.miniature.labels import VALUES, VIEWS, Labels
 from vsr.miniature.tokenizer import numbers
-from vsr.models import END
+from vsr.models.folders import END
 
 GRID = torch.tensor([[VIEWS, 4, 6]])
 NAMED = 5  # categories of a question that get a head of their own

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from vsr import models, runs
+from vsr import runs
 from vsr.files import append_jsonl, atomic_write, read_json, read_jsonl, write_json
 from vsr.miniature import corpus, labels, rooms, seeing, state
 from vsr.miniature import recipe as plan
 from vsr.miniature.language import Packer
 from vsr.miniature.recipe import Plan
 from vsr.miniature.talking import Talking
+from vsr.models import folders
 from vsr.runs import Run
 
 PRETRAIN = runs.Stage("pretrain", 1, ())
@@ -89,11 +90,11 @@ def _settle(model: nn.Module, eyes: seeing.Seeing, tokens: object, data: rooms.R
 def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates: dict) -> None:
     """Weights in bfloat16 with configuration, tokenizer, the read-outs of the vision tower and a manifest."""
     folder = run.path.parent / "base"
-    models.save(model.to(torch.bfloat16), tokens, folder)
+    folders.save(model.to(torch.bfloat16), tokens, folder)
     readout = {**eyes.heads.state_dict(), "words": eyes.words.detach()}
     atomic_write(folder / "probes" / PROBES, save(readout))
     facts = {key: run.manifest[key] for key in ("seed", "settings", "inputs", "git", "versions")}
-    hashes = {"model": models.model_hash(folder)}
+    hashes = {"model": folders.model_hash(folder)}
     seconds = round(_trained(run), 1)
     write_json(folder / "manifest.json", facts | {"gates": gates, "seconds": seconds, "hashes": hashes})
     run.finish(**hashes, gates=gates)

@@ -13,7 +13,7 @@ from vsr.files import atomic_write
 from vsr.miniature import corpus, tokenizer
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.recipe import SIZES
-from vsr.models import build_config
+from vsr.models.folders import build_config
 
 OUTWARD = ("o_proj", "down_proj")  # they write into the residual stream
 OUTWARD_SCALE = 0.3

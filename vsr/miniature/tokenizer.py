@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vsr import paper
 from vsr.miniature.catalogue import CATALOGUE
-from vsr.models import END, PAD, VISION_TOKENS
+from vsr.models.folders import END, PAD, VISION_TOKENS
 from vsr.questions.held_out import TURNS
 from vsr.questions.rules import RULES
 

@@ -5,33 +5,29 @@ No AutoProcessor: it needs torchvision. Text goes through the tokenizer, video t
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import (
-    PreTrainedTokenizerBase,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
 from vsr.errors import VsrError, unknown
 from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter
-from vsr.models.folders import END, PAD, VISION_TOKENS, check_processor, load_tokenizer, model_hash
+from vsr.models.folders import END, PAD, VISION_TOKENS, Source, check_processor, find, load_tokenizer, model_hash
 from vsr.models.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, weight_bytes
-from vsr.models.sources import Source, find
 from vsr.profiles import Profile
 from vsr.questions import leak
 
 disable_progress_bar()  # "loading weights" bars would fill every executed notebook
+# PEFT asks transformers by a deprecated name; the warning would print this machine's folders into notebooks
+warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")  # of the vision tower; the engine brings the language part's
+SETTINGS = ("base", "dtype", "quantization", "attention")  # of a profile: those that `arguments` reads
 LORA_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -52,17 +48,10 @@ class Loaded:
         return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def describe(
-    base: str,
-    *,
-    dtype: str = "float32",
-    quantization: str = "none",
-    attn: str = "sdpa",
-    adapter: str | Path | None = None,
-) -> dict:
-    """`Loaded.info` of the model that `load` would give; names, files, processor and adapter are checked, no
-    weight is read."""
-    return _examine(base, dtype, quantization, attn, adapter)[0]
+def describe(base: str, **options: str | Path | None) -> dict:
+    """`Loaded.info` of the model that `load` would give with the same options; names, files, processor and adapter are
+    checked, no weight is read."""
+    return _examine(base, **options)[0]
 
 
 def load(
@@ -80,7 +69,13 @@ def load(
     read, where the weights do not fit there. The vision tower stays unquantised.
     """
     info, config, source, tokenizer = _examine(base, dtype, quantization, attn, adapter)
-    _check_memory(base, config, dtype, quantization)
+    if torch.cuda.is_available():  # a refusal now, not when half of the weights are read
+        need, (free, total) = weight_bytes(config, DTYPES[dtype], quantization), torch.cuda.mem_get_info(_device())
+        if need > free:
+            raise VsrError(
+                f"base '{base}': its weights take {need / 2**30:.1f} GiB as {quantization} and {dtype}, the GPU has "
+                f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; try --set quantization=nf4, or a smaller base"
+            )
     try:
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             source.name,
@@ -104,11 +99,7 @@ def load(
 
 def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) -> PeftModel:
     """`model` with the adapter of a PEFT folder or run folder, as it was trained; nothing is trainable."""
-    with _old_names():
-        return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
-
-
-SETTINGS = ("base", "dtype", "quantization", "attention")  # of a profile: those that `arguments` reads
+    return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
 
 
 def arguments(name: str, profile: Profile) -> dict:
@@ -150,8 +141,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftMo
         target_modules=rf".*language_model\..*\.({'|'.join(f'{t}_proj' for t in lora_targets(profile))})",
         task_type="CAUSAL_LM",
     )
-    with _old_names():
-        adapted = get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
     if "/" not in model.name_or_path:
         adapted.active_peft_config.base_model_name_or_path = None  # no hub id: peft would ask the hub for it on saving
     return adapted
@@ -166,23 +156,12 @@ def lora_targets(profile: Profile) -> list[str]:
     return named
 
 
-@contextmanager
-def _old_names() -> Iterator[None]:
-    """PEFT asks transformers by a deprecated name; the warning would print this machine's folders into notebooks."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
-        yield
-
-
 def _examine(
-    base: str, dtype: str, quantization: str, attn: str, adapter: str | Path | None
+    base: str, dtype="float32", quantization="none", attn="sdpa", adapter: str | Path | None = None
 ) -> tuple[dict, Qwen2VLConfig, Source, PreTrainedTokenizerBase]:
     """What `load` needs, everything checked that can be without weights."""
-    for kind, value, known in (
-        ("dtype", dtype, DTYPES),
-        ("quantization", quantization, QUANTIZATIONS),
-        ("attention", attn, ATTENTIONS),
-    ):
+    named = {"dtype": (dtype, DTYPES), "quantization": (quantization, QUANTIZATIONS), "attention": (attn, ATTENTIONS)}
+    for kind, (value, known) in named.items():
         if value not in known:
             raise unknown(kind, value, known)
     source, config = find(base)
@@ -207,21 +186,5 @@ def _examine(
     return info, config, source, tokenizer
 
 
-def _check_memory(base: str, config: Qwen2VLConfig, dtype: str, quantization: str) -> None:
-    """Raise VsrError where the weights alone do not fit on the GPU."""
-    if not torch.cuda.is_available():
-        return
-    need, (free, total) = weight_bytes(config, DTYPES[dtype], quantization), torch.cuda.mem_get_info(_device())
-    if need > free:
-        raise VsrError(
-            f"base '{base}': its weights take {need / 2**30:.1f} GiB as {quantization} and {dtype}, the GPU has "
-            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; try --set quantization=nf4, or a smaller base"
-        )
-
-
 def _device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-from vsr.models.folders import build_config, random_folder, save  # noqa: E402, F401
-from vsr.models.sizes import tiny_config  # noqa: E402, F401

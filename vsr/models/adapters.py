@@ -1,15 +1,15 @@
-"""Adapter folders: found, hashed, checked against a base."""
+"""Adapter folders: found, hashed, checked against a base, merged into it for use without PEFT or bitsandbytes."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
+from transformers import Qwen2VLConfig
 
+from vsr import profiles
 from vsr.errors import VsrError
-from vsr.files import hash_files, read_json
-
-if TYPE_CHECKING:
-    from transformers import Qwen2VLConfig
+from vsr.files import atomic_write, hash_files, read_json
+from vsr.models.folders import save
+from vsr.models.quantize import skeleton
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -31,11 +31,9 @@ def adapter_hash(path: str | Path) -> str:
     return hash_files(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS)
 
 
-def check_adapter(path: str | Path, config: "Qwen2VLConfig", base: str, base_hash: str) -> None:
+def check_adapter(path: str | Path, config: Qwen2VLConfig, base: str, base_hash: str) -> None:
     """Raise VsrError for an adapter that was trained on another base: by its run's manifest, the base it names, and the
     shapes of its weights."""
-    from vsr.models.quantize import skeleton
-
     folder = adapter_folder(path)
     manifest = folder.parent / "manifest.json"
     trained_on = read_json(manifest).get("about", {}).get("model", {}) if manifest.is_file() else {}
@@ -59,3 +57,40 @@ def _shapes(weights: Path) -> dict[str, list[int]]:
             return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise VsrError(f"{weights}: cannot be read ({error}); train it again") from None
+
+
+def export(run: str | Path, out: str | Path, **changes: object) -> Path:
+    """Merge the adapter of a run folder into the base it was trained on and write weights, tokenizer, chat template,
+    preprocessing and model card to the new folder `out`, which is returned; `Qwen2VLForConditionalGeneration`'s own
+    `from_pretrained` loads it, and it answers as base and adapter together do.
+
+    A base that was quantised for training is merged *dequantised*: the adapter has learned to work on the rounded
+    weights, and its scores are theirs. On the weights before rounding it would be a model that nobody has evaluated.
+    So the folder is as large as an unquantised model, and no more exact than the quantised one. (int8 rounds inputs as
+    well while it answers; that rounding is gone, so answers agree to about 1 %.)
+
+    `changes` replace settings of the run's profile, e.g. `base`, where the base's folder has moved. VsrError for
+    another base than the run's, a missing adapter, and a folder that holds files already."""
+    from vsr import models  # the door opens adapters itself
+    from vsr.models import cards
+
+    run, out = Path(run), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise VsrError(f"{out}: exists already; name a new folder with --out")
+    adapter_folder(run)
+    manifest = read_json(run / "manifest.json")
+    settings = manifest["settings"]
+    profile = profiles.get("tiny", **({name: settings[name] for name in models.SETTINGS} | changes))
+    arguments = models.arguments(str(run), profile)
+    models.describe(**arguments)  # refuses another base
+    loaded = models.load(**arguments | {"adapter": None})
+    base = loaded.model
+    if profile.quantization != "none":
+        base = base.dequantize()
+    merged = models.with_adapter(base, run).merge_and_unload()
+    save(merged, loaded.tokenizer, out)
+    words = "Base and LoRA adapter merged into one model"
+    if profile.quantization != "none":
+        words += f" (the base's {profile.quantization} weights dequantised, as the adapter knew them)"
+    atomic_write(out / cards.CARD, cards.text(run, manifest, merged=words))
+    return out

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from vsr import runs
 from vsr.files import atomic_write, read_json, read_jsonl
 from vsr.models.adapters import adapter_folder, adapter_hash
 from vsr.paper import TASKS
-from vsr.report.methods import VIDEOS
 from vsr.scoring.intervals import Value
 
 CARD = "README.md"
@@ -24,10 +24,24 @@ SETTINGS = {  # of each method
     "sft": ("sft_learning_rate", *ADAPTER),
     "dpo": ("dpo_learning_rate", "dpo_beta", *ADAPTER),
 }
+VIDEOS = {"true": "true video", "one": "one frame", "shuffled": "shuffled video", "none": "no video"}
+SHIPPED = "vsr/miniature/base"
 MINIATURE = (
     "Qwen2-VL: the base is this project's miniature of a few million parameters, which knows procedural rooms and "
     "nothing else; its scores compare methods and say nothing about Qwen2-VL"
 )
+USE = """## Use
+
+```python
+from peft import PeftModel
+from transformers import Qwen2VLForConditionalGeneration
+
+base = Qwen2VLForConditionalGeneration.from_pretrained("{}")
+model = PeftModel.from_pretrained(base, "adapter")
+```
+
+`vsr export` merges it into its base, for use without PEFT.
+"""
 
 
 def write(run: str | Path, manifest: dict | None = None) -> Path:
@@ -50,7 +64,9 @@ def refresh(model: str | Path) -> None:
 def text(run: Path, manifest: dict, merged: str = "") -> str:
     """The card: front matter, how it was made, scores, what was not run, how to use it. `merged` says instead of the
     last how the adapter became a model of its own."""
-    found = evaluations(run)
+    found, about = evaluations(run), manifest["about"]
+    others = runs.find(run.resolve().parent, manifest["stage"], **about)  # this training under other seeds
+    alone = all(other.manifest["seed"] == manifest["seed"] for other in others)
     parts = [
         f"---\n{_front_matter(manifest, found, bool(merged))}\n---\n",
         f"# {manifest['name']}\n",
@@ -59,8 +75,8 @@ def text(run: Path, manifest: dict, merged: str = "") -> str:
         *([f"**Warning.** {manifest['warning']}\n"] if manifest.get("warning") else []),
         f"## How it was made\n\n{_table(('', ''), _made(manifest))}",
         f"## Scores\n\n{_scores(found)}",
-        "## Not run\n\n" + "".join(f"- {line}\n" for line in _not_run(manifest, found)),
-        "" if merged else f"## Use\n\n{_use(manifest)}",
+        "## Not run\n\n" + "".join(f"- {line}\n" for line in _not_run(about, found, alone)),
+        "" if merged else USE.format(SHIPPED if about["model"]["base"] == "tiny" else about["model"]["base"]),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -69,26 +85,16 @@ def evaluations(run: Path) -> list[dict]:
     """The summaries of finished evaluations beside a run folder of the very adapter in it, with `dataset`, the kinds of
     rooms that were asked about."""
     mark, found = adapter_hash(run), []
-    for folder in sorted(run.resolve().parent.glob("eval-*")):
-        path = folder / "summary.json"
-        summary = read_json(path) if path.is_file() else {}
-        if summary.get("model", {}).get("adapter_hash") == mark:
-            asked = {row.get("dataset", "?") for row in read_jsonl(folder / "samples.jsonl")}
-            found.append(summary | {"dataset": ", ".join(sorted(asked))})
+    for one in runs.find(run.resolve().parent, "answer"):
+        if one.about["model"]["adapter_hash"] == mark and (one.path / "summary.json").is_file():
+            asked = {row.get("dataset", "?") for row in read_jsonl(one.path / "samples.jsonl")}
+            found.append(read_json(one.path / "summary.json") | {"dataset": ", ".join(sorted(asked))})
     return found
-
-
-def _method(manifest: dict) -> str:
-    return manifest["about"]["method"]
-
-
-def _base(manifest: dict) -> str:
-    return manifest["about"]["model"]["base"]
 
 
 def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
     """YAML without its fences; the base only where it is a hub id, since anything else would be a broken link."""
-    base = _base(manifest).partition("@")[0]
+    base = manifest["about"]["model"]["base"].partition("@")[0]
     results = [
         EvalResult(
             task_type=TASK,
@@ -105,7 +111,7 @@ def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
         base_model=base if "/" in base else None,
         library_name="transformers" if merged else "peft",
         pipeline_tag=TASK,
-        tags=["lora", "spatial-reasoning", _method(manifest)],
+        tags=["lora", "spatial-reasoning", manifest["about"]["method"]],
         eval_results=results or None,
     )
     return data.to_yaml().strip()
@@ -113,14 +119,13 @@ def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
 
 def _made(manifest: dict) -> list[tuple[str, object]]:
     """Two columns."""
-    settings, method = manifest["settings"] | manifest["about"], _method(manifest)
+    settings, method = manifest["settings"] | manifest["about"], manifest["about"]["method"]
     model, git = settings["model"], manifest["git"]
-    data = manifest.get("data", "?")
     budget = ", for as many token passes as a GRPO run" if settings.get("budget") else ""
     return [
         ("method", f"{NAMES[method]}, {settings['mode']} prompt{budget}"),
         ("base", f"{model['base']}, hash {model['hash']}, {model['dtype']}, quantization {model['quantization']}"),
-        ("data", f"{data}, questions {manifest['inputs']['questions']}"),
+        ("data", f"{manifest.get('data', '?')}, questions {manifest['inputs']['questions']}"),
         ("seed", manifest["seed"]),
         ("steps", manifest.get("steps", settings["max_steps"])),
         *((name.replace("_", " "), settings[name]) for name in SETTINGS[method]),
@@ -152,32 +157,20 @@ def _value(part: dict, key: str) -> str:
     return str(Value(part[key], low, high))
 
 
-def _not_run(manifest: dict, found: list[dict]) -> list[str]:
+def _not_run(about: dict, found: list[dict], alone: bool) -> list[str]:
     """What a reader might expect and not find."""
-    settings = manifest["settings"] | manifest["about"]
     done = {(one["mode"], one["video"]) for one in found}
     lacking = [
         f"evaluation with the {mode} prompt and {name}"
-        for mode in dict.fromkeys((settings["mode"], "vanilla"))
+        for mode in dict.fromkeys((about["mode"], "vanilla"))
         for video, name in VIDEOS.items()
         if (mode, video) not in done
     ]
     if not any(set(one["dataset"].split(", ")) & {"scannet", "scannetpp", "arkitscenes"} for one in found):
         lacking.append("VSI-Bench itself, with its real videos")
-    if settings.get("seeds", 1) < 2:
+    if alone:
         lacking.append("a second seed, so nothing is known about the spread between seeds")
-    return lacking + [MINIATURE] * (_base(manifest) == "tiny")
-
-
-def _use(manifest: dict) -> str:
-    """Code for plain PEFT."""
-    base = "vsr/base" if _base(manifest) == "tiny" else _base(manifest)
-    return (
-        "```python\nfrom peft import PeftModel\nfrom transformers import Qwen2VLForConditionalGeneration\n\n"
-        f'base = Qwen2VLForConditionalGeneration.from_pretrained("{base}")\n'
-        'model = PeftModel.from_pretrained(base, "adapter")\n```\n\n'
-        "`vsr export` merges it into its base, for use without PEFT.\n"
-    )
+    return lacking + [MINIATURE] * (about["model"]["base"] == "tiny")
 
 
 def _table(header: tuple, rows: list[tuple]) -> str:

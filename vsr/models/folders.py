@@ -1,18 +1,22 @@
-"""What a model's folder holds: tokenizer, configuration, preprocessing, weights; written whole, checked before use."""
+"""A base model's files: where they are (the shipped miniature, a folder, the hub at one revision), what they hold
+(tokenizer, configuration, preprocessing, weights; written whole, checked before use), and the sizes of the models."""
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
+from transformers import Qwen2VLForConditionalGeneration as Qwen2VL
 from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from vsr import video
 from vsr.errors import VsrError
 from vsr.files import hash_files, write_json
-from vsr.models.sizes import shape
 
+TINY_FOLDER = Path(__file__).resolve().parents[1] / "miniature" / "base"
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 END, PAD = "<|im_end|>", "<|endoftext|>"
 MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.*")
@@ -23,6 +27,69 @@ CONFIG_IDS = {  # the configuration's name of each special token's id
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
 }
+
+# Qwen/Qwen2-VL-*-Instruct, config.json; 2,208,985,600 and 8,291,375,616 parameters
+_QWEN = {"num_hidden_layers": 28, "max_window_layers": 28, "mrope_section": [16, 24, 24]}
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+QWEN2_VL: dict[str, dict] = {
+    f"Qwen/Qwen2-VL-{name}-Instruct": {
+        "text": dict(zip(_SIZES, values, strict=True)) | _QWEN,
+        "vision": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "mlp_ratio": 4},
+        "tied": tied,
+    }
+    for name, values, tied in (
+        ("2B", (151936, 1536, 8960, 12, 2), True),
+        ("7B", (152064, 3584, 18944, 28, 4), False),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder, or a hub id at a revision (its commit, once known)."""
+
+    name: str
+    revision: str = "main"
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder."""
+        return Path(self.name).is_dir()
+
+
+def find(base: str) -> tuple[Source, Qwen2VLConfig]:
+    """Source and configuration of `base`: 'tiny', a folder with weights, owner/name or owner/name@revision. Only the
+    configuration is read; VsrError for anything that is no Qwen2-VL."""
+    source = _source(base)
+    try:
+        config = AutoConfig.from_pretrained(source.name, revision=source.revision)
+    except (OSError, ValueError) as error:
+        raise VsrError(
+            f"base '{base}': {str(error).splitlines()[0]} Check the name; without a network (or with HF_HUB_OFFLINE=1) "
+            "the model must be in the hub cache already, or be given as a folder"
+        ) from None
+    if config.model_type != "qwen2_vl":
+        raise VsrError(f"base '{base}': model type '{config.model_type}'; this study needs qwen2_vl")
+    if not source.local:  # everything else must come from the same commit
+        file = cached_file(source.name, "config.json", revision=source.revision)
+        source = Source(source.name, extract_commit_hash(file, None) or source.revision)
+    return source, config
+
+
+def _source(base: str) -> Source:
+    if base == "tiny":
+        if not (TINY_FOLDER / "model.safetensors").is_file():
+            raise VsrError(f"{TINY_FOLDER}: the shipped miniature is missing; make it with 'vsr pretrain'")
+        return Source(str(TINY_FOLDER))
+    folder = Path(base)
+    if folder.is_dir():
+        if not list(folder.glob("*.safetensors")):
+            raise VsrError(f"{base}: no *.safetensors in this folder; name the folder of a saved Qwen2-VL checkpoint")
+        return Source(str(folder))
+    name, _, revision = base.partition("@")
+    if folder.is_absolute() or base.startswith((".", "~")) or name.count("/") != 1:
+        raise VsrError(f"base '{base}': no such folder, and no hub id (owner/name); use 'tiny', a folder or a hub id")
+    return Source(name, revision or "main")
 
 
 def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
@@ -46,17 +113,11 @@ def model_hash(folder: str | Path) -> str:
 
 def preprocessing() -> dict:
     """Qwen2-VL's preprocessor_config.json as `vsr.video.patchify` follows it."""
-    return {
-        "min_pixels": video.MIN_PIXELS,
-        "max_pixels": 12845056,
-        "patch_size": video.PATCH,
-        "temporal_patch_size": video.PAIR,
-        "merge_size": video.MERGE,
-        "image_mean": list(video.MEAN),
-        "image_std": list(video.STD),
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
-    }
+    sizes = {"patch_size": video.PATCH, "temporal_patch_size": video.PAIR, "merge_size": video.MERGE}
+    pixels = {"min_pixels": video.MIN_PIXELS, "max_pixels": 12845056}
+    colours = {"image_mean": list(video.MEAN), "image_std": list(video.STD)}
+    names = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
+    return pixels | sizes | colours | names
 
 
 def check_processor(
@@ -90,8 +151,44 @@ def check_processor(
             raise VsrError(f"{source}: {PREPROCESSING} says {name}={given[name]}, Qwen2-VL's {preprocessing()[name]}")
 
 
+def tiny_config() -> dict:
+    """Sizes of the miniature, in transformers' names: about 2.5M parameters with a vocabulary of 1.5k."""
+    return {
+        "text": {
+            "hidden_size": 192,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "mrope_section": [4, 6, 6],
+        },
+        "vision": {"embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 2},
+    }
+
+
+def shape(sizes: dict, **ids: int) -> Qwen2VLConfig:
+    """The Qwen2-VL configuration of some sizes, with the ids of special tokens where given."""
+    text, tied = dict(sizes["text"]), sizes.get("tied", True)
+    sections = text.pop("mrope_section")
+    width, heads = text["hidden_size"], text["num_attention_heads"]
+    if 2 * sum(sections) * heads != width:
+        raise VsrError(f"mrope_section {sections}: must sum to half the head size, {width // heads / 2:g}")
+    return Qwen2VLConfig(
+        text_config={
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": tied,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            **text,
+        },
+        vision_config={"hidden_size": width, **sizes["vision"]},
+        tie_word_embeddings=tied,
+        architectures=["Qwen2VLForConditionalGeneration"],
+        **ids,
+    )
+
+
 def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of the given sizes (see `vsr.models.sizes`) with the tokenizer's ids and, unless the
+    """A Qwen2-VL configuration of the given sizes (such as QWEN2_VL's) with the tokenizer's ids and, unless the
     sizes name one, vocabulary."""
     special = {"bos_token_id": PAD, "eos_token_id": END, "pad_token_id": PAD}
     text = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
@@ -104,11 +201,11 @@ def random_folder(path: str | Path, sizes: dict, tokenizer_from: str | Path, see
     path = Path(path)
     tokenizer = load_tokenizer(tokenizer_from)
     torch.manual_seed(seed)
-    save(Qwen2VLForConditionalGeneration(build_config(sizes, tokenizer)), tokenizer, path)
+    save(Qwen2VL(build_config(sizes, tokenizer)), tokenizer, path)
     return path
 
 
-def save(model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save(model: Qwen2VL, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write weights (safetensors), configuration, tokenizer and preprocessing, as plain transformers loads them; an
     interrupted save leaves the old folder as it was."""
     folder = Path(folder)
