@@ -90,31 +90,19 @@ def test_exactly_the_tags_of_the_mode_earn(mode):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "2",
-        "<answer>2</answer>",
-        "<think>so</think>",
-        "<think></think> <answer>2</answer>",
-        "<think> \n\t</think> <answer>2</answer>",
-        "<think>...</think> <answer>2</answer>",
-        "<think>\u200b</think> <answer>2</answer>",
-        "<think>so</think> <answer></answer>",
-        "<think>so</think> <answer> </answer>",
-        "<answer>2</answer> <think>so</think>",
+        "", "2", "<answer>2</answer>", "<think>so</think>", "<think></think> <answer>2</answer>",
+        "<think> \n\t</think> <answer>2</answer>", "<think>...</think> <answer>2</answer>",
+        "<think>\u200b</think> <answer>2</answer>", "<think>so</think> <answer></answer>",
+        "<think>so</think> <answer> </answer>", "<answer>2</answer> <think>so</think>",
         "<think>so</think> <answer>2</answer> <answer>2</answer>",
         "<think>so</think> <think>so</think> <answer>2</answer>",
-        "<think>so <think>so</think></think> <answer>2</answer>",
-        "<think>so <answer>2</answer></think>",
-        "<think>so</think> <answer>2</answer> done",
-        "Well: <think>so</think> <answer>2</answer>",
-        "<think>so</think> 2 <answer>2</answer>",
-        "<think>so</think> <answer>2",
-        "<think>so <answer>2</answer>",
-        "<think >so</think> <answer>2</answer>",
-        "<think>so</think> <observe>x</observe> <answer>2</answer>",
+        "<think>so <think>so</think></think> <answer>2</answer>", "<think>so <answer>2</answer></think>",
+        "<think>so</think> <answer>2</answer> done", "Well: <think>so</think> <answer>2</answer>",
+        "<think>so</think> 2 <answer>2</answer>", "<think>so</think> <answer>2", "<think>so <answer>2</answer>",
+        "<think >so</think> <answer>2</answer>", "<think>so</think> <observe>x</observe> <answer>2</answer>",
         "<think>a <observe> b</think> <answer>2</answer>",
     ],
-)
+)  # fmt: skip
 def test_anything_else_earns_no_format_reward(text):
     assert rewards.format(text, "think") == 0
 

@@ -95,17 +95,10 @@ def test_official_number(text, number):
 @pytest.mark.parametrize(
     ("text", "right"),
     [
-        ("B.", 1),
-        ("b", 1),
-        ("B", 1),
-        ("B. sofa", 1),
-        ("<answer>b</answer>", 1),
-        ("(B)", 0),
-        ("", 0),
-        ("sofa", 0),
+        ("B.", 1), ("b", 1), ("B", 1), ("B. sofa", 1), ("<answer>b</answer>", 1), ("(B)", 0), ("", 0), ("sofa", 0),
         ("AB", 0),
     ],
-)
+)  # fmt: skip
 def test_official_letter(text, right):
     assert score(CHOICE, text) == right
 

@@ -7,7 +7,7 @@ from vsr.questions import rules as rule_sets
 from vsr.questions.question import NUMERICAL, TYPES, Question
 from vsr.questions.tasks import right_option, truth
 from vsr.scenes.scene import Scene
-from vsr.scoring.answers import mean_relative_accuracy
+from vsr.scoring.answers import mean_relative_accuracy, to_float
 
 
 def agree(scenes: Iterable[Scene], questions: Sequence[Question], rules: str = "vsibench") -> dict:
@@ -42,15 +42,12 @@ def _compare(task: dict, kind: str, ours: str, given: str) -> None:
     if kind not in NUMERICAL:
         task["exact"] += ours == given
         return
-    try:
-        pair = float(ours), float(given)
-    except ValueError:
-        pair = float(ours), -1.0
-    if not pair[1] > 0:
+    truth = to_float(given)
+    if truth is None or truth <= 0:
         raise VsrError(f"{kind}: ground truth '{given}' is no positive number; mend the questions file")
-    task["exact"] += pair[0] == pair[1]
-    task["within_0.1"] += abs(pair[0] - pair[1]) <= 0.1 + 1e-9
-    task["mra"] += float(mean_relative_accuracy(*pair))
+    task["exact"] += float(ours) == truth
+    task["within_0.1"] += abs(float(ours) - truth) <= 0.1 + 1e-9
+    task["mra"] += mean_relative_accuracy(float(ours), truth)
 
 
 def table(result: dict) -> str:
@@ -68,9 +65,7 @@ def table(result: dict) -> str:
             reasons.setdefault(row["why"].removeprefix(f"question {row['id']}: "), []).append(row["id"])
     if reasons:
         lines += ["", "not compared:"]
-        lines += [f"  {len(ids)} x {why} (id {_some(ids)})" for why, ids in reasons.items()]
+        for why, ids in reasons.items():
+            some = ", ".join(ids[:5]) + (", ..." if ids[5:] else "")
+            lines.append(f"  {len(ids)} x {why} (id {some})")
     return "\n".join(lines)
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")

@@ -72,6 +72,7 @@ def build(
     for scene in scenes:
         seen = (first_seen or {}).get(scene.id)
         for kind in rule_set.templates:
+            # a generator for each scene and type: adding a scene or a task changes no other question's draws
             rng = np.random.default_rng([seed, zlib.crc32(f"{scene.id} {kind}".encode())])
             chosen = _choose(tasks.drafts(kind, scene, rule_set, rng, seen), caps[kind], used)
             for number, draft in enumerate(chosen):
@@ -83,6 +84,7 @@ def _choose(candidates: Iterator[Draft], cap: int | None, used: Counter) -> list
     """All candidates, or at most `cap` of them, those with the rarest answers first."""
     if cap is None:
         return list(candidates)
+    # a pool, not all candidates: a room has thousands of triples, and looking for the rarest answer tests each
     pool, chosen = list(islice(candidates, cap * POOL)), []
     while pool and len(chosen) < cap:
         draft = min(pool, key=lambda draft: used[draft.question_type, draft.balance])
@@ -95,6 +97,7 @@ def _choose(candidates: Iterator[Draft], cap: int | None, used: Counter) -> list
 def _question(draft: Draft, scene: Scene, name: str, used: Counter, rng: np.random.Generator) -> Question:
     text, options, truth = draft.question, None, draft.answer
     if draft.choices:
+        # the right option's letter is the one that was right least often, at random among equals
         kind, letters = draft.question_type, LETTERS[: len(draft.choices)]
         rarest = min(used[kind, len(letters), letter] for letter in letters)
         truth = str(rng.choice([letter for letter in letters if used[kind, len(letters), letter] == rarest]))
@@ -226,6 +229,7 @@ def _claimed(folder: Path, about: dict) -> bool:
     manifest, mark, home = folder / "manifest.json", about["fingerprint"], folder.parent / EARLIER / folder.name
     found = read_json(manifest) if manifest.is_file() else {}
     if found and found.get("fingerprint") != mark:
+        # never deleted: an hour of filming may be in it
         aside = home / str(found.get("fingerprint", "unnamed"))
         while aside.exists():
             aside = aside.with_name(f"{aside.name}-again")

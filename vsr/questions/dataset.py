@@ -107,8 +107,12 @@ def load_vsibench(
     unpacked = folder if Path(source).exists() else ROOT / "data" / "vsi-bench"  # not into the hub's cache
     target = Path(videos or unpacked)
     questions = _half(_read(file), folder, config, file)
-    if not subset:
-        _check_counts(questions, config, file)
+    found = Counter(question.question_type for question in questions)
+    for kind, number in () if subset or config != "full" else COUNTS.items():
+        if found[kind] != number:
+            raise VsrError(f"{file}: {found[kind]} questions of type {kind}, VSI-Bench has {number}; {REMEDY}")
+    if len(questions) != TOTALS[config] and not subset:
+        raise VsrError(f"{file}: {len(questions)} questions, VSI-Bench ({config}) has {TOTALS[config]}; {REMEDY}")
     _unpack(folder, target, questions)
     return QuestionSet(target, tuple(questions))
 
@@ -122,8 +126,8 @@ def _copy(source: str | Path) -> tuple[Path, Path]:
     if path.suffix in (".jsonl", ".parquet"):
         return path.parent, path
     folder = path if path.is_dir() else path.parent
-    found = [folder / "test.jsonl", *sorted(folder.glob("test-*.parquet")), *sorted(folder.glob("data/test-*.parquet"))]
-    found = [file for file in found if file.is_file()]
+    names = ("test.jsonl", "test-*.parquet", "data/test-*.parquet")
+    found = [file for name in names for file in sorted(folder.glob(name)) if file.is_file()]
     if not found:
         raise VsrError(f"{folder}: holds no test.jsonl and no test-*.parquet; is this VSI-Bench?")
     return folder, found[0]
@@ -165,15 +169,6 @@ def _half(questions: list[Question], folder: Path, config: str, file: Path) -> l
     return [question for question in questions if (question.id in pruned) == (config == "pruned")]
 
 
-def _check_counts(questions: list[Question], config: str, file: Path) -> None:
-    found = Counter(question.question_type for question in questions)
-    for kind, number in COUNTS.items():
-        if config == "full" and found[kind] != number:
-            raise VsrError(f"{file}: {found[kind]} questions of type {kind}, VSI-Bench has {number}; {REMEDY}")
-    if len(questions) != TOTALS[config]:
-        raise VsrError(f"{file}: {len(questions)} questions, VSI-Bench ({config}) has {TOTALS[config]}; {REMEDY}")
-
-
 def _unpack(folder: Path, target: Path, questions: list[Question]) -> None:
     """Take out of the archives the videos that are asked about and are not there yet."""
     wanted: dict[str, set[str]] = {}
@@ -196,8 +191,12 @@ def extract(archive: str | Path, target: str | Path, scenes: set[str]) -> list[s
     archive, target, found = Path(archive), Path(target), []
     try:
         with zipfile.ZipFile(archive) as opened:
-            for entry in opened.infolist():
-                _check_name(archive, entry.filename)
+            for name in opened.namelist():  # all of them before anything is written
+                paths = PurePosixPath(name), PureWindowsPath(name)
+                if any(".." in path.parts or path.anchor for path in paths):
+                    raise VsrError(
+                        f"{archive}: entry '{name}' leads out of the folder: refused; download VSI-Bench again"
+                    )
             for entry in opened.infolist():
                 name = PurePosixPath(entry.filename)
                 if name.suffix == ".mp4" and name.stem in scenes and not entry.is_dir():
@@ -206,12 +205,6 @@ def extract(archive: str | Path, target: str | Path, scenes: set[str]) -> list[s
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise VsrError(f"{archive}: not a whole zip archive ({error}); download it again") from None
     return found
-
-
-def _check_name(archive: Path, name: str) -> None:
-    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
-    if ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
-        raise VsrError(f"{archive}: entry '{name}' leads out of the folder: refused; download VSI-Bench again")
 
 
 def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
@@ -259,8 +252,7 @@ def build_vsi100k(source: str | Path, out: str | Path, *, paper_scenes: bool = F
 def read_vsi100k(source: str | Path) -> list[Question]:
     """All questions of a copy. A row without question, answer or scan is an error naming file, row and columns."""
     folder = Path(source) if Path(source).is_dir() else _fetch(source, ["*.json"], "OPPOer/VSI-100k")
-    questions: list[Question] = []
-    number: Counter = Counter()
+    questions, number = [], Counter()
     for file in sorted(folder.glob("*.json")):
         rows = read_json_value(file)
         if isinstance(rows, list):

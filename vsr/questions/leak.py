@@ -24,9 +24,11 @@ REMEDY = "take them out, or say --paper-scenes to train on them as the paper see
 def leaked(scenes: Iterable[str], bench: Iterable[str] = ()) -> list[str]:
     """Those of the scenes that show a room of VSI-Bench, in their order. `bench` adds scene ids of a benchmark at
     hand, so that its ScanNet++ and ARKitScenes scenes are known too."""
+    # a ScanNet scan leaks with its room, however often that was scanned; other benches' scenes by their id alone
     names = set(bench)
     rooms = ROOMS | {match[1] for name in names if (match := SCAN.fullmatch(name))}
-    return [name for name in dict.fromkeys(scenes) if name in names or _room(name) in rooms]
+    shown = {name: SCAN.fullmatch(name) for name in dict.fromkeys(scenes)}
+    return [name for name, scan in shown.items() if name in names or (scan and scan[1] in rooms)]
 
 
 def check(scenes: Iterable[str], where: str | Path, *, allowed: bool = False, bench: Iterable[str] = ()) -> str | None:
@@ -53,8 +55,3 @@ def check_folder(folder: str | Path, scenes: Iterable[str]) -> str | None:
     no room of VSI-Bench; anything else is refused."""
     known = warning(folder)
     return check(scenes, folder, allowed=known is not None)
-
-
-def _room(name: str) -> str | None:
-    match = SCAN.fullmatch(name)
-    return match[1] if match else None

@@ -145,6 +145,7 @@ def _between(scene: Scene, rules: Rules, one: str, other: str) -> float:
 def _distances(scene: Scene, rules: Rules, rng: np.random.Generator) -> Iterator[Draft]:
     pairs = list(combinations([box.label for box in once(scene, rules)], 2))
     for i in rng.permutation(len(pairs)):
+        # named in either order alike, so that the order says nothing
         one, other = pairs[i] if rng.random() < 0.5 else pairs[i][::-1]
         metres = distance(scene, rules, one, other)
         if float(metres) >= (LEAST_PAPER if rules.centres else LEAST):
@@ -166,6 +167,7 @@ def _closest(scene: Scene, rules: Rules, rng: np.random.Generator) -> Iterator[D
     for _ in range(1 if rules.centres else ROUNDS):
         for target in rng.permutation(targets):
             labels = _spread(scene, rules, target, [label for label in pool if label != target], rng)
+            # in another round the same four may come up again, in another order
             if labels and (target, frozenset(labels)) not in asked:
                 asked.add((target, frozenset(labels)))
                 listed = ", ".join(labels)
@@ -226,6 +228,7 @@ def _clear(rules: Rules, stand: Box, face: Box, query: Box, level: str) -> bool:
     margin = 90 - angle % 90 if level == "hard" else min(abs(angle - bound) for bound in _SECTORS[level][0])
     if margin < MARGIN or level == "free":
         return margin >= MARGIN
+    # a large third object may reach into the next sector: VSI-Bench lets a quarter of its corners do so
     corners = turn_angle(stand.center, face.center, query.corners())
     if np.count_nonzero(_sector(corners, level) != _sector(angle, level)) > STRAY:
         return False

@@ -106,7 +106,8 @@ def summarise(
 
     def told(name: str, value: np.ndarray, draws: np.ndarray) -> dict[str, float | None]:
         ends = (value.item(), *interval(draws[0], found.size))
-        return {key: _percent(end) for key, end in zip((name or "score", *_bounds(name)), ends, strict=True)}
+        names = (name or "score", f"{name}_low".lstrip("_"), f"{name}_high".lstrip("_"))
+        return {key: _percent(end) for key, end in zip(names, ends, strict=True)}
 
     right_form = [readable(s["question_type"], s["options"], s["response"]) for s in samples]
     return {
@@ -124,10 +125,6 @@ def summarise(
         "absent": [task for task in TASKS if task not in tasks[0]],
         "parsable": _percent(np.mean(right_form)),
     }
-
-
-def _bounds(name: str) -> tuple[str, str]:
-    return (f"{name}_low", f"{name}_high") if name else ("low", "high")
 
 
 def _percent(share: float) -> float | None:
@@ -165,6 +162,7 @@ def _constant(task: str, levels: list[list[Question]]) -> tuple[str, float]:
     asked = [question.ground_truth for level in levels for question in level]
     if task in NUMERICAL:
         truths, counts = np.unique([float(truth) for truth in asked], return_counts=True)
+        # a guess's score only changes where it enters or leaves one of the bands around a truth
         edges = np.multiply.outer(truths, 1 + np.linspace(-0.5, 0.5, 21))
         guesses = np.unique([float(f"{edge:.3g}") for edge in edges.ravel()])
         errors = abs(np.subtract.outer(guesses, truths)) / truths  # (guesses, truths), each truth once

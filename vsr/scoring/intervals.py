@@ -30,8 +30,8 @@ def draw(size: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples).astype(float)
 
 
-def interval(draws: np.ndarray, scenes: int, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of draws (R,), widened for a small number of scenes; (nan, nan) for a single scene.
+def interval(draws: np.ndarray, scenes: int) -> tuple[float, float]:
+    """The 95 % percentile interval of draws (R,), widened for a small number of scenes; (nan, nan) for a single scene.
 
     A percentile bootstrap of S units is too narrow by sqrt((S - 1)/S) and uses normal instead of t quantiles;
     Hesterberg's expanded percentiles (The American Statistician 69, 2015) undo both. Draws that have no
@@ -39,15 +39,16 @@ def interval(draws: np.ndarray, scenes: int, level: float = LEVEL) -> tuple[floa
     """
     if scenes < 2 or np.isnan(draws).all():
         return float("nan"), float("nan")
-    tail = ndtr(stdtrit(scenes - 1, (1 - level) / 2) * np.sqrt(scenes / (scenes - 1)))
+    # the t quantile that S - 1 degrees of freedom want, as the share of a normal's tail
+    tail = ndtr(stdtrit(scenes - 1, (1 - LEVEL) / 2) * np.sqrt(scenes / (scenes - 1)))
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def detectable(standard_error: float, power: float = POWER, level: float = LEVEL) -> float:
-    """The smallest true effect that a two-sided test at 1 - `level` finds with probability `power`."""
+def detectable(standard_error: float) -> float:
+    """The smallest true effect that a two-sided test at 1 - LEVEL finds with probability POWER."""
     normal = NormalDist()
-    return (normal.inv_cdf((1 + level) / 2) + normal.inv_cdf(power)) * standard_error
+    return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * standard_error
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Answers:
         sums = np.zeros((len(self.scores), *counts.shape))  # of their scores, by seed too (K, S, T)
         np.add.at(counts, (scene, kind), 1.0)
         np.add.at(sums, (slice(None), scene, kind), self.scores)
+        # (R, S) @ (K, S, T): every seed meets the same draws, so seeds and methods are paired
         taken = draw(self.size, resamples, seed)
         whole, drawn = (sums.sum(1), counts.sum(0)), (taken @ sums, taken @ counts)
         return tuple(
@@ -201,6 +203,7 @@ def seed_variance(scores: np.ndarray, draws: np.ndarray, scenes: int) -> float:
 
 def student(value: float, parts: Sequence[tuple[float, float]], n: int, scenes: int, seeds: tuple[int, ...]) -> Effect:
     """The Effect whose variance is the sum of `parts`, each with its degrees of freedom."""
+    # Welch and Satterthwaite: the freedom of a sum of variances that were each estimated from few values
     total = sum(variance for variance, _ in parts)
     freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts) if total > 0 else 1.0
     error, tail = np.sqrt(total), (1 + LEVEL) / 2

@@ -30,6 +30,7 @@ def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] |
         number = read_number(text)
         if number is None or number <= 0:
             return 0.0
+        # by the smaller of the two: twice the truth and half of it are equally wrong
         return max(0.0, 1.0 - abs(number - target) / min(number, target))
     if options:
         return float(read_letter(text) == truth.lower())
@@ -44,6 +45,7 @@ def format(text: str, mode: str) -> float:
     """
     if mode not in TAGGED_MODES:
         raise unknown("mode with tags", mode, TAGGED_MODES)
+    # tags of any mode and spelling are found, so that a second reasoning or a '<think >' is an error and no text
     if _TAG.findall(text) != [f"<{mode}>", f"</{mode}>", "<answer>", "</answer>"]:
         return 0.0
     before, reasoning, between, answer, after = _TAG.split(text)
