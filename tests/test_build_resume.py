@@ -53,9 +53,8 @@ def unbroken(copy, tmp_path_factory):
 def test_what_a_build_writes(unbroken, copy, tmp_path):
     wanted = {"questions.jsonl", "questions.parquet", "scenes.jsonl", "manifest.json", "README.md"}
     names = [f"scene{number:04d}_00" for number in range(SCANS)]
-    assert set(unbroken) == wanted | {f"{scans.KEPT}/{name}.json" for name in names} | {
-        f"videos/{name}.mp4" for name in names
-    }
+    made = {f"{scans.KEPT}/{name}.json" for name in names} | {f"videos/{name}.mp4" for name in names}
+    assert set(unbroken) == wanted | made
     build(copy, tmp_path, rules="vsi100k")
     assert contents(tmp_path) == unbroken
     questions, manifest = read_questions(tmp_path / "questions.jsonl"), read_json(tmp_path / "manifest.json")
@@ -89,8 +88,12 @@ def test_every_candidate_is_asked_or_accounted_for(copy, tmp_path):
         assert manifest["tasks"].get(kind, 0) + left.get(kind, 0) == candidates, kind
 
 
-def test_workers_change_nothing(copy, unbroken, tmp_path):
+def test_workers_and_what_another_version_kept_change_nothing(copy, unbroken, tmp_path):
+    (tmp_path / "scans-v0").mkdir()
+    (tmp_path / "scans-v0" / "scene0000_00.json").write_text("{}")
     build(copy, tmp_path, workers=2)
+    assert (tmp_path / "scans-v0" / "scene0000_00.json").read_text() == "{}"
+    shutil.rmtree(tmp_path / "scans-v0")
     assert contents(tmp_path) == unbroken
 
 
@@ -147,15 +150,13 @@ def killed_at(step: int, copy: Path, out: Path) -> bool:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_write_the_rerun_gives_the_same_bytes(copy, unbroken, tmp_path):
     """Before and after each of the writes: more than twenty kills, each in a folder of its own, then several in one."""
-    kills = 0
+    assert len(unbroken) > 10
     for step in range(2, 2 * len(unbroken) + 2):
         out = tmp_path / str(step)
         assert killed_at(step, copy, out), step
-        kills += 1
         assert contents(out) != unbroken or step == 2 * len(unbroken) + 1
         build(copy, out)
         assert contents(out) == unbroken, step
-    assert kills >= 20
     for step in range(2, 7):
         killed_at(step, copy, tmp_path / "again")
     build(copy, tmp_path / "again")

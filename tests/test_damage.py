@@ -67,10 +67,15 @@ def edit(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
     return damage
 
 
-def put(content: dict, *path: str | int, value: object) -> None:
-    for step in path[:-1]:
-        content = content[step]
-    content[path[-1]] = value
+def put(*path: str | int, value: object) -> Callable[[bytes], bytes]:
+    """Another value at a place in a json file."""
+
+    def change(content: dict) -> None:
+        for step in path[:-1]:
+            content = content[step]
+        content[path[-1]] = value
+
+    return edit(change)
 
 
 def line(text: str) -> Callable[[bytes], bytes]:
@@ -106,37 +111,34 @@ DAMAGE = {
     "segments empty": (SEGMENTS, lambda _: b"", "not valid json"),
     "segments cut": (SEGMENTS, cut(0.5), "not valid json.*cut short"),
     "segments in utf-16": (SEGMENTS, utf16, "not valid utf-8"),
-    "segments shorter than vertices": (SEGMENTS, edit(lambda c: put(c, "segIndices", value=c["segIndices"][:-3])),
+    "segments shorter than vertices": (SEGMENTS, edit(lambda c: c["segIndices"].pop() and None),
                                        r"segIndices has \d+ entries, the mesh \d+ vertices"),
-    "segments of another scan": (SEGMENTS, edit(lambda c: put(c, "sceneId", value="scene0707_00")),
+    "segments of another scan": (SEGMENTS, put("sceneId", value="scene0707_00"),
                                  "sceneId = 'scene0707_00', expected scene0000_00"),
     "segments without the field": (SEGMENTS, edit(lambda c: c.pop("segIndices") and None), "'segIndices' is missing"),
-    "segments with text": (SEGMENTS, edit(lambda c: put(c, "segIndices", 3, value="x")), r"segIndices\[3\] = 'x'"),
-    "segments with a fraction": (SEGMENTS, edit(lambda c: put(c, "segIndices", 3, value=0.5)), "= 0.5, expected"),
-    "segments with a negative": (SEGMENTS, edit(lambda c: put(c, "segIndices", 3, value=-1)), r"segIndices\[3\] = -1"),
-    "segments with a huge number": (SEGMENTS, edit(lambda c: put(c, "segIndices", 3, value=10**30)), "= 1000000"),
-    "segments with a list": (SEGMENTS, edit(lambda c: put(c, "segIndices", 3, value=[1])), r"segIndices\[3\] = \[1\]"),
+    "segments with text": (SEGMENTS, put("segIndices", 3, value="x"), r"segIndices\[3\] = 'x'"),
+    "segments with a fraction": (SEGMENTS, put("segIndices", 3, value=0.5), "= 0.5, expected"),
+    "segments with a negative": (SEGMENTS, put("segIndices", 3, value=-1), r"segIndices\[3\] = -1"),
+    "segments with a huge number": (SEGMENTS, put("segIndices", 3, value=10**30), "= 1000000"),
+    "segments with a list": (SEGMENTS, put("segIndices", 3, value=[1]), r"segIndices\[3\] = \[1\]"),
     "segments are a list": (SEGMENTS, edit(lambda c: c["segIndices"]), "the file is a list.*expected an object"),
     "segments nested too deep": (SEGMENTS, lambda _: b"[" * 200_000, "nested too deep"),
     "groups missing": (GROUPS, None, f"{GROUPS} missing"),
     "groups cut": (GROUPS, cut(0.7), "not valid json.*cut short"),
     "groups in latin-1": (GROUPS, lambda d: d.replace(b'"label": "', '"label": "café'.encode("latin-1")),
                           "not valid utf-8"),
-    "groups of another scan": (GROUPS, edit(lambda c: put(c, "sceneId", value="scannet.scene0707_00")), "sceneId"),
-    "groups of the other resolution": (GROUPS, edit(lambda c: put(c, "segmentsFile", value=HIRES)),
-                                       "segmentsFile = .*lo-res and hi-res files mixed"),
+    "groups of another scan": (GROUPS, put("sceneId", value="scannet.scene0707_00"), "sceneId"),
+    "groups of the other resolution": (GROUPS, put("segmentsFile", value=HIRES), "segmentsFile = .*lo-res and hi-res"),
     "groups without the field": (GROUPS, edit(lambda c: c.pop("segGroups") and None), "'segGroups' is missing"),
-    "groups are an object": (GROUPS, edit(lambda c: put(c, "segGroups", value={})), "'segGroups' is an object"),
-    "group is a number": (GROUPS, edit(lambda c: put(c, "segGroups", 2, value=5)), r"segGroups\[2\] is a number"),
-    "duplicate ids": (GROUPS, edit(lambda c: put(c, "segGroups", 2, "objectId", value=0)),
+    "groups are an object": (GROUPS, put("segGroups", value={}), "'segGroups' is an object"),
+    "group is a number": (GROUPS, put("segGroups", 2, value=5), r"segGroups\[2\] is a number"),
+    "duplicate ids": (GROUPS, put("segGroups", 2, "objectId", value=0),
                       r"segGroups\[2\]: objectId 0 is also segGroups\[0\]'s"),
-    "id is text": (GROUPS, edit(lambda c: put(c, "segGroups", 2, "objectId", value="two")), r"objectId = 'two'"),
+    "id is text": (GROUPS, put("segGroups", 2, "objectId", value="two"), r"objectId = 'two'"),
     "label is missing": (GROUPS, edit(lambda c: c["segGroups"][2].pop("label") and None), "label = None"),
-    "label is blank": (GROUPS, edit(lambda c: put(c, "segGroups", 2, "label", value=" ")), r"\[2\]: label = ' '"),
-    "segments of a group are text": (GROUPS, edit(lambda c: put(c, "segGroups", 2, "segments", value="1 2")),
-                                     r"segGroups\[2\]: segments = '1 2'"),
-    "segments of a group are null": (GROUPS, edit(lambda c: put(c, "segGroups", 2, "segments", 0, value=None)),
-                                     r"segGroups\[2\]: segments = \[None"),
+    "label is blank": (GROUPS, put("segGroups", 2, "label", value=" "), r"\[2\]: label = ' '"),
+    "text segments of a group": (GROUPS, put("segGroups", 2, "segments", value="1 2"), r"\[2\]: segments = '1 2'"),
+    "a null segment of a group": (GROUPS, put("segGroups", 2, "segments", 0, value=None), r"\[2\]: segments = \[None"),
     "alignment of 15 numbers": (INFO, line("1 " * 15), "axisAlignment has 15 values, expected 16"),
     "alignment with text": (INFO, line("a " * 16), "axisAlignment = 'a a"),
     "alignment with NaN": (INFO, line("nan " * 16), "axisAlignment has 16 values, expected 16 finite"),

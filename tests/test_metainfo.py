@@ -1,5 +1,6 @@
 """The meta_info door on the real file and on damaged ones."""
 
+import copy
 import json
 import math
 
@@ -9,23 +10,10 @@ import pytest
 from vsr.errors import VsrError
 from vsr.scenes.metainfo import read_scenes
 
-
-@pytest.fixture
-def entry() -> dict:
-    box = {
-        "centroid": [1.0, 2.0, 0.5],
-        "axesLengths": [0.5, 0.6, 0.9],
-        "normalizedAxes": [0, 1, 0, -1, 0, 0, 0, 0, 1],
-        "min": [0, 0, 0],
-        "max": [1, 1, 1],
-    }
-    moved = {**box, "centroid": [3.0, 2.0, 0.5]}
-    return {
-        "dataset": "scannet",
-        "room_size": 12.5,
-        "object_counts": {"chair": 2, "clock": 1},
-        "object_bbox": {"chair": [box, moved, box]},
-    }
+BOX = {"centroid": [1.0, 2.0, 0.5], "axesLengths": [0.5, 0.6, 0.9], "normalizedAxes": [0, 1, 0, -1, 0, 0, 0, 0, 1]}
+MOVED = {**BOX, "centroid": [3.0, 2.0, 0.5]}
+ENTRY = {"dataset": "scannet", "room_size": 12.5, "object_counts": {"chair": 2, "clock": 1}}
+ENTRY["object_bbox"] = {"chair": [BOX, MOVED, BOX]}
 
 
 def write(path, scenes) -> str:
@@ -33,50 +21,42 @@ def write(path, scenes) -> str:
     return path
 
 
-def test_reads_boxes_counts_and_size(tmp_path, entry):
-    (scene,) = read_scenes(write(tmp_path / "meta.json", {"s1": entry}))
+def test_reads_boxes_counts_and_size(tmp_path):
+    (scene,) = read_scenes(write(tmp_path / "meta.json", {"s1": ENTRY}))
     assert (scene.id, scene.dataset, scene.room_size, scene.counts) == ("s1", "scannet", 12.5, {"chair": 2, "clock": 1})
     assert [box.center[0] for box in scene.objects] == [1.0, 3.0]  # the exact repetition is gone
     np.testing.assert_array_equal(scene.objects[0].axes[0], [0, 1, 0])
-
-
-def change(*path, value):
-    def apply(entry):
-        target = entry
-        for key in path[:-1]:
-            target = target[key]
-        if value is None:
-            del target[path[-1]]
-        else:
-            target[path[-1]] = value
-
-    return apply
 
 
 FIRST = ("object_bbox", "chair", 0)
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("path", "value", "says"),
     [
-        (change("room_size", value=None), "'room_size' is missing"),
-        (change("object_bbox", value=None), "'object_bbox' is missing"),
-        (change("room_size", value=math.nan), "room_size = nan"),
-        (change("room_size", value=-3), "room_size = -3"),
-        (change("room_size", value="12"), "room_size = '12'"),
-        (change("object_counts", value={"chair": 1.5}), "object_counts = {'chair': 1.5}"),
-        (change("object_bbox", value=[]), r"object_bbox = \[\]"),
-        (change(*FIRST, "centroid", value=[1, math.nan, 2]), r"\['chair'\]\[0\]: centroid = \[1, nan, 2\]"),
-        (change(*FIRST, "centroid", value=[1, 2]), r"centroid = \[1, 2\], expected 3 finite numbers"),
-        (change(*FIRST, "axesLengths", value=None), "axesLengths = None"),
-        (change(*FIRST, "axesLengths", value=[1, 0, 2]), r"axesLengths = \[1, 0, 2\], expected 3 positive"),
-        (change(*FIRST, "normalizedAxes", value=[1.0] * 9), "normalizedAxes = .* orthogonal"),
-        (change(*FIRST, "normalizedAxes", value=["a"] * 9), "normalizedAxes = .* 9 finite"),
-        (change(*FIRST, value=7), "box = 7"),
+        (("room_size",), None, "'room_size' is missing"),
+        (("object_bbox",), None, "'object_bbox' is missing"),
+        (("room_size",), math.nan, "room_size = nan"),
+        (("room_size",), -3, "room_size = -3"),
+        (("room_size",), "12", "room_size = '12'"),
+        (("object_counts",), {"chair": 1.5}, "object_counts = {'chair': 1.5}"),
+        (("object_bbox",), [], r"object_bbox = \[\]"),
+        ((*FIRST, "centroid"), [1, math.nan, 2], r"\['chair'\]\[0\]: centroid = \[1, nan, 2\]"),
+        ((*FIRST, "centroid"), [1, 2], r"centroid = \[1, 2\], expected 3 finite numbers"),
+        ((*FIRST, "axesLengths"), None, "axesLengths = None"),
+        ((*FIRST, "axesLengths"), [1, 0, 2], r"axesLengths = \[1, 0, 2\], expected 3 positive"),
+        ((*FIRST, "normalizedAxes"), [1.0] * 9, "normalizedAxes = .* orthogonal"),
+        ((*FIRST, "normalizedAxes"), ["a"] * 9, "normalizedAxes = .* 9 finite"),
+        (FIRST, 7, "box = 7"),
     ],
 )
-def test_a_bad_value_is_named_with_file_scene_and_remedy(tmp_path, entry, damage, says):
-    damage(entry)
+def test_a_bad_value_is_named_with_file_scene_and_remedy(tmp_path, path, value, says):
+    target = entry = copy.deepcopy(ENTRY)
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    if value is None:
+        del target[path[-1]]
     path = write(tmp_path / "meta.json", {"s1": entry})
     with pytest.raises(VsrError, match=says) as error:
         read_scenes(path)
