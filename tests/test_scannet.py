@@ -1,5 +1,6 @@
 """Raw scans whose answers are known in closed form: boxes, centres, areas and every task's ground truth."""
 
+import json
 from itertools import permutations
 
 import numpy as np
@@ -144,6 +145,20 @@ def test_all_forms_of_the_files_give_the_same_answers(tmp_path, options):
     for question in build(scenes[:1], "vsi100k"):
         assert tasks.truth(scenes[1], rules.VSI100K, question) == question.ground_truth
     assert other.notes == (() if options.get("aligned", True) else ("no axisAlignment: left as scanned",))
+
+
+def test_an_object_without_points_of_its_own_is_not_counted(tmp_path):
+    """Every object listed twice with the same segments, as in ScanNet's scene0217_00."""
+    folder = write_scan(tmp_path, room(*FURNISHED), VERTICES)
+    once = read_scan(scan_files(folder))
+    path = folder / "scene0000_00.aggregation.json"
+    content = json.loads(path.read_text())
+    groups = content["segGroups"]
+    groups += [group | {"objectId": group["objectId"] + len(groups)} for group in groups]
+    path.write_text(json.dumps(content))
+    twice = read_scan(scan_files(folder))
+    assert twice.scene.counts == once.scene.counts
+    assert build([as_scene(twice, "vsi100k", {})], "vsi100k") == build([as_scene(once, "vsi100k", {})], "vsi100k")
 
 
 def test_the_lowest_files_win_unless_only_the_finer_ones_are_whole(tmp_path):

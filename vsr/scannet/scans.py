@@ -73,15 +73,16 @@ def read_scan(files: ScanFiles) -> Scan:
     owner = _owners(segments, groups, notes)
     order = np.argsort(owner, kind="stable")  # the vertices of group i are order[bounds[i]:bounds[i + 1]]
     bounds = np.searchsorted(owner[order], np.arange(len(groups) + 1))
-    boxes = []
+    boxes, counts = [], Counter()
     for i, group in enumerate(groups):
         own = points[order[bounds[i] : bounds[i + 1]]]
+        counts[group.label] += len(own) > 0  # an object listed twice has its points once
         found = minimal_box(own)
         if found is None:
             notes.append(f"object {group.object_id} '{group.label}': {len(own)} points, no box")
         else:
             boxes.append(Box(group.label, *found, point_center=own.mean(axis=0)))
-    scene = Scene(files.id, "scannet", tuple(boxes), counts=dict(sorted(Counter(g.label for g in groups).items())))
+    scene = Scene(files.id, "scannet", tuple(boxes), counts={label: n for label, n in sorted(counts.items()) if n})
     return Scan(scene, areas(points, files.id), tuple(notes))
 
 
