@@ -73,3 +73,13 @@ def test_reports_do_not_import_torch():
 def test_files_read_in_one_sitting():
     long = {path.name: n for _, path in rooms() if (n := len(path.read_text().splitlines())) > 320}
     assert not long
+
+
+def test_raw_scans_have_a_door():
+    """The command line builds from them, a benchmark measures that; the core never reads them."""
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for name, path in rooms()
+        if name != "scannet" and "scannet" in imported(path)
+    }
+    assert users == {"cli_build.py", "bench/build.py"}
