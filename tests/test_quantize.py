@@ -5,11 +5,12 @@ import copy
 import bitsandbytes
 import pytest
 import torch
-from naive import naive_logps, random_model, random_prompt, random_video, with_lora
+from naive import EOS, SPECIAL, generate_one, naive_logps, random_model, random_prompt, random_video, with_lora
 from real import thin
 from test_engine_logps import completions_of, gradients, relative
 from transformers import Qwen2VLForConditionalGeneration
 
+from vsr.engine.decoding import answer_many
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
 from vsr.models import quantize
@@ -99,6 +100,14 @@ def test_the_shared_prefix_is_exact(folder, name, checkpointing):
     found_gradients = gradients(model, (found * weights()).sum())
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert relative(found_gradients, expected_gradients) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8"])
+def test_answers_are_those_of_one_question_at_a_time(folder, name):
+    model, (pixels, grid) = with_lora(quantised(folder, name).eval()), random_video(1)
+    prompts = [random_prompt(i, 4 + i, grid) for i in range(4)]
+    expected = [generate_one(model, pixels, grid, prompt, 5, EOS, SPECIAL) for prompt in prompts]
+    assert answer_many(model, pixels, grid, prompts, 5, EOS, SPECIAL) == expected
 
 
 @pytest.mark.parametrize("name", [name for name in quantize.QUANTIZATIONS if name != "none"])
