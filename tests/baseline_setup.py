@@ -17,7 +17,8 @@ from vsr.models import Loaded, add_lora, end_id
 from vsr.prompts import render
 from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
-from vsr.train.baseline import Method, make, rows_of
+from vsr.train.baselines import config, make
+from vsr.train.data import rows_of
 from vsr.video import decode, patchify
 
 FRAMES = {"one": 4, "two": 6}  # videos of different lengths
@@ -58,7 +59,7 @@ def pixels(row: dict):
     return patchify(decode(path, FRAMES[path.stem]), 84 * 56)
 
 
-def trainer(method: Method, stage: Stage, out: Path):
+def trainer(method: str, stage: Stage, out: Path):
     """The method's trainer on an adapter that has left the base, and its rows, one of them without a video."""
     chosen = stage.profile()
     base = models.load(str(stage.model))
@@ -66,14 +67,14 @@ def trainer(method: Method, stage: Stage, out: Path):
         base.model.model.language_model.norm.weight.mul_(8)  # logits spread as in a trained model
     torch.manual_seed(0)
     loaded = Loaded(add_lora(base.model, chosen), base.tokenizer, base.info)
-    rows = rows_of(method, stage.data, 0)[:4]
+    rows = rows_of(method, stage.data)[:4]
     rows.append({**rows[0], "id": "blind", "video": None, "prompt": blind(rows[0])})
 
     def see(path):
         patches, grid = pixels({"video": path})
         return video_features(base.model, patches, grid), grid
 
-    made = make(method, chosen, loaded, rows, see, out)
+    made = make(method, chosen, loaded, rows, see, config(method, chosen, out))
     made.model.train()
     with torch.no_grad():
         for name, p in loaded.model.named_parameters():

@@ -34,3 +34,13 @@ def pytest_collection_modifyitems(items):
     """The longest files first: with one file to a worker (`--dist loadfile`), all workers then end together."""
     order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_addoption(parser):
+    """`pytest tests/test_train.py --renew-golden` writes the committed trajectories anew."""
+    parser.addoption("--renew-golden", action="store_true")
+
+
+def pytest_configure(config):
+    """Where tests find it."""
+    pytest.renew_golden = config.getoption("--renew-golden")

@@ -6,7 +6,7 @@ from small import SIZES, small_folder, write_video
 from vsr import models, profiles
 from vsr.models import Loaded, add_lora
 from vsr.questions.question import Question, write_questions
-from vsr.train.options import config
+from vsr.train.grpo import config
 
 GRIDS = {"a": (2, 4, 6), "b": (1, 4, 4)}
 
@@ -62,7 +62,7 @@ def small_study(parent) -> tuple[profiles.Profile, object]:
         write_video(data / "videos" / f"room{i}.mp4", i)
         ask = ("rooms", f"room{i}")
         questions.append(Question(f"c{i}", *ask, "object_counting", "How many chairs?", None, str(i + 1)))
-        questions.append(Question(f"d{i}", *ask, "object_rel_distance", "What is nearest?", None, "bed"))
+        questions.append(Question(f"d{i}", *ask, "object_rel_distance", "What is nearest (bed, sofa)?", None, "bed"))
     write_questions(data / "questions.jsonl", questions)
     base = str(small_folder(parent))
     return profiles.get("smoke", base=base, frames=4, num_generations=3, max_steps=3, max_completion_length=6), data

@@ -58,12 +58,12 @@ def write_training(
     accuracy = np.clip(0.2 + 0.35 * at**0.7 + rng.normal(0, 0.04, steps), 0, 1)
     rows = []
     for i in range(steps):
-        row = {"step": i + 1, "loss": 0.0, "kl": 0.1 * at[i], "zero_spread": 0.1 + 0.2 * at[i]}
-        row |= {"reward/accuracy_reward": accuracy[i], "reward": accuracy[i]}
+        row = {"step": i + 1, "loss": 0.0, "kl": 0.1 * at[i], "frac_reward_zero_std": 0.1 + 0.2 * at[i]}
+        row |= {"rewards/accuracy_reward/mean": accuracy[i], "reward": accuracy[i]}
         if mode != "vanilla":
-            row |= {"reward/format_reward": form[i], "reward": accuracy[i] + form[i]}
+            row |= {"rewards/format_reward/mean": form[i], "reward": accuracy[i] + form[i]}
         if rng.random() < 0.7:
-            row["reward/accuracy_reward/object_counting"] = float(np.clip(accuracy[i] + rng.normal(0, 0.2), 0, 1))
+            row["rewards/accuracy_reward/object_counting"] = float(np.clip(accuracy[i] + rng.normal(0, 0.2), 0, 1))
         row |= {"grad_norm/policy": float(rng.lognormal(0, 0.3))}
         if beta:
             live = float(beta * rng.lognormal(4, 0.3))

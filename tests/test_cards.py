@@ -14,9 +14,7 @@ from vsr import cli, evaluate, models
 from vsr.files import append_jsonl, read_json, write_json
 from vsr.models import cards
 from vsr.models.adapters import adapter_hash
-from vsr.train.dpo import run_dpo
-from vsr.train.grpo import run_grpo
-from vsr.train.sft import run_sft
+from vsr.train import train
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +29,9 @@ def trained(stage, tmp_path_factory):
     out, profile = tmp_path_factory.mktemp("results"), stage.profile(max_steps=2, num_generations=2, seeds=1)
     data = stage.data
     made = {
-        "grpo": run_grpo(profile, "think", data.folder, out),
-        "sft": run_sft(profile, data, out),
-        "dpo": run_dpo(profile, data, out),
+        "grpo": train("grpo", profile, data, out, mode="think"),
+        "sft": train("sft", profile, data, out),
+        "dpo": train("dpo", profile, data, out),
     }
     return {name: run.path for name, run in made.items()}
 
@@ -91,7 +89,7 @@ def test_an_evaluation_fills_the_card_and_makes_nothing_stale(trained, stage, ca
     (result,) = after.data.eval_results
     assert result.metric_value == round(summary["overall"], 1)
     assert adapter_hash(run) == mark == read_json(run / "manifest.json")["adapter"]
-    assert run_grpo(profile, "think", stage.data.folder, out).finished
+    assert train("grpo", profile, stage.data, out, mode="think").finished
     assert card(run).content == after.content  # nothing was trained again
     assert evaluate.evaluate(str(run), stage.data, "think", "true", profile, out).finished
     assert "Not evaluated yet" in card(trained["sft"]).text  # another adapter's scores are not its own

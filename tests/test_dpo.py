@@ -6,9 +6,8 @@ from baseline_setup import adapter, blind, die_at, furthest, gradients, log, los
 from torch.nn.functional import logsigmoid
 
 from vsr import models
-from vsr.train.compute import token_passes
-from vsr.train.dpo import DPO, run_dpo
-from vsr.train.rejected import rejected
+from vsr.train import token_passes, train
+from vsr.train.data import rejected
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +18,12 @@ def stage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(stage, tmp_path_factory):
-    return trainer(DPO, stage, tmp_path_factory.mktemp("run"))
+    return trainer("dpo", stage, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def whole(stage, tmp_path_factory):
-    return run_dpo(stage.profile(), stage.data, tmp_path_factory.mktemp("whole"))
+    return train("dpo", stage.profile(), stage.data, tmp_path_factory.mktemp("whole"))
 
 
 def naive_loss(dpo, rows, beta: float = 0.1) -> torch.Tensor:
@@ -84,7 +83,7 @@ def test_pairs_are_the_truth_and_its_wrong_twin(made, stage):
 def test_a_run_prefers_the_right_answers_and_leaves_the_base_as_it_was(stage, tmp_path):
     base = models.load(str(stage.model))
     weights = {name: p.clone() for name, p in base.model.state_dict().items()}
-    run = run_dpo(stage.profile(dpo_learning_rate=1e-2), stage.data, tmp_path, 3, loaded=base)
+    run = train("dpo", stage.profile(dpo_learning_rate=1e-2), stage.data, tmp_path, 3, loaded=base)
     assert run.path.name == "dpo-seed3"
     marks = {".alive.json"}
     assert {p.name for p in run.path.iterdir()} == marks | {"adapter", "log.jsonl", "manifest.json"}
@@ -104,7 +103,7 @@ def test_a_run_prefers_the_right_answers_and_leaves_the_base_as_it_was(stage, tm
 def test_killed_and_continued_it_ends_with_the_same_adapter(stage, whole, tmp_path, step):
     chosen = stage.profile()
     with pytest.raises(KeyboardInterrupt):
-        run_dpo(chosen, stage.data, tmp_path / "broken", on_step=die_at(step))
-    broken = run_dpo(chosen, stage.data, tmp_path / "broken")
+        train("dpo", chosen, stage.data, tmp_path / "broken", on_step=die_at(step))
+    broken = train("dpo", chosen, stage.data, tmp_path / "broken")
     assert all(torch.equal(adapter(broken)[name], p) for name, p in adapter(whole).items())
     assert [line["loss"] for line in log(broken)] == [line["loss"] for line in log(whole)]

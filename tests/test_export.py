@@ -11,7 +11,7 @@ from vsr import cli, models, prompts
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.models.adapters import export
-from vsr.train.sft import run_sft
+from vsr.train import train
 
 TOLERANCE = {"none": 1e-5, "nf4": 1e-5, "fp4": 1e-5, "int8": 0.03}  # of the largest logit; int8 rounds inputs as well
 
@@ -24,7 +24,7 @@ def stage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(stage, tmp_path_factory):
-    return run_sft(stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path_factory.mktemp("results"))
+    return train("sft", stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path_factory.mktemp("results"))
 
 
 def logits(model) -> torch.Tensor:
@@ -35,7 +35,7 @@ def logits(model) -> torch.Tensor:
 @pytest.mark.parametrize("quantization", TOLERANCE)
 def test_plain_transformers_loads_it_and_it_answers_equally(stage, tmp_path, quantization):
     profile = stage.profile(sft_learning_rate=1e-2, quantization=quantization, max_steps=3)
-    run = run_sft(profile, stage.data, tmp_path)
+    run = train("sft", profile, stage.data, tmp_path)
     trained = logits(models.load(profile.base, quantization=quantization, adapter=run.path).model)
     folder = export(run.path, tmp_path / "merged")
     plain, report = Qwen2VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True)

@@ -15,9 +15,10 @@ from vsr import models, profiles, runs
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
 from vsr.models.adapters import adapter_hash
+from vsr.questions.dataset import load as load_questions
 from vsr.scoring import rewards
-from vsr.train import options
-from vsr.train.grpo import run_grpo, train_grpo
+from vsr.train import train
+from vsr.train.grpo import questions_a_process, train_grpo
 
 TESTS = Path(__file__).resolve().parent
 
@@ -31,35 +32,36 @@ def digits(completions, **_):
 def study(tmp_path, monkeypatch):
     """A profile, a folder with three rooms and two questions each, and where features are kept."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    return *small_study(tmp_path), tmp_path / "results"
+    profile, folder = small_study(tmp_path)
+    return profile, load_questions(folder), tmp_path / "results"
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "observe"])
 def test_a_run_leaves_an_adapter_a_log_and_nothing_to_do(study, mode):
     profile, data, out = study
-    run = run_grpo(profile, mode, data, out, seed=1)
+    run = train("grpo", profile, data, out, 1, mode=mode)
     assert run.path.name == f"grpo-{mode}-seed1"
     assert run.finished
     lines = list(read_jsonl(run.path / "log.jsonl"))
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert ("reward/format_reward" in lines[0]) == (mode != "vanilla")
+    assert ("rewards/format_reward/mean" in lines[0]) == (mode != "vanilla")
     assert {path.name for path in run.path.iterdir() if path.is_dir()} == {"adapter"}
     loaded = models.load(profile.base, adapter=run.path)
     trained = [p for name, p in loaded.model.named_parameters() if "lora_B" in name]
     assert all(p.isfinite().all() for p in trained)
     assert run.manifest["adapter"] == adapter_hash(run.path)
     log = (run.path / "log.jsonl").read_bytes()
-    again = run_grpo(profile, mode, data, out, seed=1)
+    again = train("grpo", profile, data, out, 1, mode=mode)
     assert again.finished
     assert (run.path / "log.jsonl").read_bytes() == log
 
 
 def test_each_video_is_seen_once(study):
     profile, data, out = study
-    run_grpo(profile, "vanilla", data, out, seed=1)
+    train("grpo", profile, data, out, 1)
     kept = sorted((runs.ROOT / "data" / "features").iterdir())
     assert 1 <= len(kept) <= 3
-    run_grpo(profile, "vanilla", data, out, seed=2)
+    train("grpo", profile, data, out, 2)
     assert set(kept) <= set((runs.ROOT / "data" / "features").iterdir())
 
 
@@ -68,7 +70,7 @@ def test_seeds_and_beta_have_runs_of_their_own_and_the_base_comes_back_bare(stud
     profile, data, out = study
     loaded = models.load(profile.base)
     before = {name: p.clone() for name, p in loaded.model.named_parameters()}
-    paths = [run_grpo(profile, "vanilla", data, out, 1, beta=beta, loaded=loaded).path for beta in (None, 0.0, 0.5)]
+    paths = [train("grpo", profile, data, out, 1, beta=beta, loaded=loaded).path for beta in (None, 0.0, 0.5)]
     assert [path.name for path in paths] == [
         "grpo-vanilla-seed1", "grpo-vanilla-seed1-beta0", "grpo-vanilla-seed1-beta0.5",
     ]  # fmt: skip
@@ -82,12 +84,12 @@ def test_seeds_and_beta_have_runs_of_their_own_and_the_base_comes_back_bare(stud
 
 def test_a_missing_video_names_the_question_and_the_run_can_go_on(study):
     profile, data, out = study
-    held = (data / "videos" / "room1.mp4").read_bytes()
-    (data / "videos" / "room1.mp4").unlink()
+    held = (data.folder / "videos" / "room1.mp4").read_bytes()
+    (data.folder / "videos" / "room1.mp4").unlink()
     with pytest.raises(VsrError, match=r"sample '[cd]1': .*room1\.mp4"):
-        run_grpo(profile, "vanilla", data, out, seed=1)
-    (data / "videos" / "room1.mp4").write_bytes(held)
-    assert run_grpo(profile, "vanilla", data, out, seed=1).finished
+        train("grpo", profile, data, out, 1)
+    (data.folder / "videos" / "room1.mp4").write_bytes(held)
+    assert train("grpo", profile, data, out, 1).finished
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_a_missing_video_names_the_question_and_the_run_can_go_on(study):
 def test_bad_settings_stop_before_any_work(study, change, message):
     profile, data, out = study
     with pytest.raises(VsrError, match=message):
-        run_grpo(dataclasses.replace(profile, **change), "vanilla", data, out)
+        train("grpo", dataclasses.replace(profile, **change), data, out)
 
 
 KILL = """
@@ -172,13 +174,13 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert apart < 1e-5
     found, wanted = (list(read_jsonl(tmp_path / which / "log.jsonl")) for which in ("out", "one"))
     assert [line["step"] for line in found] == list(range(1, 21))
-    for key in ("loss", "reward", "length", "length_max", "grad_norm"):
+    for key in ("loss", "reward", "completions/mean_length", "completions/max_length", "grad_norm"):
         assert [line[key] for line in found] == pytest.approx([line[key] for line in wanted], abs=1e-5), key
 
 
 def test_groups_are_never_split_among_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     profile = profiles.get("tiny", questions_per_step=6)
-    assert options.questions_a_process(profile) == 2
+    assert questions_a_process(profile) == 2
     with pytest.raises(VsrError, match="questions_per_step=8 cannot be shared out evenly among 3 processes"):
-        options.questions_a_process(dataclasses.replace(profile, questions_per_step=8))
+        questions_a_process(dataclasses.replace(profile, questions_per_step=8))

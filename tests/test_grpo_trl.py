@@ -29,7 +29,7 @@ def draw(model, prompts, trainer):
 
 def ours(folder, out):
     loaded = adapted(folder)
-    trainer = OurTrainer(loaded, QUESTIONS, [letters], arguments(out, **SETTINGS), see, out, token_budget=10_000)
+    trainer = OurTrainer(loaded, QUESTIONS, [letters], arguments(out, **SETTINGS), see, token_budget=10_000)
     trainer.train()
     return loaded, trainer.eos, trainer.suppress
 

@@ -18,12 +18,10 @@ from safetensors.torch import load_file
 from vsr import profiles, workers
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
-from vsr.questions.dataset import load as load_bench
+from vsr.questions.dataset import load as load_questions
 from vsr.study import Study
-from vsr.train import launch, options
-from vsr.train.dpo import run_dpo
-from vsr.train.grpo import run_grpo
-from vsr.train.sft import run_sft
+from vsr.train import grpo, launch
+from vsr.train import train as train_here
 
 TESTS = Path(__file__).resolve().parent
 FAILED = """[default0]:all is well
@@ -73,15 +71,15 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(VsrError, match=r"none\.yaml: no such file; make one with 'accelerate config"):
         launch.check(1, tmp_path / "none.yaml")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    args = options.config(profiles.get("smoke"), tmp_path)
+    args = grpo.config(profiles.get("smoke"), tmp_path)
     with pytest.raises(VsrError, match="FSDP in accelerate's config is not supported"):
-        options.check(args)
+        grpo.check(args)
 
 
 def test_a_notebook_trains_on_the_devices_it_was_offered(tmp_path, monkeypatch):
     profile, data = small_study(tmp_path)
     study = Study(replace(profile, seeds=2), tmp_path)
-    study.__dict__["train"] = load_bench(data)  # a cached property: no rooms are made
+    study.__dict__["train"] = load_questions(data)  # a cached property: no rooms are made
     asked = []
     monkeypatch.setattr(
         launch, "train", lambda training, *more, **_: asked.append((training, *more)) or training.folder
@@ -113,7 +111,8 @@ launch.train(launch.Training(**{**job, "profile": Profile(**job["profile"])}), 2
 def training(tmp_path):
     """Of 60 steps of two questions."""
     profile, data = small_study(tmp_path)
-    return launch.Training(replace(profile, max_steps=60, learning_rate=1e-3), "vanilla", str(data), str(tmp_path), 0)
+    profile = replace(profile, max_steps=60, learning_rate=1e-3)
+    return launch.Training("grpo", profile, str(data), str(tmp_path))
 
 
 def wait_for(condition, seconds: float = 300) -> None:
@@ -143,7 +142,7 @@ def test_a_job_outlives_who_asked_for_it_and_is_followed_to_its_end(training, tm
     launch.train(training, 2)
     assert (here / "pid").read_text() == pid
     assert read_json(training.folder / "manifest.json")["finished"]
-    one = run_grpo(training.profile, "vanilla", training.data, tmp_path / "one")
+    one = train_here("grpo", training.profile, load_questions(training.data), tmp_path / "one")
     ours, theirs = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (training.folder, one.path))
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
 
@@ -154,12 +153,10 @@ def test_two_processes_train_a_baseline_as_one_does(tmp_path, monkeypatch, metho
     """Six steps of two questions, one on each process, whose answers differ in length: per-token means of each process
     alone would weigh them otherwise."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
-    run = {"sft": run_sft, "dpo": run_dpo}[method]
     with staged(tmp_path) as stage:
         profile = stage.profile(questions_per_step=2, sft_learning_rate=1e-3, dpo_learning_rate=1e-3)
-        what = (profile, "vanilla", str(stage.data.folder), str(tmp_path / "two"), 0)
-        two = launch.train(launch.Training(*what, method=method), 2)
-        one = run(profile, stage.data, tmp_path / "one")
+        two = launch.train(launch.Training(method, profile, str(stage.data.folder), str(tmp_path / "two")), 2)
+        one = train_here(method, profile, stage.data, tmp_path / "one")
     assert two.name == one.path.name == f"{method}-seed0"
     ours, theirs = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (two, one.path))
     apart = max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
@@ -172,7 +169,7 @@ def test_two_processes_train_a_baseline_as_one_does(tmp_path, monkeypatch, metho
     assert [line["tokens"] for line in found] == [line["tokens"] for line in wanted]
     assert [line["loss"] for line in found] == pytest.approx([line["loss"] for line in wanted], abs=1e-5)
     assert [line["grad_norm"] for line in found] == pytest.approx([line["grad_norm"] for line in wanted], rel=1e-3)
-    assert not (two / "checkpoints").exists()
+    assert not list(two.glob("checkpoint-*"))
 
 
 @pytest.mark.slow

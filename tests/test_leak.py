@@ -94,16 +94,16 @@ def test_training_refuses_a_folder_that_leaks(tmp_path):
     pytest.importorskip("torch")
     from vsr import profiles
     from vsr.questions.dataset import load
-    from vsr.train import grpo, sft
+    from vsr.train import train
 
     row = {"id": "1", "dataset": "scannet", "scene_name": BENCH, "question_type": "room_size_estimation"}
     row |= {"question": "What is the size of this room (in square meters)?", "options": None, "ground_truth": "20.0"}
     (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
     profile = profiles.get("smoke", base="nowhere")
     with pytest.raises(VsrError, match=f"shows rooms of VSI-Bench \\({BENCH}\\)"):
-        grpo.run_grpo(profile, "vanilla", tmp_path, tmp_path / "runs")
+        train("grpo", profile, load(tmp_path), tmp_path / "runs")
     with pytest.raises(VsrError, match=f"shows rooms of VSI-Bench \\({BENCH}\\)"):
-        sft.run_sft(profile, load(tmp_path), tmp_path / "runs", 0)
+        train("sft", profile, load(tmp_path), tmp_path / "runs", 0)
     assert not (tmp_path / "runs").exists()
 
 

@@ -13,7 +13,7 @@ from vsr.errors import VsrError
 from vsr.files import read_json, write_json
 from vsr.models import add_lora, load
 from vsr.models.folders import PREPROCESSING, model_hash
-from vsr.train.grpo import save_adapter
+from vsr.train import save_adapter
 
 
 @pytest.fixture(scope="module")

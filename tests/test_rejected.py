@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vsr.errors import VsrError
 from vsr.questions.question import NUMERICAL, Question
 from vsr.scoring.rewards import accuracy
-from vsr.train.rejected import rejected
+from vsr.train.data import rejected
 
 
 def ask(kind: str, truth: str, text: str = "?", options: tuple[str, ...] | None = None, name: str = "q") -> Question:

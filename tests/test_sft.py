@@ -5,17 +5,14 @@ import torch
 from baseline_setup import adapter, blind, die_at, furthest, gradients, log, loss, naive_logps, staged, trainer
 
 from vsr import models, prompts
+from vsr import train as training
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.models import folders
 from vsr.questions.dataset import QuestionSet
-from vsr.train import baseline
-from vsr.train.baseline import make, rows_of
-from vsr.train.collate import AnswerCollator
-from vsr.train.compute import token_passes
-from vsr.train.grpo import train_grpo
-from vsr.train.options import config
-from vsr.train.sft import SFT, run_sft
+from vsr.train import baselines, token_passes, train
+from vsr.train.data import AnswerCollator, rows_of
+from vsr.train.grpo import config, train_grpo
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +23,12 @@ def stage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(stage, tmp_path_factory):
-    return trainer(SFT, stage, tmp_path_factory.mktemp("run"))
+    return trainer("sft", stage, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def whole(stage, tmp_path_factory):
-    return run_sft(stage.profile(), stage.data, tmp_path_factory.mktemp("whole"))
+    return train("sft", stage.profile(), stage.data, tmp_path_factory.mktemp("whole"))
 
 
 def test_the_loss_is_that_of_the_answers_alone_given_the_pixels(made):
@@ -86,7 +83,7 @@ def test_the_questions_are_grpos_in_grpos_order(stage, tmp_path):
     chosen = stage.profile(max_steps=8, num_generations=2, max_completion_length=1)
     base = models.load(str(stage.model))
     loaded = models.Loaded(models.add_lora(base.model, chosen), base.tokenizer, base.info)
-    rows = rows_of(SFT, stage.data, 5)
+    rows = rows_of("sft", stage.data)
     asked = []
 
     def note(prompts, id, **_):
@@ -96,8 +93,8 @@ def test_the_questions_are_grpos_in_grpos_order(stage, tmp_path):
     def see(path):
         return torch.zeros(12, 32), torch.tensor([[2, 4, 6]])
 
-    train_grpo(loaded, rows, [note], config(chosen, tmp_path / "grpo", seed=5), see)
-    sft = make(SFT, chosen, loaded, rows, see, tmp_path / "sft", seed=5)
+    train_grpo(loaded, rows_of("grpo", stage.data), [note], config(chosen, tmp_path / "grpo", seed=5), see)
+    sft = baselines.make("sft", chosen, loaded, rows, see, baselines.config("sft", chosen, tmp_path / "sft", seed=5))
     sft.data_collator = lambda rows: {"id": [row["id"] for row in rows]}
     batches = [batch["id"] for batch in sft.get_train_dataloader()]
     assert len(batches) == 8
@@ -112,7 +109,7 @@ def test_a_run_leaves_an_adapter_a_log_and_nothing_else(stage, tmp_path):
     base = models.load(str(stage.model))
     weights = {name: p.clone() for name, p in base.model.state_dict().items()}
     seen = []
-    run = run_sft(stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 7, loaded=base, on_step=seen.append)
+    run = train("sft", stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 7, loaded=base, on_step=seen.append)
     assert run.path.name == "sft-seed7"
     assert run.finished
     marks = {".alive.json"}
@@ -127,10 +124,10 @@ def test_a_run_leaves_an_adapter_a_log_and_nothing_else(stage, tmp_path):
     assert "forward" not in vars(base.model)
     trained = models.load(str(stage.model), adapter=run.path)
     assert trained.info["name"] == "sft-seed7"
-    again = run_sft(stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 7, on_step=seen.append)
+    again = train("sft", stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 7, on_step=seen.append)
     assert again.manifest == run.manifest
     assert len(seen) == 6  # nothing was trained
-    other = run_sft(stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 8, loaded=base)
+    other = train("sft", stage.profile(sft_learning_rate=1e-2), stage.data, tmp_path, 8, loaded=base)
     assert any(not torch.equal(adapter(run)[name], p) for name, p in adapter(other).items())
 
 
@@ -138,8 +135,8 @@ def test_a_run_leaves_an_adapter_a_log_and_nothing_else(stage, tmp_path):
 def test_killed_and_continued_it_ends_with_the_same_adapter(stage, whole, tmp_path, step):
     chosen = stage.profile()
     with pytest.raises(KeyboardInterrupt):
-        run_sft(chosen, stage.data, tmp_path / "broken", on_step=die_at(step))
-    broken = run_sft(chosen, stage.data, tmp_path / "broken")
+        train("sft", chosen, stage.data, tmp_path / "broken", on_step=die_at(step))
+    broken = train("sft", chosen, stage.data, tmp_path / "broken")
     assert all(torch.equal(adapter(broken)[name], p) for name, p in adapter(whole).items())
     keys = ("step", "loss", "tokens", "learning_rate")
     assert [[line[k] for k in keys] for line in log(broken)] == [[line[k] for k in keys] for line in log(whole)]
@@ -150,10 +147,10 @@ def test_killed_after_the_last_step_it_only_saves(stage, whole, tmp_path, monkey
         raise VsrError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(baseline, "save_adapter", full)
+        patch.setattr(training, "save_adapter", full)
         with pytest.raises(VsrError, match="disk full"):
-            run_sft(stage.profile(), stage.data, tmp_path)
-    done = run_sft(stage.profile(), stage.data, tmp_path, on_step=die_at(6))
+            train("sft", stage.profile(), stage.data, tmp_path)
+    done = train("sft", stage.profile(), stage.data, tmp_path, on_step=die_at(6))
     assert all(torch.equal(adapter(done)[name], p) for name, p in adapter(whole).items())
     assert len(log(done)) == 6
 
@@ -161,8 +158,8 @@ def test_killed_after_the_last_step_it_only_saves(stage, whole, tmp_path, monkey
 def test_equal_compute_takes_as_many_steps_as_the_budget_buys(stage, tmp_path):
     chosen = stage.profile()
     base = models.load(str(stage.model))
-    equal = run_sft(chosen, stage.data, tmp_path, loaded=base)
-    more = run_sft(chosen, stage.data, tmp_path, loaded=base, budget=3 * token_passes(equal.path))
+    equal = train("sft", chosen, stage.data, tmp_path, loaded=base)
+    more = train("sft", chosen, stage.data, tmp_path, loaded=base, budget=3 * token_passes(equal.path))
     assert more.path.name == "sft-compute-seed0"
     assert more.manifest["steps"] == 18
     assert token_passes(more.path) == pytest.approx(3 * token_passes(equal.path), rel=0.1)
@@ -171,5 +168,5 @@ def test_equal_compute_takes_as_many_steps_as_the_budget_buys(stage, tmp_path):
 def test_a_missing_video_names_the_question(stage, tmp_path):
     nowhere = QuestionSet(tmp_path / "nowhere", stage.data.questions)
     with pytest.raises(VsrError, match=r"sample 'q\d': .*(one|two).mp4: video could not be read"):
-        run_sft(stage.profile(), nowhere, tmp_path)
+        train("sft", stage.profile(), nowhere, tmp_path)
     assert not read_json(tmp_path / "sft-seed0" / "manifest.json").get("adapter")

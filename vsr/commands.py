@@ -148,26 +148,21 @@ def cmd_train(args: argparse.Namespace) -> None:
         raise VsrError(f"--mode {args.mode}: it is for grpo; sft and dpo learn the bare answer")
     from vsr import estimate, study
     from vsr.questions import dataset
-    from vsr.train import compute, dpo, grpo, launch, sft
+    from vsr.train import launch, token_passes, train
 
     profile, out = _profile(args), _out(args)
     launch.check(args.gpus, args.accelerate_config)
     estimate.require(profile, args.mode or "vanilla")
-    budget = compute.token_passes(args.compute_of) if args.compute_of else None
+    budget = token_passes(args.compute_of) if args.compute_of else None
     deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
-    how = {"fresh": args.fresh, "deadline": deadline}
+    how = {"mode": args.mode or "vanilla", "budget": budget, "fresh": args.fresh}
     data = dataset.load(args.data) if args.data else study.Study(profile, out).train
     if args.gpus > 1:
-        what = (profile, args.mode or "vanilla", str(data.folder.resolve()), str(out.resolve()), profile.seed)
-        how = {"fresh": args.fresh, "max_hours": args.max_hours, "method": args.method, "budget": budget}
-        training = launch.Training(*what, **how)
+        where = (str(data.folder.resolve()), str(out.resolve()))
+        training = launch.Training(args.method, profile, *where, profile.seed, **how, max_hours=args.max_hours)
         print(f"written to {launch.train(training, args.gpus, args.accelerate_config)}")
         return
-    if args.method == "grpo":
-        run = grpo.run_grpo(profile, args.mode or "vanilla", data.folder, out, profile.seed, **how)
-    else:
-        train = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[args.method]
-        run = train(profile, data, out, profile.seed, budget=budget, **how)
+    run = train(args.method, profile, data, out, profile.seed, **how, deadline=deadline)
     print(f"written to {run.path}")
 
 

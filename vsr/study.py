@@ -1,8 +1,8 @@
 """What notebooks and commands call: where a profile's data, runs and figures are, and how to make what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from IPython.display import Image, Markdown
@@ -108,58 +108,47 @@ class Study:
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
-        from vsr.train import grpo, launch
-
-        common = {"profile": self.profile, "data": self.train.folder, "out": self.results}
-        todo = [
-            Job(
-                grpo.run_name(mode, seed, beta),
-                grpo.run_grpo,
-                {"mode": mode, "seed": seed, "beta": beta, **common},
-            )
+        wanted = [
+            {"method": "grpo", "mode": mode, "seed": seed, "beta": beta}
             for mode in modes
             for beta in betas
             for seed in range(self.profile.seeds)
         ]
-        folders = [self.results / job.name for job in todo]
-        curves = Curves(folders, self.profile.max_steps) if live else None
-        if launch.offered() > 1:
-            self._on_several([job.arguments for job in todo], curves)
-        else:
-            run_all(todo, curves)
-        return folders
+        return self._train(wanted, Curves if live else None)
 
-    def _on_several(self, todo: Sequence[dict], curves: Curves | None) -> None:
-        """One training after another, each on all devices, in processes that outlive this one."""
+    def _train(self, wanted: Sequence[dict], curves: Callable[..., Curves] | None) -> list[Path]:
+        """The run folders of several trainings: side by side, or, where more devices are offered, one after another,
+        each on all of them, in processes that outlive this one."""
+        from vsr import train
         from vsr.train import launch
 
-        where = {"data": str(self.train.folder), "out": str(self.results)}
-        for done, arguments in enumerate(todo):
-            show = None if curves is None else lambda _, done=done: curves(done)
-            launch.train(launch.Training(**{**arguments, **where}), launch.offered(), show=show)
-        if curves:
-            curves(len(todo))
+        folders = [self.results / train.run_name(**one) for one in wanted]
+        shown = curves and curves(folders, self.profile.max_steps)
+        where = {"profile": self.profile, "data": self.train, "out": self.results}
+        if launch.offered() == 1:
+            run_all(
+                [Job(folder.name, train.train, one | where) for folder, one in zip(folders, wanted, strict=True)], shown
+            )
+            return folders
+        where |= {"data": str(self.train.folder), "out": str(self.results)}
+        for done, one in enumerate(wanted):
+            show = shown and (lambda _, done=done: shown(done))
+            launch.train(launch.Training(**one, **where), launch.offered(), show=show)
+        if shown:
+            shown(len(wanted))
+        return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
         """SFT and DPO for every seed on GRPO's questions; with `budget_of` (GRPO's run folders, one a seed) for as many
         token passes as those runs took. The run folders."""
-        from vsr.train import baseline, compute, dpo, launch, sft
+        from vsr.train import token_passes
 
-        common = {"profile": self.profile, "data": self.train, "out": self.results}
-        todo, several = [], []
-        for method, function in (("sft", sft.run_sft), ("dpo", dpo.run_dpo)):
-            for seed in range(self.profile.seeds):
-                budget = compute.token_passes(budget_of[seed]) if budget_of else None
-                arguments = {"seed": seed, "budget": budget, **common}
-                todo.append(Job(baseline.run_name(method, seed, budget), function, arguments))
-                several.append({"method": method, "mode": baseline.MODE, **arguments})
-        folders = [self.results / job.name for job in todo]
-        curves = Curves(folders, self.profile.max_steps, column="loss") if live else None
-        if launch.offered() > 1:
-            self._on_several(several, curves)
-        else:
-            run_all(todo, curves)
-        return folders
+        wanted = [
+            {"method": method, "seed": seed, "budget": token_passes(budget_of[seed]) if budget_of else None}
+            for method in ("sft", "dpo")
+            for seed in range(self.profile.seeds)
+        ]
+        return self._train(wanted, partial(Curves, column="loss") if live else None)
 
 
 def _devices() -> int:

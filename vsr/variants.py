@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from vsr import estimate, evaluate, models
+from vsr import train as training
 from vsr.errors import unknown
 from vsr.files import read_json, write_json
 from vsr.models.quantize import QUANTIZATIONS, held_bytes
@@ -18,7 +19,7 @@ from vsr.report.figures_variants import FOLDER, MODE, PLAN
 from vsr.report.pictures import Curves
 from vsr.runs import Run, Stage
 from vsr.study import Study
-from vsr.train import grpo
+from vsr.train import run_name
 from vsr.workers.pool import Job, run_all
 
 ESTIMATE = Stage("estimate", 1, ())
@@ -91,24 +92,24 @@ def train(variants: dict[str, Study]) -> list[Path]:
     for variant in variants.values():
         estimate.require(variant.profile, MODE)
     for name, variant in variants.items():
-        common = {"profile": variant.profile, "mode": MODE, "data": variant.train.folder, "out": variant.results}
+        common = {"profile": variant.profile, "mode": MODE, "data": variant.train, "out": variant.results}
         todo += [Job(name, train_alone, {"seed": seed, **common}) for seed in range(variant.profile.seeds)]
         names += [f"{name}, seed {seed}" for seed in range(variant.profile.seeds)]
-    folders = [job.arguments["out"] / grpo.run_name(MODE, job.arguments["seed"]) for job in todo]
+    folders = [job.arguments["out"] / run_name("grpo", job.arguments["seed"], MODE) for job in todo]
     steps = max(variant.profile.max_steps for variant in variants.values())
     run_all(todo, Curves(folders, steps, labels=names))
     return folders
 
 
 def train_alone(**arguments: object) -> Run:
-    """`grpo.run_grpo`, its peak of GPU memory free of what ran before in this process."""
+    """vsGRPO, its peak of GPU memory free of what ran before in this process."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return grpo.run_grpo(**arguments)
+    return training.train("grpo", **arguments)
 
 
 def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[str, dict]:

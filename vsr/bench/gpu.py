@@ -27,8 +27,7 @@ from vsr.models import Loaded, add_lora
 from vsr.models.folders import QWEN2_VL, TINY_FOLDER, random_folder
 from vsr.profiles import Profile
 from vsr.prompts import render
-from vsr.train.grpo import train_grpo
-from vsr.train.options import config
+from vsr.train.grpo import config, train_grpo
 
 PROFILES = ("qlora-2b", "paper-2b")  # nf4 and bf16
 LENGTHS = (8, 128)  # tokens a completion

@@ -20,8 +20,8 @@ from vsr.engine.logps import group_logps
 from vsr.estimate.devices import one_thread
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
+from vsr.train.grpo import config
 from vsr.train.objective import group_advantages, grpo_loss
-from vsr.train.options import config
 
 PROMPTS, GROUPS, COMPLETIONS = (300, 1200), (4, 8, 14), (8, 64)
 PHASES = ("rollout", "scoring", "update")
@@ -75,7 +75,7 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
 
 def _ours(what, adapted, asked, read, group, completion, folder, cached):
     trainer = GroupTrainer(
-        adapted, [asked], [reward], _arguments(group, completion, folder), what.see, folder,
+        adapted, [asked], [reward], _arguments(group, completion, folder), what.see,
         token_budget=NEVER, split_every=NEVER,
     )  # fmt: skip
     trainer.create_optimizer_and_scheduler(1)

@@ -24,7 +24,7 @@ from vsr.runs import Run, Stage
 from vsr.scenes.scene import Scene
 from vsr.scoring import intervals, readable, score, task_of
 from vsr.scoring.rewards import format as follows_format
-from vsr.train.sft import run_sft
+from vsr.train import train as train_adapter
 
 NAME = "diagnosis"
 PROBES = "probes.safetensors"  # beside a base: the read-outs that its pre-training wrote
@@ -67,7 +67,7 @@ def diagnose(
     rows["solver"] = [
         _row(question, solver.answer(question, read[question.scene_name])) for question in bench.questions
     ]
-    tuned = run_sft(profile, train, run.path, profile.seed)
+    tuned = train_adapter("sft", profile, train, run.path, profile.seed)
     rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, run.path))
     write_json(
         run.path / "diagnosis.json",

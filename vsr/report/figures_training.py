@@ -37,7 +37,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
     """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth; of
     all tasks together where fewer than half of the steps asked for the one."""
     runs = _papers(results)
-    key = f"{ACCURACY}/{task}"
+    key = f"{ACCURACY.removesuffix('mean')}{task}"
     shown = key if runs and all(run.share(key) >= 0.5 for run in runs) else ACCURACY
     what = f"accuracy ({paper.TASKS[task]})" if shown == key else "accuracy (all tasks)"
     lines = {FORMAT: ("format", BLUE, "--"), shown: (what, RED, "-"), TOTAL: ("total", GREEN, "-.")}
@@ -89,7 +89,7 @@ def gradient_shares(results: str | Path) -> Figure:
                 _norms(axes, runs, key, label, colour, line)
             axes.set_yscale("log")
             axes.set_xlabel("step")
-            flat = 100 * np.mean([np.nanmean(run.curve("zero_spread")) for run in runs])
+            flat = 100 * np.mean([np.nanmean(run.curve("frac_reward_zero_std")) for run in runs])
             axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium")
         if not betas:
             not_run(panels[0], "GRPO with tags")

@@ -15,7 +15,7 @@ from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
 from vsr.scoring.rewards import TAGGED_MODES
 
-FORMAT, ACCURACY, TOTAL, KL = "reward/format_reward", "reward/accuracy_reward", "reward", "kl"
+FORMAT, ACCURACY, TOTAL, KL = "rewards/format_reward/mean", "rewards/accuracy_reward/mean", "reward", "kl"
 NAME = re.compile(r"grpo-[a-z]+-seed\d+(-beta[-+.e\d]+)?")
 ENDS, SMOOTH = 10, 20  # the first and last tenth of training; curves are smoothed over a twentieth
 

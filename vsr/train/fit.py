@@ -1,32 +1,69 @@
-"""What every training of the study does around its trainer: whole checkpoints, resume, progress, stopping in time."""
+"""What every training of the study does around its trainer: whole checkpoints with finite numbers, resume, progress,
+and ending before its end, at a deadline or on a signal, always after a whole step and with a checkpoint."""
 
 import json
+import resource
 import shutil
+import signal
 import sys
+import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainerCallback
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from vsr.errors import Stopped, VsrError
 from vsr.files import atomic_write, read_jsonl
 from vsr.progress import track
-from vsr.train.stopping import Stop
 from vsr.workers import Heart
 
+REASONS = ("", "--max-hours", "terminated", "interrupted")
 
-class AdapterCheckpoints:
-    """For trainers: checkpoints hold the adapter alone, and one that cannot be written leaves nothing behind."""
+
+class AdapterTrainer:
+    """For trainers: checkpoints hold the adapter alone, one that cannot be written leaves nothing behind, and no number
+    that is not finite comes into one."""
+
+    def training_step(self, *inputs, **more) -> Tensor:
+        """The loss, a scalar; VsrError unless it is finite."""
+        loss = super().training_step(*inputs, **more)
+        self.require_finite("loss", [loss], self.state.global_step + 1)
+        return loss
+
+    def require_finite(self, what: str, values: Iterable[Tensor], step: int) -> None:
+        """VsrError, naming the step, if any number is not: from there on nothing could be learnt any more."""
+        if not all(bool(value.isfinite().all()) for value in values):
+            raise VsrError(
+                f"{Path(self.args.output_dir).name}: step {step} of {self.state.max_steps}: its {what} is not finite, "
+                f"at a learning rate of {self.args.learning_rate:g}; set a lower one and train again (the last "
+                "checkpoint with finite numbers is kept)"
+            )
+
+    def weights(self) -> list[Tensor]:
+        """The adapter's."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def keep(self) -> None:
+        """Save a checkpoint of the last whole step, if there is one, its rollouts are used up and its numbers finite;
+        the main process."""
+        step = self.state.global_step
+        folder = Path(self.args.output_dir) / f"checkpoint-{step}"
+        due = self.is_world_process_zero() and step % rollout_steps(self.args) == 0 < step
+        if due and not folder.exists() and all(bool(weight.isfinite().all()) for weight in self.weights()):
+            self._save_checkpoint(self.model, trial=None)
+
+    def create_model_card(self, *_, **__) -> None:
+        """None: the run's manifest says more."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Without this peft would ask the hub about embeddings and transformers pickle its arguments."""
         self.model.save_pretrained(output_dir, save_embedding_layers=False)
-
-    def create_model_card(self, *_, **__) -> None:
-        """None: the run's manifest says more."""
 
     def _save_checkpoint(self, model, trial) -> None:
         """A full disk is a VsrError; the checkpoint before stays."""
@@ -41,21 +78,30 @@ class AdapterCheckpoints:
             ) from None
 
 
-def fit(trainer: Trainer, run: Path, *, every: int = 1, deadline: float | None = None) -> None:
+def rollout_steps(args: TrainingArguments) -> int:
+    """Steps that share their rollouts (GRPO's `num_iterations`): between them no checkpoint is whole, since rollouts
+    are not saved."""
+    return getattr(args, "num_iterations", 1)
+
+
+def fit(trainer: AdapterTrainer, deadline: float | None = None) -> None:
     """Train from the last whole checkpoint in the trainer's output folder, or from the start, to the end.
 
-    run: the folder of log.jsonl. Checkpoints are whole after multiples of `every` steps. Raises Stopped (or
-    KeyboardInterrupt, in several processes), with a checkpoint, where it stopped before its end: see `Stop`."""
-    args = trainer.args
+    Raises VsrError, after saving the last whole step; Stopped (or KeyboardInterrupt, in several processes), with a
+    checkpoint, where it stopped before its end: see `Stop`. deadline: seconds of the monotonic clock."""
+    args, run = trainer.args, Path(trainer.args.output_dir)
     with args.main_process_first(local=False):
-        checkpoint = last_checkpoint(Path(args.output_dir))
+        checkpoint = last_checkpoint(run)
         if args.process_index == 0:
             cut_logs(run, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
-    stop = Stop(args, every, deadline)
+    stop = Stop(args, deadline)
     trainer.add_callback(stop)
-    trainer.add_callback(_Progress(run, stop))
+    trainer.add_callback(_Progress(trainer, stop))
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except (VsrError, KeyboardInterrupt):
+        trainer.keep()
+        raise
     finally:
         stop.release()
     if stop.why:
@@ -102,23 +148,80 @@ def cut_logs(folder: Path, step: int) -> None:
             atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
-class _Progress(TrainerCallback):
-    """Shows steps the way everything else in the study does, and gives the sign of life."""
+class Stop(TrainerCallback):
+    """All processes stop after the same step, one whose rollouts are used up, if any of them has got SIGTERM (or
+    SIGINT, where there are several: alone, Python's own handling ends a step at once), or if the next step would not
+    end before `deadline` (seconds of the monotonic clock). `why` then holds the reason."""
 
-    def __init__(self, run: Path, stop: Stop):
-        self.run, self.stop = run, stop
+    def __init__(self, args: TrainingArguments, deadline: float | None = None):
+        self.args, self.deadline = args, deadline
+        self.asked, self.why = 0, ""
+        self.last = time.monotonic()
+        self.old: dict = {}
+
+    def on_train_begin(self, args, state, control, **_):
+        """Listen."""
+        self.last = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            reasons = {signal.SIGTERM: 2} | ({signal.SIGINT: 3} if args.world_size > 1 else {})
+            for number, reason in reasons.items():
+                self.old[number] = signal.signal(number, lambda *_, reason=reason: setattr(self, "asked", reason))
+
+    def on_step_end(self, args, state, control, **_):
+        """Decide; the largest reason of all processes counts."""
+        now = time.monotonic()
+        late = self.deadline is not None and now + (now - self.last) > self.deadline
+        self.last = now
+        if state.global_step % rollout_steps(args) or state.global_step >= state.max_steps:
+            return
+        reason = self.asked or int(late)
+        if args.world_size > 1:
+            agreed = torch.tensor(reason, device=args.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            reason = int(agreed)
+        self.why = REASONS[reason]
+        if self.why:
+            control.should_save = control.should_training_stop = True
+
+    def release(self) -> None:
+        """Give the signals back."""
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+class _Progress(TrainerCallback):
+    """Shows steps the way everything else in the study does, gives the sign of life, and sees that nothing that is not
+    finite gets into the adapter, or stays there."""
+
+    def __init__(self, trainer: AdapterTrainer, stop: Stop):
+        self.trainer, self.stop = trainer, stop
         self.steps: Iterator[int] = iter(())
         self.heart: Heart | None = None
 
     def on_train_begin(self, args, state, control, **_):
         """Start counting, at the step that training resumes from."""
+        run = Path(args.output_dir)
         if state.is_world_process_zero:
-            self.steps = track(range(state.global_step, state.max_steps), f"training {self.run.name}")
+            self.steps = track(range(state.global_step, state.max_steps), f"training {run.name}")
             next(self.steps, None)
-        self.heart = Heart(self.run, state.global_step, state.max_steps, written=state.is_world_process_zero)
+        self.heart = Heart(run, state.global_step, state.max_steps, written=state.is_world_process_zero)
+
+    def on_pre_optimizer_step(self, args, state, control, **_):
+        """The gradients are there, of all processes together; the adapter is still that of the step before."""
+        gradients = [weight.grad for weight in self.trainer.weights() if weight.grad is not None]
+        self.trainer.require_finite("gradient", gradients, state.global_step + 1)
 
     def on_step_end(self, args, state, control, **_):
-        """One step done."""
+        """One step done; checkpoints are saved only after this."""
+        self.trainer.require_finite("adapter", self.trainer.weights(), state.global_step)
         next(self.steps, None)
         if self.heart:
             self.heart.beat(state.global_step, self.stop.why or None)
+
+
+def peak_memory() -> float:
+    """MB this process has held at most: on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,11 +1,13 @@
 """`transformers.Trainer` with GRPO's step: sample a group for each prompt, reward, score, one packed update.
 
-The model runs through `vsr.engine`; the objective is `vsr.train.objective.grpo_loss`."""
+The model runs through `vsr.engine`; the objective is `vsr.train.objective.grpo_loss`. A step leaves a line in
+log.jsonl, under TRL's names where TRL has one, and a few of its completions to read."""
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from math import ceil, isnan
 from pathlib import Path
 
 import torch
@@ -20,17 +22,24 @@ from vsr.engine.inputs import Prompt, passes
 from vsr.engine.logps import packed_logps
 from vsr.files import append_jsonl
 from vsr.models import Loaded, end_id, suppressed
-from vsr.train import diagnostics
-from vsr.train.data import See, read_prompt
-from vsr.train.fit import AdapterCheckpoints
-from vsr.train.gradients import Gradients
-from vsr.train.objective import clipped, flat, group_advantages, grpo_loss, k3
-from vsr.train.rewarding import RewardFunction, name_of, rewards_of
-from vsr.train.schedule import Schedule
+from vsr.train.data import Schedule, See, read_prompt
+from vsr.train.fit import AdapterTrainer, peak_memory
+from vsr.train.objective import (
+    Gradients,
+    RewardFunction,
+    TokenMeans,
+    clipped,
+    flat,
+    group_advantages,
+    grpo_loss,
+    k3,
+    name_of,
+    rewards_of,
+)
 
 DECODED = 4  # times as many tokens fit in decoding, which keeps keys and values alone
-Key = tuple[int, int]  # a group and one of its completions
 KEPT_COMPLETIONS = 4  # a step, in completions.jsonl
+Key = tuple[int, int]  # a group and one of its completions
 
 
 @dataclass
@@ -51,11 +60,19 @@ class Batch:
     reference: dict[Key, Tensor] = field(default_factory=dict)
     old: dict[Key, Tensor] = field(default_factory=dict)
 
+    def padded(self, keys: list[Key], kept: dict[Key, Tensor]) -> Tensor:
+        """What is kept of some completions as one tensor (keys, tokens), 0 beyond a completion's end."""
+        return pad_sequence([kept[key] for key in keys], batch_first=True)
 
-class GroupTrainer(AdapterCheckpoints, Trainer):
-    """See the module; `see` gives a video's features, `folder` receives log.jsonl and completions.jsonl, `on_step` each
-    line of the log. A forward pass holds at most `token_budget` tokens; every `split_every`-th step measures policy
-    and KL gradient apart, which costs a second backward pass."""
+    def cut(self, keys: list[Key], padded: Tensor) -> dict[Key, Tensor]:
+        """The opposite: rows (keys, tokens) as long as their completions."""
+        return {(g, i): row[: len(self.completions[g][i])] for (g, i), row in zip(keys, padded, strict=True)}
+
+
+class GroupTrainer(AdapterTrainer, Trainer):
+    """See the module and `vsr.train.grpo.make`; `see` gives a video's features, `on_step` gets each line of the log. A
+    forward pass holds at most `token_budget` tokens; every `split_every`-th step measures policy and KL gradient apart,
+    which costs a second backward pass."""
 
     def __init__(
         self,
@@ -64,16 +81,19 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
         reward_functions: Sequence[RewardFunction],
         args: GRPOConfig,
         see: See,
-        folder: Path,
         *,
         token_budget: int,
         split_every: int = 1,
         on_step: Callable[[dict], None] | None = None,
     ):
         self.questions = args.per_device_train_batch_size // args.num_generations
-        super().__init__(loaded.model, args, data_collator=list, train_dataset=Schedule(rows, args, self.questions))
+        size, repeat = self.questions * args.world_size, args.num_iterations
+        asked = args.num_train_epochs * len(rows) / size if args.max_steps < 1 else args.max_steps / repeat
+        how = {"repeat": repeat, "shuffle": args.shuffle_dataset}
+        schedule = Schedule(rows, max(1, ceil(asked)), size, args.seed, **how)
+        super().__init__(loaded.model, args, data_collator=list, train_dataset=schedule)
         self.remove_callback(PrinterCallback)
-        self.tokenizer, self.see, self.folder = loaded.tokenizer, see, folder
+        self.tokenizer, self.see, self.folder = loaded.tokenizer, see, Path(args.output_dir)
         self.reward_functions, self.on_step = reward_functions, on_step
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(reward_functions))
         self.token_budget, self.split_every = token_budget, split_every
@@ -81,37 +101,29 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
         self.kinds = sorted({row["question_type"] for row in rows if "question_type" in row})
         self.batch: Batch
 
-    def keep(self) -> None:
-        """Save a checkpoint of the last whole step, if there is one and its rollouts are used up; the main process."""
-        if not self.is_world_process_zero():
-            return
-        folder = self.folder / f"checkpoint-{self.state.global_step}"
-        if self.state.global_step % self.args.num_iterations == 0 < self.state.global_step and not folder.exists():
-            self._save_checkpoint(self.model, trial=None)
-
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Batches of questions: TRL's batch size counts completions."""
         return self._get_dataloader(self.train_dataset, "Training", self.questions, SequentialSampler, is_training=True)
 
     def training_step(self, model, inputs: list[dict], num_items_in_batch=None) -> Tensor:
         """Leave equation 1's gradient over the groups of `inputs` on the weights; the loss, a scalar."""
-        clock, tokens = diagnostics.Clock(), {}
+        clock = Clock()
         model = self.accelerator.unwrap_model(model)
-        if self.state.global_step % self.args.num_iterations == 0:
+        # `num_iterations` steps share their rollouts; the first of them collects
+        collects = self.state.global_step % self.args.num_iterations == 0
+        if collects:
             self.batch = self._collect(model.eval(), inputs, clock)
-            tokens["rollout"] = sum(len(c) for group in self.batch.completions for c in group)
-            tokens["scoring"] = tokens["rollout"] + sum(len(prompt.ids) for prompt in self.batch.prompts)
         loss, facts = self._update(model.train(), self.batch)
+        self.require_finite("loss", [loss], self.state.global_step + 1)
         clock.mark("update")
-        tokens["update"] = sum(map(len, sum(self.batch.completions, [p.ids for p in self.batch.prompts])))
-        names = [name_of(function) for function in self.reward_functions]
-        facts |= diagnostics.reward_facts(names, self.batch.rewards, self.batch.total)
-        facts |= diagnostics.task_facts(names, self.batch.rewards, self.batch.rows, self.kinds)
-        facts |= diagnostics.length_facts(self.batch.completions, self.eos) | clock.facts(tokens)
+        sampled = sum(len(c) for group in self.batch.completions for c in group)
+        read = sampled + sum(len(prompt.ids) for prompt in self.batch.prompts)
+        tokens = {"rollout": sampled, "scoring": read, "update": read}
+        facts |= self._batch_facts(self.batch) | clock.facts(tokens if collects else {"update": read})
         self._write(loss, facts, self.batch)
         return loss
 
-    def _collect(self, model, rows: list[dict], clock: diagnostics.Clock) -> Batch:
+    def _collect(self, model, rows: list[dict], clock: "Clock") -> Batch:
         """Sample, reward and score under the reference (at beta 0 too, where it only measures the KL)."""
         prompts = [read_prompt(row, self.tokenizer, self.see) for row in rows]
         clock.mark("vision")
@@ -128,17 +140,11 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
         plan = self._plan(prompts, [[len(c) for c in group] for group in groups], ~flat(total))
         batch = Batch(rows, prompts, groups, texts, rewards, total, group_advantages(total), plan)
         clock.mark("reward")
-        self._score(model, batch)
+        with torch.no_grad(), model.disable_adapter():  # the reference is the model without its adapter
+            for keys in batch.plan:
+                batch.reference |= batch.cut(keys, self._logps(model, batch, keys)[0])
         clock.mark("scoring")
         return batch
-
-    @torch.no_grad()
-    def _score(self, model, batch: Batch) -> None:
-        """Log-probabilities under the reference, which is the model without its adapter."""
-        with model.disable_adapter():
-            for keys in batch.plan:
-                logps, _ = self._logps(model, batch, keys)
-                batch.reference |= _rows(keys, logps, batch.completions)
 
     def _sample(self, model, prompts: list[Prompt]) -> list[list[LongTensor]]:
         """Rollouts that depend on (seed, step, place in the whole batch) alone, so that a resumed run draws what an
@@ -177,20 +183,20 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
             return packed_logps(model, [batch.prompts[g] for g in order], members, temperature=self.args.temperature)
 
     def _update(self, model, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Add up the gradients of all passes."""
-        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        """Add up the gradients of all passes, each over some completions (K) of some groups, padded to T tokens."""
         beta, split = self.args.beta, self.state.global_step % self.split_every == 0
-        gradients = Gradients(weights, ("policy", "kl_live", "kl_flat") if split else ("live", "kl_flat"))
-        means, loss = diagnostics.TokenMeans(), torch.zeros((), device=self.args.device)
+        # live: groups whose rewards differ; flat: those without spread, whose loss is the KL term alone
+        gradients = Gradients(self.weights(), ("policy", "kl_live", "kl_flat") if split else ("live", "kl_flat"))
+        means, loss = TokenMeans(), torch.zeros((), device=self.args.device)
         for keys in batch.plan:
-            logps, entropy = self._logps(model, batch, keys)
-            for key, row in _rows(keys, logps.detach(), batch.completions).items():
+            logps, entropy = self._logps(model, batch, keys)  # (K, T) with a graph, (K, T)
+            for key, row in batch.cut(keys, logps.detach()).items():
+                # the first update on these rollouts is on-policy: its own log-probabilities are the sampling policy's
                 batch.old.setdefault(key, row)
-            old, ref, mask = (
-                pad_sequence([kept[key] for key in keys], batch_first=True)
-                for kept in (batch.old, batch.reference, {key: torch.ones_like(batch.old[key]) for key in keys})
-            )
-            advantages = torch.stack([batch.advantages[key] for key in keys]).to(logps)
+            old, ref = batch.padded(keys, batch.old), batch.padded(keys, batch.reference)  # (K, T)
+            mask = batch.padded(keys, {key: torch.ones_like(batch.old[key]) for key in keys})
+            advantages = torch.stack([batch.advantages[key] for key in keys]).to(logps)  # (K,)
+            # grpo_loss is a mean over the pass; its share makes the passes' sum the mean over all completions
             share = len(keys) / batch.advantages.numel()
             policy = share * grpo_loss(logps, old, ref, advantages, mask, self.args.epsilon, 0.0)
             kl = share * grpo_loss(logps, old, ref, torch.zeros_like(advantages), mask, self.args.epsilon, beta)
@@ -198,21 +204,38 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
                 parts = {"kl_flat": kl}
             else:
                 parts = {"policy": policy, "kl_live": kl} if split else {"live": policy + kl}
+            # at beta 0 the KL term has no gradient, and differentiating it would cost a backward pass
             loss += gradients.add({part: value for part, value in parts.items() if beta or not part.startswith("kl")})
             with torch.no_grad():
                 means.add(mask, k3(logps, ref), entropy, clipped(logps, old, advantages, self.args.epsilon))
         return loss, means.facts() | gradients.finish(self.args.world_size)
 
+    def _batch_facts(self, batch: Batch) -> dict[str, float]:
+        """Rewards and lengths. A `std` is the mean over groups of the deviation within a group: what the advantages are
+        made of. Every question type is there on every process, nan where this step asks none of it."""
+        asked = {kind: torch.tensor([row["question_type"] == kind for row in batch.rows]) for kind in self.kinds}
+        spread = {"reward": batch.total.mean(), "reward_std": batch.total.std(1).mean()}
+        facts = spread | {"frac_reward_zero_std": flat(batch.total).float().mean()}
+        for index, function in enumerate(self.reward_functions):
+            name, part = f"rewards/{name_of(function)}", batch.rewards[..., index]  # (groups, G)
+            facts |= {f"{name}/mean": part.mean(), f"{name}/std": part.std(1).mean()}
+            facts |= {f"{name}/{kind}": part[rows].mean() for kind, rows in asked.items()}
+        completions = [completion for group in batch.completions for completion in group]
+        lengths = torch.tensor([float(len(completion)) for completion in completions])
+        facts |= {f"completions/{name}_length": getattr(lengths, name)() for name in ("mean", "min", "max")}
+        cut = torch.tensor([float(completion[-1] != self.eos) for completion in completions])  # not ended by the model
+        return {key: float(value) for key, value in (facts | {"completions/clipped_ratio": cut.mean()}).items()}
+
     def _write(self, loss: Tensor, facts: dict[str, float], batch: Batch) -> None:
         """A line of log.jsonl, over all processes, and some completions of the first group."""
         facts = {"loss": float(loss), **facts}
         values = torch.tensor([list(facts.values())], dtype=torch.float64, device=self.args.device)
-        gathered = diagnostics.over_processes(list(facts), self.accelerator.gather(values).cpu())
+        gathered = over_processes(list(facts), self.accelerator.gather(values).cpu())
         if not self.is_world_process_zero():
             return
         step = self.state.global_step + 1
         line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
-        line |= {key: value for key, value in gathered.items() if not (key.startswith("reward/") and isnan(value))}
+        line |= {key: value for key, value in gathered.items() if not (key.startswith("rewards/") and isnan(value))}
         append_jsonl(self.folder / "log.jsonl", line)
         for i in range(min(KEPT_COMPLETIONS, self.args.num_generations)):
             kept = {"step": step, "id": batch.rows[0]["id"], "truth": batch.rows[0].get("ground_truth")}
@@ -222,9 +245,39 @@ class GroupTrainer(AdapterCheckpoints, Trainer):
             self.on_step(line)
 
 
+class Clock:
+    """Seconds of a step's phases."""
+
+    def __init__(self):
+        self.seconds, self.last = {}, time.perf_counter()
+
+    def mark(self, phase: str) -> None:
+        """End a phase; on a GPU, wait for it."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[phase], self.last = now - self.last, now
+
+    def facts(self, tokens: dict[str, int]) -> dict[str, float]:
+        """Seconds by phase, tokens a second for those in `tokens`, peak memory in MB."""
+        facts = {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
+        facts |= {f"tokens_per_second/{phase}": count / self.seconds[phase] for phase, count in tokens.items()}
+        return facts | {"peak_memory_mb": peak_memory()}
+
+
+def over_processes(names: list[str], values: Tensor) -> dict[str, float]:
+    """The facts of a step from every process's `values` (processes, names): extremes of extremes, the sum of speeds,
+    the mean of all else (nan where no process has any)."""
+
+    def whole(name: str, column: Tensor) -> Tensor:
+        if name.startswith("tokens_per_second/"):
+            return column.sum()
+        if name == "completions/min_length":
+            return column.min()
+        return column.max() if name in ("completions/max_length", "peak_memory_mb") else column.nanmean()
+
+    return {name: float(whole(name, values[:, i])) for i, name in enumerate(names)}
+
+
 def _generator(mark: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big"))
-
-
-def _rows(keys: list[Key], padded: Tensor, completions: list[list[LongTensor]]) -> dict[Key, Tensor]:
-    return {(g, i): row[: len(completions[g][i])] for (g, i), row in zip(keys, padded, strict=True)}

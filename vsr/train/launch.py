@@ -25,15 +25,16 @@ from vsr.errors import Stopped, VsrError
 from vsr.files import atomic_write, read_json, write_json
 from vsr.profiles import Profile
 from vsr.progress import QUIET, Counted
-from vsr.questions.dataset import load as load_bench
-from vsr.train.baseline import run_name as baseline_name
-from vsr.train.grpo import run_grpo, run_name
+from vsr.questions.dataset import load as load_questions
+from vsr.train import run_name
+from vsr.train import train as train_here
 
 FOLDER = ".launch"
 GPUS = "VSR_GPUS"  # set by `vsr run --gpus` for the kernels it starts
 EVERY = 1.0  # seconds between two looks at a job
 LAST_LINES = 15
-# what describes another process's place among others, or its notebook
+# what describes another process's place among others (a launcher that inherits a rank believes itself to be one of its
+# own workers), or its notebook; NCCL_, CUDA_ and HF_ are the user's and pass
 OURS_ALONE = re.compile(
     r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS))|(RANK|WORLD_SIZE|MPLBACKEND)$"
 )
@@ -52,26 +53,24 @@ DDP = {  # accelerate's config, written out so that no default of the user's dec
 
 @dataclass(frozen=True)
 class Training:
-    """The arguments of `run_grpo` or, for the `method` sft or dpo (whose mode is vanilla), of `run_sft` and `run_dpo`;
-    `max_hours` after which it stops with a checkpoint."""
+    """The arguments of `vsr.train.train`, but for the folder of the `data` in their place, and `max_hours` after which
+    it stops with a checkpoint."""
 
+    method: str
     profile: Profile
-    mode: str
     data: str
     out: str
-    seed: int
+    seed: int = 0
+    mode: str = "vanilla"
     beta: float | None = None
+    budget: int | None = None
     fresh: bool = False
     max_hours: float | None = None
-    method: str = "grpo"
-    budget: int | None = None
 
     @property
     def folder(self) -> Path:
         """The run's."""
-        grpo = self.method == "grpo"
-        name = run_name(self.mode, self.seed, self.beta) if grpo else baseline_name(self.method, self.seed, self.budget)
-        return Path(self.out) / name
+        return Path(self.out) / run_name(self.method, self.seed, self.mode, self.beta, self.budget)
 
     @property
     def here(self) -> Path:
@@ -170,7 +169,7 @@ def _follow(here: Path, show: Callable[[int], None]) -> None:
 
 
 def _interrupt(here: Path) -> None:
-    """Every process ends after this step, see `vsr.train.stopping`; the launcher itself would kill them soon."""
+    """Every process ends after this step, see `vsr.train.fit`; the launcher itself would kill them soon."""
     print("stopping after this step, with a checkpoint; interrupt again to stop at once", file=sys.stderr, flush=True)
     launcher = int((here / "pid").read_text())
     for process in _processes(launcher):
@@ -219,26 +218,16 @@ def ended(code: int) -> str:
     return how + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
 
-def _train(method: str, mode: str, data: str, beta: float | None, budget: int | None, **how: object) -> None:
-    if method == "grpo":
-        run_grpo(mode=mode, data=data, beta=beta, **how)
-        return
-    from vsr.train import dpo, sft
-
-    run = {"sft": sft.run_sft, "dpo": dpo.run_dpo}[method]
-    run(data=load_bench(data), budget=budget, **how)
-
-
 def main(path: str) -> int:
     """What each process of a job does; exit codes as those of `vsr`."""
     job = read_json(path)
     hours, _ = job.pop("max_hours"), job.pop("processes")
-    job["profile"] = Profile(**job["profile"])
+    job |= {"profile": Profile(**job["profile"]), "data": load_questions(job["data"])}
     deadline = None if hours is None else time.monotonic() + 3600 * hours
     stopped, rank = None, os.environ.get("RANK", "0")
     workers.watch(Path(path).with_name(f"stacks-{rank}"))
     try:
-        _train(**job, deadline=deadline)
+        train_here(**job, deadline=deadline)
     except VsrError as error:
         print(f"vsr train: {error}", file=sys.stderr)
         return 2

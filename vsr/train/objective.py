@@ -1,10 +1,18 @@
-"""Equation 1 of the paper, as short as it is printed. Pure functions of tensors."""
+"""Equation 1 of the paper, as short as it is printed, the gradients of its parts, and the rewards it is made of."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from vsr.errors import VsrError
 
 SPREAD_FLOOR = 1e-4  # TRL's, added to the standard deviation; the paper divides by the deviation alone
 FLAT = 1e-6  # rewards that spread less than this are equal
+RewardFunction = Callable[..., Sequence[float]]
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
@@ -50,3 +58,102 @@ def grpo_loss(
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
     objective = surrogate - beta * k3(logps, ref_logps)
     return -((objective * mask).sum(1) / mask.sum(1)).mean()
+
+
+class Gradients:
+    """Gradients of named `parts` of the loss, added up over passes; their sum becomes the weights' gradient."""
+
+    def __init__(self, weights: list[Tensor], parts: tuple[str, ...]):
+        self.weights = weights
+        self.parts = {part: [torch.zeros_like(weight) for weight in weights] for part in parts}
+
+    def add(self, losses: dict[str, Tensor]) -> float:
+        """Differentiate the losses of one pass, by part; their sum."""
+        left = list(losses)
+        for part in losses:
+            left.remove(part)
+            found = torch.autograd.grad(losses[part], self.weights, retain_graph=bool(left))
+            for total, gradient in zip(self.parts[part], found, strict=True):
+                total += gradient
+        return sum(float(loss.detach()) for loss in losses.values())
+
+    def finish(self, processes: int) -> dict[str, float]:
+        """Set the weights' gradients, averaged over processes, and return the norm of every part and of the sum."""
+        for weight, *parts in zip(self.weights, *self.parts.values(), strict=True):
+            weight.grad = sum(parts[1:], parts[0])
+            if processes > 1:  # the engine goes past DistributedDataParallel's forward, so its reducer never runs
+                torch.distributed.all_reduce(weight.grad, torch.distributed.ReduceOp.AVG)
+        norms = {f"grad_norm/{part}": float(get_total_norm(found)) for part, found in self.parts.items()}
+        return norms | {"grad_norm": float(get_total_norm([weight.grad for weight in self.weights]))}
+
+
+@dataclass
+class TokenMeans:
+    """Sums over completion tokens, added up pass by pass."""
+
+    tokens: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    clipped: float = 0.0
+
+    def add(self, mask: Tensor, kl: Tensor, entropy: Tensor, clipped: Tensor) -> None:
+        """All (sequences, tokens)."""
+        self.tokens += float(mask.sum())
+        self.kl += float((kl * mask).sum())
+        self.entropy += float((entropy * mask).sum())
+        self.clipped += float((clipped * mask).sum())
+
+    def facts(self) -> dict[str, float]:
+        """Means over tokens: KL and entropy in nats, the share of tokens whose gradient the clip stopped."""
+        names = {"kl": self.kl, "entropy": self.entropy, "clip_ratio/region_mean": self.clipped}
+        return {name: value / self.tokens for name, value in names.items()}
+
+
+def name_of(function: RewardFunction) -> str:
+    """How logs and errors call a reward function."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def rewards_of(
+    functions: Sequence[RewardFunction], rows: list[dict], completions: list[str], completion_ids: list[list[int]]
+) -> Tensor:
+    """Rewards (completions, functions): `rows[i]` is the sample that `completions[i]` answers.
+
+    Functions take `prompts, completions, completion_ids` and every other column of the rows, as in TRL; conversational
+    prompts give conversational completions. One that raises, or gives anything but a finite number for each completion,
+    is a VsrError naming function and sample."""
+    chats = [[{"role": "assistant", "content": text}] for text in completions]
+    given = [
+        c if isinstance(row["prompt"], list) else text for c, text, row in zip(chats, completions, rows, strict=True)
+    ]
+    inputs = {"prompts": [row["prompt"] for row in rows], "completions": given, "completion_ids": completion_ids}
+    inputs |= {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+    scores = []
+    for function in functions:
+        try:
+            values = function(**inputs)
+        except Exception as error:
+            raise VsrError(
+                f"reward '{name_of(function)}' failed on sample '{_culprit(function, inputs, rows)}': "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if len(values) != len(rows):
+            raise VsrError(f"reward '{name_of(function)}' gave {len(values)} values for {len(rows)} completions")
+        for value, row, text in zip(values, rows, completions, strict=True):
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise VsrError(
+                    f"reward '{name_of(function)}' gave {value!r}, not a finite number, for sample '{row['id']}' "
+                    f"and completion {text[:80]!r}"
+                )
+        scores.append(list(values))
+    return torch.tensor(scores, dtype=torch.float32).T
+
+
+def _culprit(function: RewardFunction, inputs: dict[str, list], rows: list[dict]) -> str:
+    """The first sample on which the function fails alone; all of them if it fails only on the batch."""
+    for index, row in enumerate(rows):
+        try:
+            function(**{key: values[index : index + 1] for key, values in inputs.items()})
+        except Exception:
+            return row["id"]
+    return ", ".join(dict.fromkeys(row["id"] for row in rows))
