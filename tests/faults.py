@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from vsr import evaluate, runs
 runs.ROOT = Path(sys.argv[1])
-from vsr.report.write import write_all
+from vsr.report import write_all
 from vsr.study import setup
 settings = {"train_rooms": 3, "bench_rooms": 3, "seeds": 1, "bootstrap": 50}
 study = setup("smoke", settings, runs.ROOT / "results" / "smoke")

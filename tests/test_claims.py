@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from made_runs import write_run, write_training
+from vsr.report.findings import above, below, combine, unchanged
 
 from vsr import paper
 from vsr.files import write_json
 from vsr.report import claims, log_tests
-from vsr.report.findings import above, below, combine, unchanged
 from vsr.scoring.intervals import Effect
 from vsr.scoring.rewards import is_shell
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import BLIND, write_run, write_training
+from vsr.report.methods import BASE, GRPO_V
+from vsr.report.summaries import COLUMNS, evaluation, find
 
 from vsr import paper
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.report import figures, figures_errors, figures_honesty, figures_training, methods, plotting, training_logs
-from vsr.report.methods import BASE, GRPO_V
-from vsr.report.summaries import COLUMNS, evaluation, find
 from vsr.report.training_logs import FORMAT, KL, Training
 
 SKILLS = {BASE: 0.3, methods.DPO: 0.35, methods.SFT: 0.5, GRPO_V: 0.8}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from made_runs import write_run, write_training
+from vsr.report.tables import NOT_RUN
+from vsr.report import write_all
 
 from vsr.report import claims, tables
-from vsr.report.table_text import NOT_RUN
-from vsr.report.write import write_all
 
 pytestmark = pytest.mark.slow  # every figure is drawn twice
 
@@ -28,7 +28,7 @@ def project(tmp_path_factory) -> Path:
         write_training(results, f"grpo-think-seed{seed}", "think", 1e-4, seed, steps=20)
         write_training(results, f"grpo-think-seed{seed}-beta0", "think", 0.0, seed, steps=20, end=0.2)
     code = (
-        "import sys; from vsr.report.write import write_all; write_all(sys.argv[1]); "
+        "import sys; from vsr.report import write_all; write_all(sys.argv[1]); "
         "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(results)], check=True)

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from vsr.report.figures_rosetta import CAUSES, falls, rosetta, waterfall
 
 from vsr import cli, scoring
-from vsr.report.figures_rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.report.plotting import savefig
 from vsr.scoring.harnesses import RULES
 

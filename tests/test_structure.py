@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
 # lower floors never import higher ones; modules of one floor may import each other
 FLOORS = [
-    {"errors", "files", "workers", "runs", "progress"},
+    {"errors", "files", "markdown", "workers", "runs", "progress"},
     {"paper", "profiles"},
     {"scenes"},
     {"scoring", "questions"},

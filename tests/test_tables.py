@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_runs import write_run
+from vsr.report.methods import BASE, GRPO_V, SFT
+from vsr.report.summaries import COLUMNS, evaluation, find, matching
+from vsr.report.table_text import NOT_RUN, to_csv
 
 from vsr import paper, scoring
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.report import methods, tables
-from vsr.report.methods import BASE, GRPO_V, SFT
-from vsr.report.summaries import COLUMNS, evaluation, find, matching
-from vsr.report.table_text import NOT_RUN, to_csv
 from vsr.scoring.intervals import Effect
 
 RUNS = [name for _, _, name in tables.TABLE_1_RUNS]

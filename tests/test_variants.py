@@ -4,6 +4,7 @@ import json
 
 import pytest
 from made_runs import write_run, write_training
+from vsr.report import write_all
 
 from vsr import estimate, profiles, variants
 from vsr.errors import VsrError
@@ -11,7 +12,6 @@ from vsr.estimate import devices
 from vsr.files import read_json, read_jsonl, write_json
 from vsr.models import quantize
 from vsr.report import figures_variants, plotting, show, training_logs
-from vsr.report.write import write_all
 from vsr.study import Study
 
 NAMES = ("none", "nf4", "int8")

@@ -207,7 +207,7 @@ def cmd_estimate(args: argparse.Namespace) -> None:
 
 def cmd_report(args: argparse.Namespace) -> None:
     """tables, figures and the claims ledger, from the run folders alone"""
-    from vsr.report.write import write_all
+    from vsr.report import write_all
 
     for path in write_all(_out(args)):
         print(path)
@@ -226,13 +226,12 @@ def cmd_score(args: argparse.Namespace) -> None:
     """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
     from vsr import scoring
     from vsr.files import read_jsonl
-    from vsr.report import figures_rosetta, plotting
-    from vsr.report.write import figures_folder
+    from vsr.report import figures_folder, plotting, rosetta
 
     samples = list(read_jsonl(args.predictions))
     print(scoring.rosetta_table(samples, args.rules))
     if args.rules == "all":
-        drawn = figures_rosetta.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")
+        drawn = rosetta.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")
         for path in plotting.savefig(drawn, figures_folder(_out(args)) / "rosetta"):
             print(path)
 

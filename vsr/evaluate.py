@@ -17,7 +17,7 @@ from vsr.errors import VsrError, unknown
 from vsr.files import append_jsonl, atomic_write, fingerprint, read_json, read_jsonl, write_json
 from vsr.models import Loaded
 from vsr.paper import MODES
-from vsr.profiles import Profile
+from vsr.profiles import VIDEOS, Profile
 from vsr.progress import track
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
@@ -25,7 +25,6 @@ from vsr.runs import Run, Settings, Stage
 from vsr.video import decode, patchify
 from vsr.workers import Heart
 
-VIDEOS = ("true", "none", "shuffled", "one")
 LIMITS = {mode: "max_new_tokens" if mode == "vanilla" else "max_new_tokens_reasoning" for mode in MODES}
 ANSWER = {mode: Stage("answer", 1, (*models.SETTINGS, "frames", "max_pixels", LIMITS[mode])) for mode in MODES}
 CONSTANT = Stage("constant", 1, ())

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from vsr.errors import VsrError, unknown
 
 UNSTATED = "unstated in the paper: "
+VIDEOS = {"true": "true video", "one": "one frame", "shuffled": "shuffled video", "none": "no video"}  # to evaluate on
 
 
 def setting(default: object, source: str) -> typing.Any:

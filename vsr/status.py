@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from vsr import markdown
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.progress import duration
-from vsr.report.table_text import markdown_table
 from vsr.workers import Beat, held, last_beat
 
 SILENT = 600.0  # seconds without a sign of life, or 20 steps' time where that is longer
@@ -48,7 +48,7 @@ def statuses(results: str | Path) -> list[Status]:
 def table(found: list[Status]) -> str:
     """As Markdown."""
     rows = [status.row() for status in found]
-    return markdown_table(("run", "state", "step", "steps a minute", "last sign of life"), rows)
+    return markdown.table(("run", "state", "step", "steps a minute", "last sign of life"), rows)
 
 
 def _status(folder: Path, name: str) -> Status:

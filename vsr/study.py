@@ -18,9 +18,8 @@ from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures, pictures
+from vsr.report import figures, figures_folder, pictures
 from vsr.report.pictures import Curves
-from vsr.report.write import figures_folder
 from vsr.scenes import metainfo
 from vsr.workers.pool import Job, run_all
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from vsr import markdown
 from vsr.estimate import devices, needs, phases, workload
 from vsr.estimate.workload import Workload
 from vsr.files import read_json
 from vsr.models.folders import QWEN2_VL, shape
 from vsr.profiles import PROFILES
-from vsr.report.table_text import markdown_table
 from vsr.runs import ROOT
 
 GPU, PROFILE = "A100", "paper-2b"
@@ -109,4 +109,4 @@ def table(result: dict) -> str:
         [part, *(f"{hours[part, n]:.2f}" if (part, n) in hours else "" for n in DEVICES), str(stop)]
         for part, stop in result["stops_at"].items()
     ]
-    return markdown_table([f"hours, {result['profile']}", *map(str, DEVICES), "stops at"], rows)
+    return markdown.table([f"hours, {result['profile']}", *map(str, DEVICES), "stops at"], rows)

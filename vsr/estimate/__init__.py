@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import Qwen2VLConfig
 
+from vsr import markdown
 from vsr.errors import VsrError
 from vsr.estimate import devices, needs, phases, workload
 from vsr.estimate.devices import GIB, Device
@@ -19,7 +20,6 @@ from vsr.models.folders import QWEN2_VL, find, shape
 from vsr.models.quantize import skeleton
 from vsr.profiles import Profile
 from vsr.progress import duration
-from vsr.report.tables import markdown_table
 
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
 FRAGMENTS = 1.05  # the allocator's loss
@@ -97,7 +97,7 @@ class Estimate:
 
     def table(self) -> str:
         """The rows as Markdown."""
-        return markdown_table((f"{self.profile.name}, {self.mode}", "", "known by"), self.rows())
+        return markdown.table((f"{self.profile.name}, {self.mode}", "", "known by"), self.rows())
 
 
 def estimate(profile: Profile, device: Device | None = None, mode: str = "vanilla") -> Estimate:

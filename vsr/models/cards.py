@@ -13,6 +13,7 @@ from vsr import runs
 from vsr.files import atomic_write, read_json, read_jsonl
 from vsr.models.adapters import adapter_folder, adapter_hash
 from vsr.paper import TASKS
+from vsr.profiles import VIDEOS
 from vsr.scoring.intervals import Value
 
 CARD = "README.md"
@@ -24,7 +25,6 @@ SETTINGS = {  # of each method
     "sft": ("sft_learning_rate", *ADAPTER),
     "dpo": ("dpo_learning_rate", "dpo_beta", *ADAPTER),
 }
-VIDEOS = {"true": "true video", "one": "one frame", "shuffled": "shuffled video", "none": "no video"}
 SHIPPED = "vsr/miniature/base"
 MINIATURE = (
     "Qwen2-VL: the base is this project's miniature of a few million parameters, which knows procedural rooms and "

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
-from vsr import paper, profiles
+from vsr import markdown, paper, profiles
 from vsr.files import atomic_write, write_json
 from vsr.paper import CLAIMS, Claim
-from vsr.report.findings import CANNOT_TELL, Finding, NotRunError, OutOfReachError, combine
-from vsr.report.judgements import TESTS
-from vsr.report.table_text import NOT_RUN, folded, markdown_table
+from vsr.report.judgements import CANNOT_TELL, TESTS, Finding, NotRunError, OutOfReachError, combine
+from vsr.report.tables import NOT_RUN
 
 ROUNDING = 0.1  # eight scores and one average printed to 0.1: each is off by at most 0.05
 
@@ -104,10 +103,10 @@ def ledger_markdown(entries: list[Entry], profile: str) -> str:
     ]
     header = ["", "claim", "the paper", "ours", "smallest detectable", "verdict"]
     about = "its small model and rendered rooms, not about Qwen2-VL" if small else "this model and its questions"
-    table = markdown_table(header, rows)
+    table = markdown.table(header, rows)
     runs = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
     scope = f"Verdicts of profile {profile} are about {about}.{GAIN_ALONE * small}"
-    return f"**Claims ledger**\n\n{table}\n{scope}\n{HOW}\n{folded('Runs', runs)}"
+    return f"**Claims ledger**\n\n{table}\n{scope}\n{HOW}\n{markdown.folded('Runs', runs)}"
 
 
 GAIN_ALONE = (
@@ -145,7 +144,7 @@ def audit_markdown(rows: list[AuditRow]) -> str:
     for row in rows:
         numbers = (f"{row.printed:.1f}", f"{row.mean:.2f}", f"{row.difference:+.2f}")
         lines.append([row.where, row.row, *numbers, "**beyond rounding**" if row.flagged else ""])
-    table = markdown_table(["table", "row", "printed average", "mean of the row", "difference", ""], lines)
+    table = markdown.table(["table", "row", "printed average", "mean of the row", "difference", ""], lines)
     return f"**Arithmetic of the published tables**\n\n{table}\nRounding explains differences up to {ROUNDING}.\n"
 
 

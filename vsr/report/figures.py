@@ -1,8 +1,5 @@
-"""Figures from run folders alone, in one style, as .svg and .png that do not change from call to call.
-
-Colours are seaborn's colour-blind palette. A title says what the figure shows, computed from the numbers in it; a
-panel whose run is missing says "not run".
-"""
+"""Figures of scores from run folders alone: a title says what the figure shows, computed from the numbers in it; what
+was not run is said."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,24 +10,31 @@ from matplotlib.figure import Figure
 
 from vsr import paper
 from vsr.paper import TASKS
-from vsr.report import figures_errors, figures_honesty, figures_rosetta, figures_training, methods
-from vsr.report.methods import BASE, CONSTANT, DPO, GRPO_V, SFT
-from vsr.report.plotting import GREY, PALETTE, legend, name_runs, savefig, style, title
-from vsr.report.summaries import COLUMNS, Evaluation, Run, evaluation, find
-from vsr.report.table_text import NOT_RUN
-from vsr.scoring import intervals
+from vsr.profiles import VIDEOS
+from vsr.report import figures_errors, figures_training, rosetta
+from vsr.report import plotting as p
+from vsr.report.evaluations import (
+    BASE,
+    BASE_O,
+    BASE_T,
+    CONSTANT,
+    DPO,
+    GRPO_V,
+    LADDER,
+    SEEING,
+    SFT,
+    Evaluation,
+    evaluation,
+)
+from vsr.report.plotting import GREY, PALETTE, savefig
+from vsr.report.tables import NOT_RUN
+from vsr.scoring import intervals, score_samples
 from vsr.scoring.intervals import Value
 
-__all__ = ["GREY", "before_after", "prompting", "savefig", "style", "video_matters", "write_all"]
-
-MODE_COLOURS = {"think": PALETTE[1], "observe": PALETTE[2], "vanilla": PALETTE[0]}
-VIDEO_RUNS = {  # what the model saw -> run
-    "true video": "eval-base-vanilla-true",
-    "shuffled video": "eval-base-vanilla-shuffled",
-    "no video": "eval-base-vanilla-none",
-}
-VIDEO_COLOURS = dict(zip(VIDEO_RUNS, (PALETTE[0], PALETTE[1], PALETTE[7]), strict=True))
+MODES = {"think": (BASE_T, PALETTE[1]), "observe": (BASE_O, PALETTE[2]), "vanilla": (BASE, PALETTE[0])}
+VIDEO_STYLES = {"true": (PALETTE[0], "o"), "one": (PALETTE[2], "D"), "shuffled": (PALETTE[1], "s"), "none": (GREY, "v")}
 METHOD_STYLES = {BASE: (GREY, "o"), DPO: (PALETTE[2], "D"), SFT: (PALETTE[1], "s"), GRPO_V: (PALETTE[0], "^")}
+ROWS = {"overall": "average of eight", "trained": "average of six trained", **TASKS}
 
 
 def all_figures() -> dict[str, Callable[[str | Path], Figure]]:
@@ -43,10 +47,10 @@ def all_figures() -> dict[str, Callable[[str | Path], Figure]]:
         "table1_modes": prompting,
         "video_matters": video_matters,
         "before_after": before_after,
-        "honesty": figures_honesty.honesty,
-        "prior": figures_honesty.prior,
+        "honesty": honesty,
+        "prior": prior,
         "errors": figures_errors.errors,
-        "rosetta": figures_rosetta.rosetta,
+        "rosetta": rosetta.rosetta,
     }
 
 
@@ -55,72 +59,57 @@ def write_all(results: str | Path, out: str | Path) -> list[Path]:
     return [path for name, draw in all_figures().items() for path in savefig(draw(results), Path(out) / name)]
 
 
+@p.style()
 def prompting(results: str | Path) -> Figure:
     """Table 1 as bars: the three prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
-    runs = {mode: find(Path(results), f"eval-base-{mode}-true") for mode in paper.MODES}
+    runs = {mode: evaluation(results, method) for mode, (method, _) in MODES.items()}
     ours = {mode: run.values() for mode, run in runs.items() if run}
-    constant = find(Path(results), CONSTANT)
+    constant = evaluation(results, CONSTANT)
     printed = {
         row.mode: {"overall": Value(row.average), **{task: Value(row.score(task)) for task in TASKS}}
         for row in paper.TABLE_1
         if row.backbone == "Qwen2-VL-2B"
     }
-    with style():
-        fig = Figure(figsize=(9.5, 5.6), layout="constrained")
-        above, below = fig.subplots(2, 1, sharex=True, sharey=True)
-        _mode_bars(above, ours)
-        if constant:
-            _marks(above, constant)
-        if not ours:
-            above.text(0.5, 0.5, NOT_RUN, transform=above.transAxes, ha="center", color=GREY, fontsize="large")
-        above.set_title(f"Ours, {Path(results).name}: {_ranking(ours)}", pad=26)
-        _mode_bars(below, printed)
-        below.set_title("The paper, Qwen2-VL-2B: vanilla 23.3, think 22.9 (mean of its row: 20.7), observe 21.8")
-        legend(above, below, labels=(*paper.MODES, "best constant answer"), x=0)
-        fig.supylabel("score, %", fontsize="medium")
-        name_runs(fig, [run.id for run in (*runs.values(), constant) if run])
+    fig = Figure(figsize=(9.5, 5.6), layout="constrained")
+    above, below = fig.subplots(2, 1, sharex=True, sharey=True)
+    _mode_bars(above, ours, constant)
+    if not ours:
+        p.not_run(above)
+    above.set_title(f"Ours, {Path(results).name}: {_ranking(ours)}", pad=26)
+    _mode_bars(below, printed)
+    below.set_title("The paper, Qwen2-VL-2B: vanilla 23.3, think 22.9 (mean of its row: 20.7), observe 21.8")
+    p.legend(above, below, labels=(*MODES, CONSTANT.label), x=0)
+    fig.supylabel("score, %", fontsize="medium")
+    p.name_runs(fig, [run.id for run in (*runs.values(), constant) if run])
     return fig
 
 
-_BARS = ("overall", *TASKS)
-
-
-def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]]) -> None:
-    """Bars of the modes that were run, with their intervals."""
-    for i, mode in enumerate(paper.MODES):
-        if mode not in rows:
-            continue
-        at = np.arange(len(_BARS)) + 0.27 * (i - 1)
-        values = [rows[mode][column] for column in _BARS]
-        axes.bar(at, [value.score if value else 0 for value in values], 0.25, color=MODE_COLOURS[mode], label=mode)
-        _whiskers(axes, at, values)
+def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]], constant: Evaluation | None = None) -> None:
+    """Bars of the modes that were run, with their intervals, and a line at what the best constant answer scores."""
+    columns = ("overall", *TASKS)
+    for i, (mode, (_, colour)) in enumerate(MODES.items()):
+        for x, column in enumerate(columns) if mode in rows else ():
+            at, value = x + 0.27 * (i - 1), rows[mode][column]
+            if value is None:
+                axes.text(at, 0.5, "–", ha="center", color=GREY)  # a task without questions, not a score of 0
+                continue
+            axes.bar(at, value.score, 0.25, color=colour, label=mode)
+            if value.low is not None and value.high is not None:
+                axes.plot([at, at], [value.low, value.high], color="0.2", linewidth=1.1, solid_capstyle="butt")
+    for x, column in enumerate(columns) if constant else ():
+        if mark := constant.value(column):
+            line = {"color": "black", "linestyle": ":", "linewidth": 1.6, "label": CONSTANT.label}
+            axes.plot([x - 0.42, x + 0.42], [mark.score] * 2, **line)
     axes.axvline(0.5, color="0.8", linewidth=1)
     axes.grid(axis="x", visible=False)
-    axes.set_xticks(np.arange(len(_BARS)), ["average", *TASKS.values()])
+    axes.set_xticks(np.arange(len(columns)), ["average", *TASKS.values()])
     axes.set_ylim(bottom=0, auto=True)
-
-
-def _whiskers(axes: Axes, at: np.ndarray, values: list[Value | None]) -> None:
-    for x, value in zip(at, values, strict=True):
-        if value is None:
-            axes.text(x, 0.5, "–", ha="center", color=GREY)  # a task without questions, not a score of 0
-        elif value.low is not None and value.high is not None:
-            axes.plot([x, x], [value.low, value.high], color="0.2", linewidth=1.1, solid_capstyle="butt")
-
-
-def _marks(axes: Axes, constant: Run) -> None:
-    """A line across each task's bars at what the best constant answer scores."""
-    values = [constant.value(column) for column in _BARS]
-    for x, value in enumerate(values):
-        if value:
-            label = "best constant answer" if x == 0 else None
-            axes.plot([x - 0.42, x + 0.42], [value.score] * 2, color="black", linestyle=":", linewidth=1.6, label=label)
 
 
 def _ranking(ours: dict[str, dict[str, Value | None]]) -> str:
     """The modes by their averages, and whether the first one's interval stands apart."""
     averages = {mode: value for mode, values in ours.items() if (value := values["overall"])}
-    missing = [mode for mode in paper.MODES if mode not in averages]
+    missing = [mode for mode in MODES if mode not in averages]
     if missing:
         return f"{', '.join(missing)} {NOT_RUN}"
     ranked = sorted(averages, key=lambda mode: -averages[mode].score)
@@ -133,105 +122,122 @@ def _apart(higher: Value, lower: Value) -> bool:
     return higher.low is not None and lower.high is not None and higher.low > lower.high
 
 
+@p.style()
 def video_matters(results: str | Path) -> Figure:
     """What the base scores with the true, a shuffled and no video, by task, beside the best constant answer."""
-    runs = {what: run for what, name in VIDEO_RUNS.items() if (run := find(Path(results), name))}
-    constant = find(Path(results), CONSTANT)
-    with style():
-        fig = Figure(figsize=(7.6, 4.6), layout="constrained")
-        axes = fig.subplots()
-        rows = list(reversed(("overall", *TASKS)))
-        for y, column in enumerate(rows):
-            _dumbbell(axes, y, {what: run.value(column) for what, run in runs.items()}, constant, column)
-        axes.axhline(len(rows) - 1.5, color="0.8", linewidth=1)
-        axes.set_yticks(range(len(rows)), [{"overall": "average", **TASKS}[column] for column in rows])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("score, %")
-        missing = [what for what in VIDEO_RUNS if what not in runs]
-        note = f"; {NOT_RUN}: {', '.join(missing)}" if missing else ""
-        axes.set_title(_video_title(runs) + note, pad=26, x=-0.08)
-        legend(axes, labels=(*VIDEO_RUNS, "best constant answer"), x=-0.09)
-        name_runs(fig, [run.id for run in (*runs.values(), constant) if run])
+    shown = ("true", "shuffled", "none")
+    runs = {video: run for video in shown if (run := evaluation(results, BASE, video))}
+    fig = Figure(figsize=(7.6, 4.6), layout="constrained")
+    axes = fig.subplots()
+    _score_rows(fig, axes, {VIDEOS[video]: (run, *VIDEO_STYLES[video]) for video, run in runs.items()}, results)
+    missing = [VIDEOS[video] for video in shown if video not in runs]
+    text = "What the video is worth" + (f"; {NOT_RUN}: {', '.join(missing)}" if missing else "")
+    if not missing:  # on how many tasks the true video's interval stands above both others
+        true, *others = (run.values() for run in runs.values())
+        tasks = [task for task in TASKS if true[task] is not None]
+        seen = [task for task in tasks if all(other[task] and _apart(true[task], other[task]) for other in others)]
+        text = f"The true video beats a shuffled one and none on {len(seen)} of {len(tasks)} tasks"
+    p.title(axes, text, pad=26, x=-0.2)
     return fig
 
 
-def _dumbbell(axes: Axes, y: int, values: dict[str, Value | None], constant: Run | None, column: str) -> None:
-    scores = [value.score for value in values.values() if value]
-    if scores:
-        axes.plot([min(scores), max(scores)], [y, y], color="0.8", linewidth=2.5, zorder=1, solid_capstyle="round")
-    for offset, (what, value) in zip((0.0, 0.16, -0.16), values.items(), strict=False):
-        if value:
-            colour = VIDEO_COLOURS[what]
-            if value.low is not None and value.high is not None:
-                axes.plot([value.low, value.high], [y + offset] * 2, color=colour, linewidth=1.3, alpha=0.8, zorder=2)
-            axes.plot([value.score], [y + offset], "o", color=colour, markersize=7, label=what, zorder=3)
-    mark = constant.value(column) if constant else None
-    if mark:
-        axes.plot(
-            [mark.score],
-            [y],
-            "|",
-            color="black",
-            markersize=13,
-            markeredgewidth=2,
-            label="best constant answer",
-            zorder=4,
-        )
-
-
-def _video_title(runs: dict[str, Run]) -> str:
-    """On how many tasks the true video's interval stands above both others."""
-    if len(runs) < len(VIDEO_RUNS):
-        return "What the video is worth"
-    true, *others = (run.values() for run in runs.values())
-    tasks = [task for task in TASKS if true[task] is not None]
-    seen = [task for task in tasks if all(other[task] and _apart(true[task], other[task]) for other in others)]
-    return f"The true video beats a shuffled one and none on {len(seen)} of {len(tasks)} tasks"
-
-
+@p.style()
 def before_after(results: str | Path) -> Figure:
     """Every task before and after training: base, DPO, SFT and vsGRPO-V, means over seeds with intervals."""
-    found = {method: evaluation(results, method.evaluation()) for method in methods.LADDER}
-    constant = find(Path(results), CONSTANT)
-    with style():
-        fig = Figure(figsize=(8.6, 6.4), layout="constrained")
-        axes = fig.subplots()
-        rows = list(reversed(COLUMNS))
-        for y, column in enumerate(rows):
-            axes.axhspan(y - 0.5, y + 0.5, color="0.95" if y % 2 else "white", zorder=0, linewidth=0)
-            for offset, (method, run) in zip((0.27, 0.09, -0.09, -0.27), found.items(), strict=True):
-                if run and (value := run.value(column)):
-                    _dot(axes, y + offset, value, *METHOD_STYLES[method], label=method.label)
-            mark = constant.value(column) if constant else None
-            if mark:
-                axes.plot([mark.score] * 2, [y - 0.42, y + 0.42], ":", color="black", label="best constant answer")
-        axes.axhline(len(rows) - 2.5, color="0.6", linewidth=1)
-        names = COLUMNS | {"overall": "average of eight", "trained": "average of six trained"}
-        axes.set_yticks(range(len(rows)), [names[column] for column in rows])
-        axes.set_ylim(-0.5, len(rows) - 0.5)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("score, %")
-        title(axes, _gains(found), pad=26, x=-0.2)
-        legend(axes, labels=(*(method.label for method in found), "best constant answer"), x=-0.21)
-        name_runs(fig, [run.id for run in (*found.values(), constant) if run])
+    found = {method: evaluation(results, method) for method in LADDER}
+    fig = Figure(figsize=(8.6, 6.4), layout="constrained")
+    axes = fig.subplots()
+    _score_rows(fig, axes, {m.label: (run, *METHOD_STYLES[m]) for m, run in found.items() if run}, results)
+    missing = [method.label for method, run in found.items() if run is None]
+    gains = {}
+    if base := found.pop(BASE):
+        gains = {m: intervals.compare(run.answers, base.answers, "trained") for m, run in found.items() if run}
+    ranked = sorted(gains, key=lambda method: -gains[method].value)
+    text = "Over the base on the six trained tasks: " + ", ".join(f"{m.label} {gains[m]}" for m in ranked)
+    note = f"; {NOT_RUN}: {', '.join(missing)}" if missing else ""
+    p.title(axes, (text if gains else "Before and after training") + note, pad=26, x=-0.2)
     return fig
 
 
-def _dot(axes: Axes, y: float, value: Value, colour: object, marker: str, label: str) -> None:
-    if value.low is not None:
-        axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
-    axes.plot([value.score], [y], marker, color=colour, markersize=6, markeredgecolor="white", label=label, zorder=3)
+def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, object, str]], results: str | Path) -> None:
+    """Both averages and every task, a mark for each of `shown` and a dotted one for the best constant answer."""
+    series = [(label, [run.value(row) for row in ROWS], *look) for label, (run, *look) in shown.items()]
+    p.interval_rows(axes, ROWS.values(), series, "score, %")
+    constant = evaluation(results, CONSTANT)
+    for place, row in enumerate(ROWS if constant else ()):
+        y = len(ROWS) - 1 - place
+        if mark := constant.value(row):
+            axes.plot([mark.score] * 2, [y - 0.42, y + 0.42], ":", color="black", label=CONSTANT.label)
+    axes.axhline(len(ROWS) - 2.5, color="0.6", linewidth=1)
+    p.legend(axes, labels=(*shown, CONSTANT.label), x=-0.21)
+    p.name_runs(fig, [run.id for run in (*(one[0] for one in shown.values()), constant) if run])
 
 
-def _gains(found: dict[methods.Method, Evaluation | None]) -> str:
-    """What each method adds to the base over the six trained tasks, the largest gain first."""
-    base = found[BASE]
-    trained = {method: run for method, run in found.items() if method != BASE}
-    missing = [method.label for method, run in found.items() if run is None]
-    note = f"; {NOT_RUN}: {', '.join(missing)}" if missing else ""
-    gains = {m: intervals.compare(run.answers, base.answers, "trained") for m, run in trained.items() if run and base}
-    if not gains:
-        return f"Before and after training{note}"
-    ranked = sorted(gains, key=lambda method: -gains[method].value)
-    return "Over the base on the six trained tasks: " + ", ".join(f"{m.label} {gains[m]}" for m in ranked) + note
+@p.style()
+def honesty(results: str | Path) -> Figure:
+    """Every method's average with the true video, one frame, another room's video and none, and the best constant."""
+    shown = {m: {v: evaluation(results, m, v) for v in VIDEOS} for m in SEEING}
+    constant = evaluation(results, CONSTANT)
+    fig = Figure(figsize=(8.6, 4.6), layout="constrained")
+    axes = fig.subplots()
+    series = [
+        (VIDEOS[video], [runs[video] and runs[video].value("overall") for runs in shown.values()], *look)
+        for video, look in VIDEO_STYLES.items()
+    ]
+    p.interval_rows(axes, [f"{m.label} ({m.mode})" for m in shown], series, "average score, %")
+    for y, runs in enumerate(reversed(shown.values())):
+        if not any(runs.values()):
+            axes.text(0.02, y, NOT_RUN, transform=axes.get_yaxis_transform(), va="center", color=GREY)
+    if constant:
+        axes.axvline(constant.value("overall").score, color="black", linestyle=":", label=CONSTANT.label)
+    parts = []  # what the true video adds to another room's
+    for method in (GRPO_V, BASE):
+        true, other = shown[method]["true"], shown[method]["shuffled"]
+        if true and other:
+            name = method.label if method != BASE else "the base"
+            parts.append(f"{intervals.compare(true.answers, other.answers)} points to {name}")
+    text = "What the true video is worth instead of another room's: " + (", ".join(parts) or NOT_RUN)
+    p.title(axes, text, pad=26, x=-0.2)
+    p.legend(axes, labels=(*VIDEOS.values(), CONSTANT.label), x=-0.21)
+    p.name_runs(fig, [run.id for runs in shown.values() for run in runs.values() if run])
+    return fig
+
+
+@p.style()
+def prior(results: str | Path) -> Figure:
+    """Left: what each task's score is above the best constant answer's. Right: the score of questions by how well their
+    true answer would do as a constant, the least typical fifth first."""
+    constant = evaluation(results, CONSTANT)
+    found = {m: run for m in (BASE, GRPO_V) if (run := evaluation(results, m))}
+    fig = Figure(figsize=(9.4, 4.6), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    if found and constant:
+        effects = {m: [intervals.compare(run.answers, constant.answers, t) for t in TASKS] for m, run in found.items()}
+        series = [(m.label, values, *METHOD_STYLES[m]) for m, values in effects.items()]
+        p.interval_rows(left, TASKS.values(), series, "points above the best constant answer")
+        left.axvline(0, color="black", linestyle=":")
+        beaten = [f"{m.label} on {sum(one.low > 0 for one in some)} of {len(TASKS)}" for m, some in effects.items()]
+        p.title(left, "Clearly above the best constant answer: " + ", ".join(beaten), 46, x=-0.16)
+        ends = {m.label: _by_prior(right, run, *METHOD_STYLES[m], m.label) for m, run in found.items()}
+        _by_prior(right, constant, "black", "x", CONSTANT.label)
+        typical = ", ".join(f"{label} {low:.0f} to {high:.0f}" for label, (low, high) in ends.items())
+        p.title(right, f"From the rarest to the most typical true answers: {typical}", 46)
+        right.set_ylim(bottom=0)
+        right.legend(loc="best")
+    else:
+        p.not_run(left)
+        p.not_run(right)
+        p.title(left, "What is above the best constant answer")
+    p.name_runs(fig, [run.id for run in (*found.values(), constant) if run])
+    return fig
+
+
+def _by_prior(axes: Axes, run: Evaluation, colour: object, marker: str, label: str) -> tuple[float, float]:
+    """The scores of the rarest and of the most typical fifth."""
+    fifths = figures_errors.truth_prior(run.samples())
+    scores = 100 * np.mean([score_samples(run.samples(seed)) for seed in range(len(run.runs))], axis=0)
+    means = [scores[fifths == fifth].mean() if (fifths == fifth).any() else np.nan for fifth in range(5)]
+    axes.plot(range(5), means, marker, linestyle="-", color=colour, markersize=6.5, label=label)
+    axes.set_xticks(range(5), ["rarest\nfifth", "2nd", "3rd", "4th", "most typical\nfifth"])
+    axes.set_ylabel("mean score of the questions, %")
+    return means[0], means[-1]

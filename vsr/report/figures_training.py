@@ -1,5 +1,6 @@
 """Figures of training, from the logs of finished GRPO runs: Figure 3 left and right, and whose gradient it is."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ from matplotlib.figure import Figure
 
 from vsr import paper
 from vsr.report import training_logs
-from vsr.report.log_tests import COLLAPSE
-from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, title
-from vsr.report.table_text import NOT_RUN
-from vsr.report.training_logs import ACCURACY, ENDS, FORMAT, KL, TOTAL, Training, end, fall, mean_curve, smooth
+from vsr.report.judgements import COLLAPSE
+from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, curves, name_runs, not_run, style, title
+from vsr.report.tables import NOT_RUN
+from vsr.report.training_logs import ACCURACY, ENDS, FORMAT, KL, SMOOTH, TOTAL, Training, end, fall, mean_curve, smooth
 
 BETA_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 PARTS = {  # a part of the gradient's norm -> its name, colour and line
@@ -21,95 +22,92 @@ PARTS = {  # a part of the gradient's norm -> its name, colour and line
 }
 
 
+@style()
 def figure3_left(results: str | Path) -> Figure:
     """Format reward over training for each KL coefficient: every seed thin, their smoothed mean thick."""
     betas = training_logs.ablation(results)
-    with style():
-        fig = Figure(figsize=(7.6, 4.2), layout="constrained")
-        axes = fig.subplots()
-        _by_beta(axes, betas, FORMAT)
-        _finish(fig, axes, [run for runs in betas.values() for run in runs], _left_title(betas), "format reward")
-        axes.set_ylim(-0.03, 1.06)
+    fig = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes = fig.subplots()
+    _by_beta(axes, betas, FORMAT)
+    _finish(fig, axes, [run for runs in betas.values() for run in runs], _left_title(betas), "format reward")
+    axes.set_ylim(-0.03, 1.06)
     return fig
 
 
+@style()
 def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
     """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth; of
     all tasks together where fewer than half of the steps asked for the one."""
     runs = _papers(results)
-    key = f"{ACCURACY.removesuffix('mean')}{task}"
+    key = ACCURACY.replace("mean", task)
     shown = key if runs and all(run.share(key) >= 0.5 for run in runs) else ACCURACY
     what = f"accuracy ({paper.TASKS[task]})" if shown == key else "accuracy (all tasks)"
     lines = {FORMAT: ("format", BLUE, "--"), shown: (what, RED, "-"), TOTAL: ("total", GREEN, "-.")}
-    with style():
-        fig = Figure(figsize=(7.6, 4.2), layout="constrained")
-        axes = fig.subplots()
-        for name, (label, colour, line) in lines.items() if runs else ():
-            for run in runs:
-                axes.plot(run.steps, smooth(run.curve(name), ENDS), color=colour, linewidth=0.7, alpha=0.4)
-            mean = smooth(mean_curve(runs, lambda run, name=name: run.curve(name)), ENDS)
-            axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
-        _finish(fig, axes, runs, _right_title(runs, shown, what), "reward")
-        axes.set_ylim(-0.03, None)
+    fig = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes = fig.subplots()
+    for name, (label, colour, line) in lines.items() if runs else ():
+        each = partial(_smoothed, key=name, part=ENDS)
+        curves(axes, runs, each, partial(_mean, key=name, part=ENDS), colour, line, label)
+    _finish(fig, axes, runs, _right_title(runs, shown, what), "reward")
+    axes.set_ylim(-0.03, None)
     return fig
 
 
+@style()
 def distance(results: str | Path) -> Figure:
     """How far the policy is from the base over training: the KL estimate of its rollouts for each KL coefficient."""
     betas = training_logs.ablation(results)
-    with style():
-        fig = Figure(figsize=(7.6, 3.4), layout="constrained")
-        axes = fig.subplots()
-        _by_beta(axes, betas, KL)
-        means = {beta: np.mean([np.nanmean(run.curve(KL)) for run in runs]) for beta, runs in sorted(betas.items())}
-        text = ", ".join(f"{mean:.2f} nats a token at beta {beta:g}" for beta, mean in means.items())
-        _finish(fig, axes, [run for runs in betas.values() for run in runs], f"Away from the base: {text}", "KL")
-        axes.set_ylim(0, None)
+    fig = Figure(figsize=(7.6, 3.4), layout="constrained")
+    axes = fig.subplots()
+    _by_beta(axes, betas, KL)
+    means = {beta: np.mean([np.nanmean(run.curve(KL)) for run in runs]) for beta, runs in sorted(betas.items())}
+    text = ", ".join(f"{mean:.2f} nats a token at beta {beta:g}" for beta, mean in means.items())
+    _finish(fig, axes, [run for runs in betas.values() for run in runs], f"Away from the base: {text}", "KL")
+    axes.set_ylim(0, None)
     return fig
+
+
+def _smoothed(run: Training, key: str, part: int) -> np.ndarray:
+    return smooth(run.curve(key), part)
+
+
+def _mean(runs: list[Training], key: str, part: int = SMOOTH) -> np.ndarray:
+    return smooth(mean_curve(runs, lambda run: run.curve(key)), part)
 
 
 def _by_beta(axes: Axes, betas: dict[float, list[Training]], key: str) -> None:
-    """A curve for each KL coefficient: every seed thin, their smoothed mean thick."""
+    """A curve for each KL coefficient."""
     for (beta, runs), (colour, line) in zip(sorted(betas.items()), BETA_STYLES, strict=False):
-        for run in runs:
-            axes.plot(run.steps, run.curve(key), color=colour, linewidth=0.7, alpha=0.35)
-        mean = smooth(mean_curve(runs, lambda run: run.curve(key)))
-        label = f"beta {beta:g} ({_seeds(runs)})"
-        axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
+        label = f"beta {beta:g} ({len(runs)} seed{'s' * (len(runs) > 1)})"
+        curves(axes, runs, lambda run: run.curve(key), partial(_mean, key=key), colour, line, label)
 
 
+@style()
 def gradient_shares(results: str | Path) -> Figure:
     """The norm of the gradient's parts over training, one panel a KL coefficient above 0."""
     betas = {beta: runs for beta, runs in sorted(training_logs.ablation(results).items()) if beta}
-    with style():
-        fig = Figure(figsize=(9.2, 4.2), layout="constrained")
-        panels = np.atleast_1d(fig.subplots(1, max(1, len(betas)), sharey=True))
-        for axes, (beta, runs) in zip(panels, betas.items(), strict=False):
-            for key, (label, colour, line) in PARTS.items():
-                _norms(axes, runs, key, label, colour, line)
-            axes.set_yscale("log")
-            axes.set_xlabel("step")
-            flat = 100 * np.mean([np.nanmean(run.curve("frac_reward_zero_std")) for run in runs])
-            axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium")
-        if not betas:
-            not_run(panels[0], "GRPO with tags")
-        panels[0].set_ylabel("norm of the gradient")
-        fig.suptitle(_share_title(betas), x=0.01, ha="left", fontweight="bold", fontsize="large")
-        if betas:
-            panels[-1].legend(loc="best", fontsize="small")
-        name_runs(fig, [run.id for runs in betas.values() for run in runs])
+    fig = Figure(figsize=(9.2, 4.2), layout="constrained")
+    panels = np.atleast_1d(fig.subplots(1, max(1, len(betas)), sharey=True))
+    for axes, (beta, runs) in zip(panels, betas.items(), strict=False):
+        for key, (label, colour, line) in PARTS.items():
+            each = partial(_positive, key=key)
+            curves(axes, runs, each, lambda some, each=each: smooth(mean_curve(some, each)), colour, line, label)
+        axes.set_yscale("log")
+        axes.set_xlabel("step")
+        flat = 100 * np.mean([np.nanmean(run.curve("frac_reward_zero_std")) for run in runs])
+        axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium")
+    if not betas:
+        not_run(panels[0], "GRPO with tags")
+    panels[0].set_ylabel("norm of the gradient")
+    fig.suptitle(_share_title(betas), x=0.01, ha="left", fontweight="bold", fontsize="large")
+    if betas:
+        panels[-1].legend(loc="best", fontsize="small")
+    name_runs(fig, [run.id for runs in betas.values() for run in runs])
     return fig
 
 
-def _norms(axes: Axes, runs: list[Training], key: str, label: str, colour: object, line: str) -> None:
-    """One part's norm; steps that did not measure it, or where it is 0, are gaps."""
-    for run in runs:
-        axes.plot(run.steps, _positive(run, key), color=colour, linewidth=0.6, alpha=0.3)
-    mean = smooth(mean_curve(runs, lambda run: _positive(run, key)))
-    axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.4, label=label)
-
-
 def _positive(run: Training, key: str) -> np.ndarray:
+    """A part's norm; steps that did not measure it, or where it is 0, are gaps."""
     curve = run.curve(key)
     return np.where(curve > 0, curve, np.nan)
 
@@ -175,7 +173,3 @@ def _share_title(betas: dict[float, list[Training]]) -> str:
         return "How much of the gradient is the KL term's"
     shares = [f"{_kl_share(runs):.1f} % at beta {beta:g}" for beta, runs in betas.items()]
     return "The KL term's share in the gradient: " + ", ".join(shares)
-
-
-def _seeds(runs: list[Training]) -> str:
-    return f"{len(runs)} seed" + "s" * (len(runs) > 1)

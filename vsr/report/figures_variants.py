@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from vsr.files import read_json
 from vsr.report import training_logs
-from vsr.report.methods import BASE, GRPO_V
-from vsr.report.plotting import BLUE, GREY, ORANGE, name_runs, not_run, style
-from vsr.report.summaries import Evaluation, evaluation
+from vsr.report.evaluations import BASE, GRPO_V, Evaluation, evaluation
+from vsr.report.plotting import BLUE, GREY, ORANGE, interval, name_runs, not_run, style
 from vsr.report.training_logs import Training
 from vsr.scoring import intervals
 from vsr.scoring.intervals import Effect
@@ -65,7 +64,7 @@ def find(results: str | Path) -> list[Variant]:
     found = []
     for path in sorted(Path(results).glob(f"{FOLDER}/*/{PLAN}/estimate.json")):
         folder = path.parent.parent
-        shown = [evaluation(folder, method.evaluation()) for method in (BASE, GRPO_V)]
+        shown = [evaluation(folder, method) for method in (BASE, GRPO_V)]
         mark = read_json(path.parent / "manifest.json")["id"]
         trainings = tuple(run for run in training_logs.find(folder) if run.mode == MODE)
         found.append(Variant(folder.name, read_json(path), mark, trainings, *shown))
@@ -93,51 +92,39 @@ def loss(results: str | Path) -> dict[str, Effect]:
     return {name: intervals.compare(ours, trained[FULL]) for name, ours in trained.items() if name != FULL}
 
 
+@style()
 def tradeoff(results: str | Path) -> Figure:
     """A row a variant: score before and after training with intervals, memory, and seconds a step."""
     variants = list(reversed(find(results)))
-    with style():
-        fig = Figure(figsize=(10.4, 1.9 + 0.55 * max(2, len(variants))), layout="constrained")
-        panels = fig.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
-        for y, one in enumerate(variants):
-            _scores(panels[0], y, one)
-            for axes, pair in zip(panels[1:], (one.memory, one.step), strict=True):
-                _pair(axes, y, *pair)
-        for axes in panels:
-            axes.grid(axis="y", visible=False)
-            axes.set_ylim(-0.6, max(1, len(variants)) - 0.4)
-            handles, labels = axes.get_legend_handles_labels()
-            known = dict(zip(labels, handles, strict=True))
-            if known:
-                place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "handletextpad": 0.2}
-                axes.legend(known.values(), known, ncols=2, columnspacing=1.0, **place)
-        panels[0].set_yticks(range(len(variants)), [_label(one.name) for one in variants])
-        panels[0].set_xlabel("average score, %")
-        on_gpu = any(one.device not in ("", "cpu") for one in variants)
-        panels[1].set_xlabel("GPU memory at most, MiB" if on_gpu else "memory of the weights, MiB")
-        panels[2].set_xlabel("seconds a step")
-        for axes in panels[1:]:
-            axes.margins(x=0.08)
-            axes.set_xlim(left=0)
-        if not variants:
-            not_run(panels[0], "QLoRA variants")
-        fig.suptitle(_title(results), x=0.01, ha="left", fontweight="bold", fontsize="large")
-        name_runs(fig, [mark for one in reversed(variants) for mark in one.ids])
+    fig = Figure(figsize=(10.4, 1.9 + 0.55 * max(2, len(variants))), layout="constrained")
+    panels = fig.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
+    for y, one in enumerate(variants):
+        before, after = (run and run.value("overall") for run in (one.base, one.trained))
+        interval(panels[0], before, y + 0.14, GREY, "o", "before")
+        interval(panels[0], after, y - 0.14, BLUE, "^", "after training")
+        for axes, pair in zip(panels[1:], (one.memory, one.step), strict=True):
+            _pair(axes, y, *pair)
+    for axes in panels:
+        axes.grid(axis="y", visible=False)
+        axes.set_ylim(-0.6, max(1, len(variants)) - 0.4)
+        handles, labels = axes.get_legend_handles_labels()
+        known = dict(zip(labels, handles, strict=True))
+        if known:
+            place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "handletextpad": 0.2}
+            axes.legend(known.values(), known, ncols=2, columnspacing=1.0, **place)
+    panels[0].set_yticks(range(len(variants)), ["not quantised" if one.name == FULL else one.name for one in variants])
+    panels[0].set_xlabel("average score, %")
+    on_gpu = any(one.device not in ("", "cpu") for one in variants)
+    panels[1].set_xlabel("GPU memory at most, MiB" if on_gpu else "memory of the weights, MiB")
+    panels[2].set_xlabel("seconds a step")
+    for axes in panels[1:]:
+        axes.margins(x=0.08)
+        axes.set_xlim(left=0)
+    if not variants:
+        not_run(panels[0], "QLoRA variants")
+    fig.suptitle(_title(results), x=0.01, ha="left", fontweight="bold", fontsize="large")
+    name_runs(fig, [mark for one in reversed(variants) for mark in one.ids])
     return fig
-
-
-def _scores(axes: Axes, y: int, one: Variant) -> None:
-    for run, offset, colour, marker, label in (
-        (one.base, 0.14, GREY, "o", "before"),
-        (one.trained, -0.14, BLUE, "^", "after training"),
-    ):
-        value = run and run.value("overall")
-        if value is None:
-            continue
-        if value.low is not None:
-            axes.plot([value.low, value.high], [y + offset] * 2, color=colour, linewidth=1.6)
-        shape = {"color": colour, "markersize": 7, "markeredgecolor": "white", "linestyle": "none"}
-        axes.plot([value.score], [y + offset], marker, label=label, **shape)
 
 
 def _pair(axes: Axes, y: int, estimated: float, measured: float) -> None:
@@ -146,10 +133,6 @@ def _pair(axes: Axes, y: int, estimated: float, measured: float) -> None:
     shape = {"markersize": 8, "linestyle": "none"}
     axes.plot([estimated], [y], "o", color=ORANGE, markerfacecolor="white", label="estimated", zorder=3, **shape)
     axes.plot([measured], [y], "D", color=ORANGE, label="measured", **shape)
-
-
-def _label(name: str) -> str:
-    return "not quantised" if name == FULL else name
 
 
 def _title(results: str | Path) -> str:

@@ -1,18 +1,79 @@
-"""The test that decides each of the paper's claims: pairs of evaluations on the same questions, or training logs."""
+"""The test that decides each of the paper's claims: pairs of evaluations on the same questions, or training logs.
+
+Pairs get an interval from a bootstrap over scenes and seeds; of training logs each run gives one number, and runs are
+compared by Welch's t. A claim's verdict is what its intervals leave open.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from scipy.stats import beta as beta_law
+
 from vsr import paper, profiles
-from vsr.report import log_tests, methods
-from vsr.report.findings import NO_CHANGE, Finding, NotRunError, OutOfReachError, Test, above, unchanged
-from vsr.report.methods import BASE, DPO, GRPO_O, GRPO_O_PLAIN, GRPO_T, GRPO_T_PLAIN, GRPO_V, SFT, Method
-from vsr.report.summaries import Evaluation, evaluation
+from vsr.files import read_json
+from vsr.profiles import VIDEOS
+from vsr.report import evaluations as e
+from vsr.report import training_logs
+from vsr.report.evaluations import BASE, GRPO_O, GRPO_T, GRPO_V, SFT, Evaluation, Method, evaluation
+from vsr.report.training_logs import ACCURACY, FORMAT, Training
 from vsr.scoring import intervals
-from vsr.scoring.intervals import Effect, effect
+from vsr.scoring.intervals import LEVEL, Effect, between, draw, effect
+from vsr.scoring.rewards import is_shell
+
+REPRODUCED, NOT_REPRODUCED, CANNOT_TELL = "reproduced", "not reproduced", "cannot tell at this size"
+NO_CHANGE = 2.0  # points; a change that stays below is no improvement (the paper's smallest claimed one is 2.1)
+COLLAPSE = 10.0  # points of format reward lost since its peak
+CONVERGED = 90.0  # points of format reward
+SHELLS = 1.0  # percent of rollouts; fewer are not "some"
+HOURS = 2.0  # "about" is within this factor
+PAPERS_BETA = profiles.get("paper-2b").beta
 
 
+class NotRunError(Exception):
+    """A test lacks a run; the text says which."""
+
+
+class OutOfReachError(Exception):
+    """A claim is about a model or a machine that no run of this profile can speak for; the text says which."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison: `what` in words, its effect in `unit`, the runs, and a verdict, "" if it only stands beside."""
+
+    what: str
+    effect: Effect
+    verdict: str
+    runs: tuple[str, ...]
+    unit: str = "points"
+
+
+Test = Callable[[Path], list[Finding]]
+
+
+def above(found: Effect, bar: float = 0.0) -> str:
+    """The claim says that the effect is above `bar`."""
+    return REPRODUCED if found.low > bar else NOT_REPRODUCED if found.high < bar else CANNOT_TELL
+
+
+def below(found: Effect, bar: float) -> str:
+    """The claim says that the effect stays below `bar`."""
+    return REPRODUCED if found.high < bar else NOT_REPRODUCED if found.low > bar else CANNOT_TELL
+
+
+def unchanged(found: Effect) -> str:
+    """The claim says that there is no improvement."""
+    return REPRODUCED if found.high < NO_CHANGE else NOT_REPRODUCED if found.low > 0 else CANNOT_TELL
+
+
+def combine(verdicts: list[str]) -> str:
+    """One comparison that fails refutes the claim; all must hold to reproduce it."""
+    return next((verdict for verdict in (NOT_REPRODUCED, CANNOT_TELL) if verdict in verdicts), REPRODUCED)
+
+
+# --- pairs of evaluations ---
 @dataclass(frozen=True)
 class Comparison:
     """Ours against theirs over everything, the trained six or one task; `verdict` says what its interval means."""
@@ -25,22 +86,31 @@ class Comparison:
 
     def finding(self, results: Path) -> Finding:
         """The comparison made."""
-        pair = [_evaluation(results, method.evaluation(self.video)) for method in (self.ours, self.theirs)]
+        pair = [_needed(results, method, self.video) for method in (self.ours, self.theirs)]
         found = intervals.compare(pair[0].answers, pair[1].answers, self.over)
+        # a method's prompt is named where that is what differs
+        prompts = self.ours.mode != self.theirs.mode
+        names = [f"{one.label} ({one.mode} prompt)" if prompts else one.label for one in (self.ours, self.theirs)]
         where = {"overall": "", "trained": ", trained six"}.get(self.over, f", {paper.TASKS.get(self.over)}")
-        shown = "" if self.video == "true" else f", {methods.VIDEOS[self.video]}"
-        what = f"{_name(self.ours, self.theirs)} − {_name(self.theirs, self.ours)}{where}{shown}"
-        return Finding(
-            what, found, self.verdict(found) if self.verdict else "", tuple(run.id for one in pair for run in one.runs)
-        )
+        shown = "" if self.video == "true" else f", {VIDEOS[self.video]}"
+        ids = tuple(run.manifest["id"] for one in pair for run in one.runs)
+        verdict = self.verdict(found) if self.verdict else ""
+        return Finding(f"{names[0]} − {names[1]}{where}{shown}", found, verdict, ids)
+
+
+def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
+    found = evaluation(results, method, video)
+    if found is None:
+        raise NotRunError(f"missing: {method}, {VIDEOS[video]}")
+    return found
 
 
 def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Test:
     """A test that needs some comparisons; those `beside` have no vote and are shown where they were run."""
 
     def test(results: Path) -> list[Finding]:
-        found = [comparison.finding(results) for comparison in needed]
-        return found + [comparison.finding(results) for comparison in beside if _ready(comparison, results)]
+        ready = [c for c in beside if all(evaluation(results, method, c.video) for method in (c.ours, c.theirs))]
+        return [comparison.finding(results) for comparison in (*needed, *ready)]
 
     return test
 
@@ -52,13 +122,11 @@ def against_printed(test: Test, label: str, printed: float, margin: float = 0.0)
         found = test(results)
         if results.name not in profiles.PROFILES or profiles.get(results.name).data == "rooms":
             return found
-        ours = _evaluation(results, GRPO_V.evaluation())
+        ours = _needed(results, GRPO_V)
         scores, draws = ours.answers.points("overall")
         gap = effect(scores.mean() - printed, draws.mean(0) - printed, ours.answers.asked("overall"), ours.answers.size)
-        return [
-            *found,
-            Finding(f"vsGRPO-V − {label}, as printed", gap, above(gap, -margin), tuple(run.id for run in ours.runs)),
-        ]
+        ids = tuple(run.manifest["id"] for run in ours.runs)
+        return [*found, Finding(f"vsGRPO-V − {label}, as printed", gap, above(gap, -margin), ids)]
 
     return whole
 
@@ -74,61 +142,126 @@ def only_for(profile: str, test: Test) -> Test:
     return guarded
 
 
-def _evaluation(results: Path, name: str) -> Evaluation:
-    found = evaluation(results, name)
-    if found is None:
-        raise NotRunError(f"missing: {name}")
+# --- training logs ---
+def collapse(results: Path) -> list[Finding]:
+    """Claim 5: how far the format reward falls from its peak, without and with the paper's KL term."""
+    runs = training_logs.ablation(results)
+    missing = [f"GRPO at beta {beta:g} with tags" for beta in (0.0, PAPERS_BETA) if beta not in runs]
+    if missing:
+        raise NotRunError("missing: " + ", ".join(missing))
+    found = []
+    for beta, verdict in ((0.0, above), (PAPERS_BETA, below)):
+        fallen = between([100 * training_logs.fall(run.curve(FORMAT)) for run in runs[beta]])
+        what = f"format reward lost since its peak, beta {beta:g}"
+        found.append(_of_runs(what, fallen, runs[beta], verdict, COLLAPSE))
+    for beta in (beta for beta in runs if beta):
+        last = [[100 * training_logs.end(run.curve(FORMAT)) for run in runs[b]] for b in (beta, 0.0)]
+        what = f"format reward at the end, beta {beta:g} − beta 0"
+        found.append(_of_runs(what, between(*last), [*runs[beta], *runs[0.0]]))
     return found
 
 
-def _ready(comparison: Comparison, results: Path) -> bool:
-    pair = (comparison.ours, comparison.theirs)
-    return all(evaluation(results, method.evaluation(comparison.video)) for method in pair)
+def convergence(results: Path) -> list[Finding]:
+    """Claim 8: whether the format reward gets to 1, the accuracy reward rises, and later than the format reward."""
+    runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.share(FORMAT)]
+    if not runs:
+        raise NotRunError(f"missing: GRPO at beta {PAPERS_BETA:g} with tags")
+    last = between([100 * training_logs.end(run.curve(FORMAT)) for run in runs])
+    gains, delays = [], []
+    for run in runs:
+        curve = run.curve(ACCURACY)
+        first, final = training_logs.start(curve), training_logs.end(curve)
+        # nine tenths of the way from start to end; a curve that does not rise never arrives
+        there = training_logs.arrival(curve, first + 0.9 * (final - first)) if final > first else 1.0
+        gains.append(100 * (final - first))
+        delays.append(100 * (there - training_logs.arrival(run.curve(FORMAT), CONVERGED / 100)))
+    return [
+        _of_runs("format reward at the end", last, runs, above, CONVERGED),
+        _of_runs("accuracy reward, end − start", between(gains), runs, above),
+        _of_runs("accuracy arrives later than format by", between(delays), runs, above, unit="% of training"),
+    ]
 
 
-def _name(method: Method, other: Method) -> str:
-    """The method, with its prompt where that is what differs."""
-    return f"{method.label} ({method.mode} prompt)" if method.mode != other.mode else method.label
+def hacking(results: Path) -> list[Finding]:
+    """Claim 9: the share of empty shells among the last rollouts in observe mode."""
+    runs = [run for run in training_logs.find(results) if run.mode == "observe" and run.beta == PAPERS_BETA]
+    if not runs:
+        raise NotRunError("missing: GRPO in observe mode")
+    groups: dict[tuple[str, int], list[bool]] = {}  # of each run and step in the last fifth: is it a shell?
+    for run in runs:
+        for row in run.completions():
+            if row["step"] > 0.8 * run.steps[-1]:
+                groups.setdefault((run.name, row["step"]), []).append(is_shell(row["completion"]))
+    shells = share(list(groups.values()))
+    return [_of_runs("empty shells in the last fifth of training", shells, runs, above, SHELLS, "% of rollouts")]
+
+
+def gpu_hours(results: Path) -> list[Finding]:
+    """Claim 10: measured where profile paper-2b was trained, projected where `vsr bench grpo` ran on a GPU."""
+    run = next((one for one in training_logs.find(results) if one.mode == "vanilla"), None)
+    if results.name == "paper-2b" and run:
+        manifest = read_json(run.path / "manifest.json")
+        return [_hours(f"trained on {manifest['device']}", manifest["seconds"], run.id)]
+    path = results / "bench" / "grpo.json"
+    if not path.is_file():
+        raise NotRunError("needs profile paper-2b, or 'vsr bench grpo' on a GPU")
+    bench = read_json(path)
+    device = bench["machine"]["device"]
+    if device == "cpu":
+        raise OutOfReachError("is about Qwen2-VL-2B on a GPU; 'vsr bench grpo' ran on a CPU with a smaller model")
+    row = max(bench["rows"], key=lambda row: (row["group"], row["prompt"], -row["completion"]))
+    shape = f"G {row['group']}, prompt {row['prompt']}, completion {row['completion']}, {device}"
+    what, seconds = f"{paper.QUESTIONS:,} questions, projected: {shape}", paper.QUESTIONS * row["trl_s"]
+    ours = _hours(f"ours, {what}", paper.QUESTIONS * row["ours_s"])
+    return [_hours(f"TRL made to see video, {what}", seconds), replace(ours, verdict="")]
+
+
+def share(groups: list[list[bool]]) -> Effect:
+    """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
+    groups, or the exact binomial interval where that is wider."""
+    hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
+    taken = draw(len(groups))
+    draws = (taken @ hits) / (taken @ sizes)
+    found = effect(100 * hits.sum() / sizes.sum(), 100 * draws, int(sizes.sum()), len(groups))
+    tail, yes, no = (1 - LEVEL) / 2, int(hits.sum()), int((sizes - hits).sum())
+    low = 100 * float(beta_law.ppf(tail, yes, no + 1)) if yes else 0.0
+    high = 100 * float(beta_law.ppf(1 - tail, yes + 1, no)) if no else 100.0
+    return replace(found, low=float(np.fmin(found.low, low)), high=float(np.fmax(found.high, high)))
+
+
+def _of_runs(
+    what: str, found: Effect, runs: list[Training], verdict=None, bar: float = 0.0, unit: str = "points"
+) -> Finding:
+    return Finding(what, found, verdict(found, bar) if verdict else "", tuple(run.id for run in runs), unit)
+
+
+def _hours(what: str, seconds: float, run: str = "") -> Finding:
+    hours, nothing = seconds / 3600, float("nan")
+    about = paper.GPU_HOURS / HOURS <= hours <= paper.GPU_HOURS * HOURS
+    found = Effect(hours, nothing, nothing, nothing, 1, 0, (1,))
+    return Finding(what, found, REPRODUCED if about else NOT_REPRODUCED, (run,) if run else (), "GPU hours")
 
 
 GAIN = Comparison(GRPO_V, BASE)
-THINK, OBSERVE = Method("base", "think", "base"), Method("base", "observe", "base")
+SIX = Comparison(GRPO_V, BASE, "trained", None)
+COMPUTE = (Comparison(GRPO_V, e.SFT_COMPUTE, verdict=None), Comparison(GRPO_V, e.DPO_COMPUTE, verdict=None))
 
 TESTS: dict[int, Test] = {
-    1: comparisons(Comparison(BASE, THINK), Comparison(BASE, OBSERVE)),
-    2: against_printed(
-        comparisons(
-            GAIN,
-            beside=(
-                Comparison(GRPO_V, BASE, "trained", None),
-                Comparison(GRPO_V, BASE, "trained", None, video="shuffled"),
-            ),
-        ),
-        "GPT-4o",
-        34.0,
-    ),
+    1: comparisons(Comparison(BASE, e.BASE_T), Comparison(BASE, e.BASE_O)),
+    2: against_printed(comparisons(GAIN, beside=(SIX, replace(SIX, video="shuffled"))), "GPT-4o", 34.0),
     3: only_for("paper-7b", against_printed(comparisons(GAIN), "LLaVA-NeXT-Video-72B", 40.9, NO_CHANGE)),
     4: comparisons(
         Comparison(GRPO_V, GRPO_T),
         Comparison(GRPO_V, GRPO_O),
-        Comparison(GRPO_T, GRPO_T_PLAIN),
-        Comparison(GRPO_O, GRPO_O_PLAIN),
+        Comparison(GRPO_T, e.GRPO_T_PLAIN),
+        Comparison(GRPO_O, e.GRPO_O_PLAIN),
     ),
-    5: log_tests.collapse,
-    6: comparisons(
-        Comparison(GRPO_V, SFT),
-        Comparison(SFT, DPO),
-        Comparison(DPO, BASE),
-        beside=(
-            Comparison(GRPO_V, methods.SFT_COMPUTE, verdict=None),
-            Comparison(GRPO_V, methods.DPO_COMPUTE, verdict=None),
-        ),
-    ),
+    5: collapse,
+    6: comparisons(Comparison(GRPO_V, SFT), Comparison(SFT, e.DPO), Comparison(e.DPO, BASE), beside=COMPUTE),
     7: comparisons(
-        Comparison(GRPO_V, BASE, "route_planning"),
-        Comparison(GRPO_V, BASE, "obj_appearance_order", unchanged),
+        Comparison(GRPO_V, BASE, "route_planning"), Comparison(GRPO_V, BASE, "obj_appearance_order", unchanged)
     ),
-    8: log_tests.convergence,
-    9: log_tests.hacking,
-    10: log_tests.gpu_hours,
+    8: convergence,
+    9: hacking,
+    10: gpu_hours,
 }

@@ -1,4 +1,5 @@
-"""The study's one look, and writing figures as .svg and .png that do not change from call to call.
+"""The study's one look, its few primitives (rows of intervals, curves, panels that were not run), and writing figures
+as .svg and .png that do not change from call to call.
 
 Colours are seaborn's colour-blind palette, and methods, prompts and videos also differ by marker or place.
 """
@@ -6,7 +7,7 @@ Colours are seaborn's colour-blind palette, and methods, prompts and videos also
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vsr.files import atomic_write
-from vsr.report.methods import VIDEOS
-from vsr.report.table_text import NOT_RUN
+from vsr.profiles import VIDEOS
+from vsr.report.tables import NOT_RUN
+from vsr.scoring.intervals import Effect, Value
 
 PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, PURPLE = (PALETTE[i] for i in (0, 1, 2, 3, 4))
@@ -108,3 +110,39 @@ def legend(axes: Axes, *others: Axes, labels: tuple[str, ...], x: float) -> None
     shown = [label for label in labels if label in handles]
     place = {"loc": "lower left", "bbox_to_anchor": (x, 0.99), "borderaxespad": 0.1, "columnspacing": 1.2}
     axes.legend([handles[label] for label in shown], shown, ncols=max(1, len(shown)), **place)
+
+
+def interval(axes: Axes, value: Value | Effect | None, y: float, colour: object, marker: str, label: str = "") -> None:
+    """A score or effect at height `y` with its interval; nothing where there is none."""
+    if value is None:
+        return
+    if value.low is not None:
+        axes.plot([value.low, value.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+    at = value.value if isinstance(value, Effect) else value.score
+    shape = {"color": colour, "markersize": 6.5, "markeredgecolor": "white", "linestyle": "none", "zorder": 3}
+    axes.plot([at], [y], marker, label=label or None, **shape)
+
+
+def interval_rows(axes: Axes, names: Iterable[str], series: Iterable[tuple], what: str) -> None:
+    """One row a name, from the top down; each of `series` is (label, values by row, colour, marker), and those of a row
+    stand a little apart, the first one highest. `what` is measured along x."""
+    names, series = list(names), list(series)
+    for y in range(len(names)):
+        axes.axhspan(y - 0.5, y + 0.5, color="0.95" if y % 2 else "white", zorder=0, linewidth=0)
+    for i, (label, values, colour, marker) in enumerate(series):
+        apart = 0.72 / len(series) * ((len(series) - 1) / 2 - i)
+        for row, value in enumerate(values):
+            interval(axes, value, len(names) - 1 - row + apart, colour, marker, label)
+    axes.set_yticks(range(len(names)), names[::-1])
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(what)
+
+
+def curves(axes: Axes, runs: Iterable, value: Callable, mean: Callable, colour: object, line: str, label: str) -> None:
+    """`value` of every run over its steps, thin, and their `mean`, thick."""
+    runs = list(runs)
+    for run in runs:
+        axes.plot(run.steps, value(run), color=colour, linewidth=0.7, alpha=0.35)
+    whole = mean(runs)
+    axes.plot(runs[0].steps[: len(whole)], whole, line, color=colour, linewidth=2.6, label=label)

@@ -9,22 +9,17 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from IPython.display import Markdown
 
-from vsr import profiles
+from vsr import markdown, profiles
 from vsr.files import read_json
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
-from vsr.report.tables import markdown_table
 from vsr.scoring import rewards
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     """Any rows as a table; fractions with four digits."""
-    return Markdown(markdown_table(header, ([_text(value) for value in row] for row in rows)))
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value}".replace("\n", " ")
+    return Markdown(markdown.table(header, rows))
 
 
 def facts(record: dict) -> Markdown:

@@ -1,27 +1,148 @@
-"""The paper's tables with our rows beside the printed ones, from run folders alone; as .md, .csv and .tex."""
+"""The paper's tables with our rows beside the printed ones, from run folders alone; as Markdown, csv and LaTeX.
 
-from dataclasses import replace
+A missing number is a visible "not run", and every row names its runs.
+"""
+
+import csv
+import io
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vsr import paper
-from vsr.report import methods
-from vsr.report.methods import BASE, CONSTANT, Method
-from vsr.report.summaries import COLUMNS, Evaluation, evaluation
-from vsr.report.table_text import NOT_RUN, Number, Row, Table, markdown_table, to_markdown, write
+from vsr import markdown, paper
+from vsr.files import atomic_write
+from vsr.profiles import VIDEOS
+from vsr.report import evaluations
+from vsr.report.evaluations import BASE, BASE_O, BASE_T, COLUMNS, CONSTANT, Evaluation, Method, evaluation
 from vsr.scoring import intervals
-from vsr.scoring.intervals import Value
+from vsr.scoring.intervals import Effect, Value
 
-__all__ = ["NOT_RUN", "Table", "honesty", "markdown_table", "table_1", "table_2", "to_markdown", "write_all"]
+NOT_RUN = "not run"
+Number = Value | Effect | None
 
-# label, prompt mode, run folder
-TABLE_1_RUNS = (
-    ("base", "think", "eval-base-think-true"),
-    ("base", "observe", "eval-base-observe-true"),
-    ("base", "vanilla", "eval-base-vanilla-true"),
-    ("base, shuffled video", "vanilla", "eval-base-vanilla-shuffled"),
-    ("base, one frame", "vanilla", "eval-base-vanilla-one"),
-    ("base, no video", "vanilla", "eval-base-vanilla-none"),
-    ("best constant answer", "", CONSTANT),
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what was measured, how it was prompted, where the numbers come from, and the numbers by column.
+
+    A column that `values` lacks was not run; None is a task that no question asked for."""
+
+    label: str
+    mode: str
+    source: str
+    values: dict[str, Number]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named table; `columns` gives each column's head, `notes` stand under it."""
+
+    name: str
+    title: str
+    columns: dict[str, str]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def write(table: Table, out: Path) -> list[Path]:
+    """One table as .md, .csv and .tex."""
+    paths = []
+    for suffix, text in ((".md", to_markdown(table)), (".csv", to_csv(table)), (".tex", to_tex(table))):
+        paths.append(out / f"{table.name}{suffix}")
+        atomic_write(paths[-1], text)
+    return paths
+
+
+def cell(row: Row, column: str) -> str:
+    """The text of a cell: the number with its interval, "not run", or a dash for what was not asked."""
+    if column not in row.values:
+        return NOT_RUN
+    return "–" if row.values[column] is None else str(row.values[column])
+
+
+def to_markdown(table: Table) -> str:
+    """The table with its notes and, folded, the runs behind its rows."""
+    header = ["row", "mode", *table.columns.values()]
+    rows = [[row.label, row.mode, *(_two_lines(cell(row, column)) for column in table.columns)] for row in table.rows]
+    body = markdown.table(header, rows)
+    notes = "".join(f"{note}\n" for note in table.notes)
+    sources = "".join(f"- {row.label}{', ' * bool(row.mode)}{row.mode}: `{row.source}`\n" for row in table.rows)
+    return f"**{table.title}**\n\n{body}\n{notes}\n{markdown.folded('Rows come from', sources)}"
+
+
+_INTERVAL = re.compile(r"(\S+) (\[.*\])(?: (.*))?")
+
+
+def _two_lines(text: str) -> str:
+    """A number with its spread, its interval under it: a browser would break such a cell anywhere."""
+    found = _INTERVAL.fullmatch(text)
+    lines = [" ".join(filter(None, (found[1], found[3]))), found[2]] if found else [text]
+    return "<br>".join(line.replace(" ", "&nbsp;") for line in lines)
+
+
+def to_csv(table: Table) -> str:
+    """One line a number: row, mode, source, column, score, low, high, spread between seeds, number of seeds; "not run"
+    stands where a score is missing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "mode", "source", "column", "score", "low", "high", "sd", "seeds"])
+    for row in table.rows:
+        for column in table.columns:
+            numbers = _numbers(row.values.get(column)) or [cell(row, column), "", "", "", ""]
+            writer.writerow([row.label, row.mode, row.source, column, *numbers])
+    return text.getvalue()
+
+
+def _numbers(value: Number) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, Effect):
+        return [*map(_plain, (value.value, value.low, value.high)), "", "x".join(map(str, value.seeds))]
+    return [*map(_plain, (value.score, value.low, value.high, value.spread)), str(value.seeds)]
+
+
+def _plain(number: float | None) -> str:
+    return "" if number is None else f"{number:.4f}"
+
+
+def to_tex(table: Table) -> str:
+    """A booktabs table, one row a line."""
+    head = " & ".join(["", "mode", *map(_tex, table.columns.values())])
+    lines = [
+        " & ".join([_tex(row.label), _tex(row.mode), *(_tex(cell(row, column)) for column in table.columns)]) + r" \\"
+        for row in table.rows
+    ]
+    sources = [f"% {row.label} {row.mode}: {row.source}" for row in table.rows]
+    return "\n".join(
+        [
+            *sources,
+            r"\begin{tabular}{ll" + "r" * len(table.columns) + "}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "% " + _tex(table.title),
+            "",
+        ]
+    )
+
+
+def _tex(text: str) -> str:
+    for character in "&%#_":
+        text = text.replace(character, "\\" + character)
+    return text.replace("–", "--").replace("−", "$-$")
+
+
+TABLE_1_ROWS = (  # method, kind of video
+    (BASE_T, "true"),
+    (BASE_O, "true"),
+    (BASE, "true"),
+    (BASE, "shuffled"),
+    (BASE, "one"),
+    (BASE, "none"),
+    (CONSTANT, ""),
 )
 TABLE_2_COLUMNS = {
     "overall": "avg",
@@ -54,7 +175,7 @@ WITHIN = (
 def table_1(results: str | Path) -> Table:
     """Table 1: prompting, and what the base scores without seeing the right video or anything at all."""
     printed = [published_row(row) for row in paper.TABLE_1]
-    ours = [measured_row(results, *run) for run in TABLE_1_RUNS]
+    ours = [measured_row(results, method, video) for method, video in TABLE_1_ROWS]
     return Table(
         "table1",
         f"Table 1. Prompting alone: profile {Path(results).name} beside the paper",
@@ -68,11 +189,11 @@ def table_2(results: str | Path) -> Table:
     """Table 2: every method beside the paper's row for it, then the models that the paper only quotes."""
     backbone = "Qwen2-VL-7B" if Path(results).name == "paper-7b" else "Qwen2-VL-2B"
     printed = {(row.method, row.mode): row for row in paper.TABLE_2 if row.backbone == backbone}
-    base, rows = evaluation(results, BASE.evaluation()), []
-    for method in methods.TABLE_2:
+    base, rows = evaluation(results, BASE), []
+    for method in evaluations.TABLE_2:
         if (method.label, method.mode) in printed:
             rows.append(published_row(printed[method.label, method.mode], printed["base", "vanilla"]))
-        rows.append(gain_row(results, method, base))
+        rows.append(_gain_row(results, method, base))
     rest = [row for row in paper.TABLE_2 if row.backbone != backbone]
     bases = {row.backbone: row for row in rest if row.method == "base"}
     return Table(
@@ -87,12 +208,12 @@ def table_2(results: str | Path) -> Table:
 def honesty(results: str | Path) -> Table:
     """Every method with the true video, one frame, another room's video and none, beside the best constant answer."""
     constant = evaluation(results, CONSTANT)
-    row = measured_row(results, "best constant answer", "", CONSTANT)
+    row = measured_row(results, CONSTANT)
     worthless = {"debiased": _debiased(constant), "overall worth": None, "trained worth": None} if constant else {}
     rows = [replace(row, values=row.values | worthless)]
-    for method in methods.SEEING:
-        true = evaluation(results, method.evaluation())
-        rows += [_seeing_row(results, method, video, true) for video in methods.VIDEOS]
+    for method in evaluations.SEEING:
+        true = evaluation(results, method)
+        rows += [_seeing_row(results, method, video, true) for video in VIDEOS]
     return Table(
         "honesty",
         f"Honesty panel. What is scored without seeing: profile {Path(results).name}",
@@ -124,26 +245,24 @@ def published_row(row: paper.Row, base: paper.Row | None = None) -> Row:
     return Row(f"paper: {label}", row.mode, row.where, values)
 
 
-def measured_row(results: str | Path, label: str, mode: str, name: str) -> Row:
-    """Our row from all seeds of the evaluation `name`."""
-    found = evaluation(results, name)
-    source = found.id if found else f"{name} ({NOT_RUN})"
+def measured_row(results: str | Path, method: Method, video: str = "true", named: bool = False) -> Row:
+    """Our row from all seeds of a method's evaluation; `named` says the video even where it is the true one."""
+    found = evaluation(results, method, video)
+    label = method.label + (f", {VIDEOS[video]}" if video in VIDEOS and (named or video != "true") else "")
+    source = found.id if found else f"{label} ({NOT_RUN})"
     caution = f" [{found.warning}]" if found and found.warning else ""  # trained on rooms of the benchmark
-    return Row(f"ours: {label}{caution}", mode, source, found.values() if found else {})
+    return Row(f"ours: {label}{caution}", method.mode, source, found.values() if found else {})
 
 
-def gain_row(results: str | Path, method: Method, base: Evaluation | None) -> Row:
+def _gain_row(results: str | Path, method: Method, base: Evaluation | None) -> Row:
     """A row with its gains over the base."""
-    row, found = measured_row(results, method.label, method.mode, method.evaluation()), None
-    if method != BASE:
-        found = evaluation(results, method.evaluation())
+    row, found = measured_row(results, method), None if method == BASE else evaluation(results, method)
     return replace(row, values=row.values | _differences(found, base, "gain", method == BASE and base))
 
 
 def _seeing_row(results: str | Path, method: Method, video: str, true: Evaluation | None) -> Row:
     """A row of the honesty panel."""
-    row = measured_row(results, f"{method.label}, {methods.VIDEOS[video]}", method.mode, method.evaluation(video))
-    shown = evaluation(results, method.evaluation(video))
+    row, shown = measured_row(results, method, video, named=True), evaluation(results, method, video)
     debiased = {"debiased": _debiased(shown)} if shown else {}
     worth = _differences(true, None if video == "true" else shown, "worth", video == "true" and shown)
     return replace(row, values=row.values | debiased | worth)

@@ -3,7 +3,6 @@
 A run's mode, KL coefficient and seed come from its manifest, not from its folder's name.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.files import read_json, read_jsonl
+from vsr.files import read_jsonl
+from vsr.runs import Run
+from vsr.runs import find as find_runs
 from vsr.scoring.rewards import TAGGED_MODES
 
 FORMAT, ACCURACY, TOTAL, KL = "rewards/format_reward/mean", "rewards/accuracy_reward/mean", "reward", "kl"
-NAME = re.compile(r"grpo-[a-z]+-seed\d+(-beta[-+.e\d]+)?")
 ENDS, SMOOTH = 10, 20  # the first and last tenth of training; curves are smoothed over a twentieth
 
 
@@ -51,26 +51,17 @@ class Training:
 
 
 def find(results: str | Path) -> list[Training]:
-    """The finished GRPO runs of the study, by mode, falling beta and seed."""
-    folders = [path for path in Path(results).glob("grpo-*") if NAME.fullmatch(path.name)]
-    found = [run for folder in folders if (run := _read(folder)) is not None]
+    """The finished GRPO runs in `results`, by mode, falling beta and seed."""
+    found = [_read(run) for run in find_runs(results, "grpo") if (run.path / "log.jsonl").is_file()]
     return sorted(found, key=lambda run: (run.mode, -run.beta, run.seed))
 
 
-def _read(folder: Path) -> Training | None:
-    """A finished run: its manifest names the adapter that came out."""
-    if not (folder / "manifest.json").is_file() or not (folder / "log.jsonl").is_file():
-        return None
-    manifest = read_json(folder / "manifest.json")
-    if "adapter" not in manifest:
-        return None
-    rows = tuple(read_jsonl(folder / "log.jsonl"))
-    settings = manifest["settings"] | manifest.get("about", {})
+def _read(run: Run) -> Training:
+    rows, manifest = tuple(read_jsonl(run.path / "log.jsonl")), run.manifest
     if not rows or any("step" not in row for row in rows):
-        raise VsrError(f"{folder / 'log.jsonl'}: a line without 'step', or none at all; train again with 'vsr train'")
-    return Training(
-        folder.name, manifest["id"], settings["mode"], float(settings["beta"]), manifest["seed"], folder, rows
-    )
+        raise VsrError(f"{run.path / 'log.jsonl'}: a line without 'step', or none at all; train again with 'vsr train'")
+    mode, beta = run.about["mode"], float(manifest["settings"]["beta"])
+    return Training(run.path.name, manifest["id"], mode, beta, manifest["seed"], run.path, rows)
 
 
 def by_beta(runs: Iterable[Training]) -> dict[float, list[Training]]:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from vsr import scoring
+from vsr.report.evaluations import BASE_T, evaluation
 from vsr.report.plotting import GREY, PALETTE, not_run, style
-from vsr.report.summaries import find
 from vsr.scoring import harnesses
 
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
@@ -21,7 +21,6 @@ CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness
     "overall": "averaging all",
 }
 COLOURS = dict(zip(CAUSES, PALETTE[: len(CAUSES)], strict=True))
-ANSWERS = "eval-base-think-true"
 LEAST = 0.05  # points that can be seen
 BAR = 0.2  # of a harness's line
 
@@ -62,36 +61,35 @@ def _overall(samples: list[dict], rules: harnesses.Harness) -> float:
     return scoring.summarise(samples, rules, resamples=1)["overall"]
 
 
+@style()
 def rosetta(results: str | Path) -> Figure:
     """The waterfall of the base's answers in think mode, the wordiest of the report."""
-    run = find(Path(results), ANSWERS)
-    if run is not None:
+    if run := evaluation(results, BASE_T):
         return waterfall(run.samples(), run.id)
-    with style():
-        fig = Figure(figsize=(8.6, 4.8), layout="constrained")
-        not_run(fig.subplots(), ANSWERS)
+    fig = Figure(figsize=(8.6, 4.8), layout="constrained")
+    not_run(fig.subplots(), "the base in think mode")
     return fig
 
 
+@style()
 def waterfall(samples: Iterable[dict], source: str) -> Figure:
     """For each harness the way from the official score to its own, cause by cause; `source` names the answers."""
     found = falls(samples)
-    with style():
-        fig = Figure(figsize=(8.6, 4.8), layout="constrained")
-        axes = fig.subplots()
-        axes.axvline(found[0].official, color="0.3", linewidth=1.2, linestyle=":", zorder=1)
-        for y, fall in enumerate(reversed(found)):
-            _draw(axes, y, fall)
-        axes.set_yticks(range(len(found)), [fall.name for fall in reversed(found)])
-        axes.set_ylim(-0.6, len(found) - 0.4)
-        axes.margins(x=0.18)
-        axes.grid(axis="y", visible=False)
-        handles = [Patch(color=colour) for colour in COLOURS.values()]
-        place = {"loc": "lower left", "bbox_to_anchor": (-0.13, 1.0), "borderaxespad": 0.1, "columnspacing": 1.2}
-        axes.legend(handles, CAUSES.values(), ncols=len(CAUSES), handlelength=1.2, **place)
-        axes.set_title(_title(found), pad=26, x=-0.13)
-        axes.set_xlabel(f"overall score, % (dotted: {found[0].official:.1f} under the official rules)")
-        fig.supxlabel(f"answers: {source}", x=0.01, ha="left", fontsize=6.5, color=GREY)
+    fig = Figure(figsize=(8.6, 4.8), layout="constrained")
+    axes = fig.subplots()
+    axes.axvline(found[0].official, color="0.3", linewidth=1.2, linestyle=":", zorder=1)
+    for y, fall in enumerate(reversed(found)):
+        _draw(axes, y, fall)
+    axes.set_yticks(range(len(found)), [fall.name for fall in reversed(found)])
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.margins(x=0.18)
+    axes.grid(axis="y", visible=False)
+    handles = [Patch(color=colour) for colour in COLOURS.values()]
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.13, 1.0), "borderaxespad": 0.1, "columnspacing": 1.2}
+    axes.legend(handles, CAUSES.values(), ncols=len(CAUSES), handlelength=1.2, **place)
+    axes.set_title(_title(found), pad=26, x=-0.13)
+    axes.set_xlabel(f"overall score, % (dotted: {found[0].official:.1f} under the official rules)")
+    fig.supxlabel(f"answers: {source}", x=0.01, ha="left", fontsize=6.5, color=GREY)
     return fig
 
 

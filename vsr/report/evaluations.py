@@ -1,0 +1,148 @@
+"""What is compared, and the finished evaluations behind it: the base and every way to train it, over all seeds.
+
+A trained model is evaluated with the prompt it was trained with, unless Table 2 says otherwise.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from vsr import runs, scoring
+from vsr.errors import VsrError
+from vsr.files import read_json, read_jsonl
+from vsr.paper import TASKS
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Answers, Value
+
+AVERAGES = {"overall": "avg", "trained": "trained six"}
+COLUMNS: dict[str, str] = AVERAGES | TASKS  # a summary's numbers and their column heads
+
+
+@dataclass(frozen=True)
+class Method:
+    """`label` as Table 2 has it, `mode` the prompt of the evaluation, `method` as manifests say it ("base", "constant"
+    or a training's); `trained` is the prompt of the training, `compute` whether it had GRPO's compute as its budget."""
+
+    label: str
+    mode: str
+    method: str
+    trained: str | None = None
+    compute: bool = False
+
+    def find(self, results: str | Path, video: str = "true") -> list[runs.Run]:
+        """Its finished evaluations on all questions, by the seed of the training."""
+        if self.method == "constant":
+            return runs.find(results, "constant")
+        about = {"method": self.method, "trained_mode": self.trained, "ablated": None, "limit": None}
+        found = runs.find(results, "answer", mode=self.mode, video=video, **about)
+        found = [run for run in found if bool(run.about.get("budget")) == self.compute]
+        return sorted(found, key=lambda run: run.about.get("train_seed") or 0)
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.mode} prompt" if self.mode else self.label
+
+
+BASE = Method("base", "vanilla", "base")
+BASE_T = Method("base", "think", "base")
+BASE_O = Method("base", "observe", "base")
+CONSTANT = Method("best constant answer", "", "constant")
+SFT = Method("SFT", "vanilla", "sft", "vanilla")
+DPO = Method("DPO", "vanilla", "dpo", "vanilla")
+SFT_COMPUTE = Method("SFT, GRPO's compute", "vanilla", "sft", "vanilla", compute=True)
+DPO_COMPUTE = Method("DPO, GRPO's compute", "vanilla", "dpo", "vanilla", compute=True)
+GRPO_T_PLAIN = Method("vsGRPO-T", "vanilla", "grpo", "think")
+GRPO_O_PLAIN = Method("vsGRPO-O", "vanilla", "grpo", "observe")
+GRPO_T = Method("vsGRPO-T", "think", "grpo", "think")
+GRPO_O = Method("vsGRPO-O", "observe", "grpo", "observe")
+GRPO_V = Method("vsGRPO-V", "vanilla", "grpo", "vanilla")
+
+TABLE_2 = (BASE, SFT, DPO, SFT_COMPUTE, DPO_COMPUTE, GRPO_T_PLAIN, GRPO_O_PLAIN, GRPO_T, GRPO_O, GRPO_V)
+LADDER = (BASE, DPO, SFT, GRPO_V)  # the paper's ladder, claim 6
+SEEING = (BASE, DPO, SFT, GRPO_T, GRPO_O, GRPO_V)  # each with its own prompt
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All seeds of a method under one prompt and one kind of video, with their summaries."""
+
+    method: Method
+    runs: tuple[runs.Run, ...]
+    summaries: tuple[dict, ...]
+
+    @property
+    def id(self) -> str:
+        """The runs' ids."""
+        return ", ".join(run.manifest["id"] for run in self.runs)
+
+    @property
+    def warning(self) -> str | None:
+        """What has to be said with every number of these runs: a model was trained on rooms of the benchmark."""
+        return next((w for one in self.summaries if (w := one.get("model", {}).get("warning"))), None)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Every question's score by every seed."""
+        return intervals.stack([_answers(run.path / "samples.jsonl") for run in self.runs])
+
+    def samples(self, seed: int = 0) -> list[dict]:
+        """The answers of one seed, by its place among them."""
+        return list(read_jsonl(self.runs[seed].path / "samples.jsonl"))
+
+    def value(self, column: str) -> Value | None:
+        """The number of one of COLUMNS: of a single run from its summary, of several seeds their mean; None where no
+        question asked for it."""
+        if len(self.runs) > 1:
+            return self.answers.value(column)
+        summary = self.summaries[0]
+        part = summary if column in AVERAGES else summary["tasks"].get(column, {})
+        keys = (column, f"{column}_low", f"{column}_high") if column in AVERAGES else ("score", "low", "high")
+        score, low, high = map(part.get, keys)
+        return None if score is None else Value(float(score), low, high)
+
+    def values(self) -> dict[str, Value | None]:
+        """All COLUMNS."""
+        return {column: self.value(column) for column in COLUMNS}
+
+
+def evaluation(results: str | Path, method: Method, video: str = "true") -> Evaluation | None:
+    """The finished runs of a method; None if there are none."""
+    found = [run for run in method.find(results, video) if (run.path / "summary.json").is_file()]
+    return Evaluation(method, tuple(found), tuple(map(_summary, found))) if found else None
+
+
+def _summary(run: runs.Run) -> dict:
+    """The summary of a run; one of another run's numbers, or with something else for a number, is an error."""
+    path, mark = run.path / "summary.json", run.manifest["id"]
+    summary = read_json(path)
+    tasks = summary.get("tasks")
+    averages = {key: summary.get(key) for name in AVERAGES for key in (name, f"{name}_low", f"{name}_high")}
+    if not isinstance(tasks, dict) or not all(map(_numbers, [averages, *tasks.values()])):
+        raise VsrError(f"{path}: 'tasks' or a number is missing; evaluate again with 'vsr evaluate'")
+    if summary.get("run") != mark:
+        said = f"it says run '{summary.get('run')}', the manifest says '{mark}'"
+        raise VsrError(f"{path}: {said}; evaluate again with 'vsr evaluate'")
+    return summary
+
+
+def _numbers(values: object) -> bool:
+    """Whether all values are numbers that a float can hold, or missing."""
+
+    def is_number(value: object) -> bool:
+        return value is None or (type(value) in (int, float) and not abs(value) > sys.float_info.max)
+
+    return isinstance(values, dict) and all(map(is_number, values.values()))
+
+
+def _answers(path: Path) -> Answers:
+    stat = path.stat() if path.is_file() else None
+    return _read_answers(path, stat and (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=2048)  # a report reads the same answers for tables, figures and verdicts
+def _read_answers(path: Path, stamp: tuple[int, int] | None) -> Answers:
+    """`stamp` is the state of the file."""
+    try:
+        return scoring.answered(list(read_jsonl(path)))
+    except VsrError as error:
+        raise VsrError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
