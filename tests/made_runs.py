@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from vsr.files import write_json
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
-from vsr.report import methods
+from vsr.report import evaluations as methods
 from vsr.scoring import summarise
 
 LEVELS = ("easy", "medium", "hard")
@@ -19,6 +20,29 @@ WORDS = {"easy": ("left", "right"), "medium": ("left", "right", "back"), "hard":
 def kinds_of(task: str) -> list[str]:
     """The question types of a task."""
     return [f"{task}_{level}" for level in LEVELS] if task == "object_rel_direction" else [task]
+
+
+def about_of(name: str) -> dict:
+    """What a manifest says of a run of that name; the package itself never asks a name."""
+    kind = r"(?:eval-)?(base|constant|sft|dpo|grpo)(?:-(compute|vanilla|think|observe))?(?:-seed(\d+))?"
+    parts = re.fullmatch(kind + r"(?:-(beta)[\d.e-]+)?(?:-(\w+)-(\w+))?", name)
+    method, trained, seed, ablated, mode, video = parts.groups()
+    if method == "base":
+        return {"method": "base", "mode": trained or mode, "video": name.rsplit("-", 1)[1]}
+    about = {"method": method, "budget": 9 if trained == "compute" else None, "ablated": ablated}
+    trained = trained if method == "grpo" else "vanilla"
+    if not name.startswith("eval-"):
+        return about | {"mode": trained}
+    return about | {"trained_mode": trained, "train_seed": int(seed or 0), "mode": mode, "video": video}
+
+
+def write_manifest(folder: Path, stage: str, **facts: object) -> None:
+    """As a finished run's."""
+    facts = {"id": f"{folder.name}-0123abcd", "identity": "0123abcd", "settings": {}, "finished": True, **facts}
+    about = facts.pop("about", None)
+    write_json(
+        folder / "manifest.json", facts | {"stage": stage, "about": about_of(folder.name) if about is None else about}
+    )
 
 
 def write_run(
@@ -43,7 +67,7 @@ def write_run(
                 samples.append(sample | ({"pruned": drop} if pruned else {}))
     (results / name).mkdir(parents=True)
     (results / name / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    write_json(results / name / "manifest.json", {"id": f"{name}-0123abcd"})
+    write_manifest(results / name, "constant" if name == "eval-constant" else "answer")
     write_json(results / name / "summary.json", {**summarise(samples, resamples=200), "run": f"{name}-0123abcd"})
 
 
@@ -78,8 +102,7 @@ def write_training(
         for step in range(1, steps + 1) for _ in range(4)
     ]  # fmt: skip
     (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in completions))
-    manifest = {"id": f"{name}-0123abcd", "seed": seed, "settings": {"mode": mode, "beta": beta}, "adapter": "ab"}
-    write_json(folder / "manifest.json", manifest)
+    write_manifest(folder, "grpo", seed=seed, settings={"beta": beta}, adapter="ab")
 
 
 SKILLS = {
@@ -90,16 +113,25 @@ SKILLS = {
 BLIND = {"one": 0.6, "shuffled": 0.3, "none": 0.2}  # of the skill beyond guessing
 
 
+def name_of(method: methods.Method, seed: int, video: str = "true") -> str:
+    """The folder of a method's evaluation."""
+    compute = "compute-" * method.compute
+    trained = {"base": "base", "grpo": f"grpo-{method.trained}-seed{seed}"}.get(
+        method.method, f"{method.method}-{compute}seed{seed}"
+    )
+    return f"eval-{trained}-{method.mode}-{video}"
+
+
 def write_study(results: Path, seeds: int = 3, scenes: int = 8) -> Path:
     """A whole study under `results`: every evaluation that a table asks for, and all trainings."""
     write_run(results, "eval-constant", 0.3, scenes=scenes)
     for mode, skill in (("think", 0.2), ("observe", 0.4)):
         write_run(results, f"eval-base-{mode}-true", skill, scenes=scenes)
     for method, skill in SKILLS.items():
-        for seed in range(seeds) if "*" in method.run else (0,):
-            write_run(results, method.evaluation().replace("*", str(seed)), skill, scenes=scenes)
+        for seed in range(seeds) if method.trained else (0,):
+            write_run(results, name_of(method, seed), skill, scenes=scenes)
             for video, share in BLIND.items() if method in methods.SEEING else ():
-                write_run(results, method.evaluation(video).replace("*", str(seed)), share * skill, scenes=scenes)
+                write_run(results, name_of(method, seed, video), share * skill, scenes=scenes)
     for seed in range(seeds):
         write_training(results, f"grpo-vanilla-seed{seed}", "vanilla", 1e-4, seed)
         write_training(results, f"grpo-think-seed{seed}", "think", 1e-4, seed)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from made_runs import write_run, write_training
-from vsr.report.findings import above, below, combine, unchanged
 
 from vsr import paper
 from vsr.files import write_json
-from vsr.report import claims, log_tests
+from vsr.report import claims, judgements
+from vsr.report.judgements import above, below, combine, unchanged
 from vsr.scoring.intervals import Effect
 from vsr.scoring.rewards import is_shell
 
@@ -59,7 +59,7 @@ def test_without_runs_nothing_is_judged(results):
     assert found.pop(3) == UNCLEAR  # about a larger model, whatever is run
     assert set(found.values()) == {NOT_RUN}
     assert [entry.claim.number for entry in claims.ledger(results)] == list(range(1, 11))
-    assert "eval-base-vanilla-true" in judged(results, 1).note
+    assert "base, vanilla prompt, true video" in judged(results, 1).note
 
 
 def test_claim_1_turns_with_the_numbers(results):
@@ -181,14 +181,14 @@ def test_a_shell_has_tags_and_says_nothing(text, shell):
 
 
 def test_a_share_of_nothing_has_the_exact_binomial_bound():
-    found = log_tests.share([[False] * 4] * 25)
+    found = judgements.share([[False] * 4] * 25)
     assert (found.value, found.low) == (0, 0)
     assert found.high == pytest.approx(100 * (1 - 0.025 ** (1 / 100)))
 
 
 def test_rollouts_of_one_prompt_are_not_independent():
-    apart = log_tests.share([[True, False, False, False]] * 40)
-    together = log_tests.share([[True] * 4] * 10 + [[False] * 4] * 30)
+    apart = judgements.share([[True, False, False, False]] * 40)
+    together = judgements.share([[True] * 4] * 10 + [[False] * 4] * 30)
     assert apart.value == together.value == 25
     assert together.high - together.low > 1.3 * (apart.high - apart.low)
 
@@ -197,7 +197,7 @@ def test_unfinished_training_is_not_judged(results):
     for seed in range(3):
         write_training(results, f"grpo-observe-seed{seed}", "observe", 1e-4, seed)
         manifest = json.loads((results / f"grpo-observe-seed{seed}" / "manifest.json").read_text())
-        del manifest["adapter"]
+        manifest["finished"] = False
         write_json(results / f"grpo-observe-seed{seed}" / "manifest.json", manifest)
     assert judged(results, 8).verdict == judged(results, 9).verdict == NOT_RUN
 

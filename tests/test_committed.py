@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from vsr.report.table_text import NOT_RUN
 
 from vsr.report import claims, tables
+from vsr.report.tables import NOT_RUN
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "published" / "tiny"

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from vsr.report.errors_by_task import choices, numbers, relative_error, truth_prior
 
+from vsr.report.figures_errors import choices, numbers, relative_error, truth_prior
 from vsr.scoring.answers import mean_relative_accuracy
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import BLIND, write_run, write_training
-from vsr.report.methods import BASE, GRPO_V
-from vsr.report.summaries import COLUMNS, evaluation, find
+from made_runs import BLIND, name_of, write_run, write_training
 
-from vsr import paper
 from vsr.errors import VsrError
 from vsr.paper import TASKS
-from vsr.report import figures, figures_errors, figures_honesty, figures_training, methods, plotting, training_logs
+from vsr.report import evaluations as methods
+from vsr.report import figures, figures_errors, figures_training, plotting, training_logs
+from vsr.report.evaluations import BASE, COLUMNS, GRPO_V, evaluation
 from vsr.report.training_logs import FORMAT, KL, Training
 
 SKILLS = {BASE: 0.3, methods.DPO: 0.35, methods.SFT: 0.5, GRPO_V: 0.8}
@@ -25,10 +24,10 @@ def finished(tmp_path_factory) -> Path:
     for mode, skill in (("think", 0.1), ("observe", 0.2)):
         write_run(results, f"eval-base-{mode}-true", skill)
     for method, skill in SKILLS.items():
-        for seed in (0, 1) if "*" in method.run else (0,):
-            write_run(results, method.evaluation().replace("*", str(seed)), skill, scenes=8)
+        for seed in (0, 1) if method.trained else (0,):
+            write_run(results, name_of(method, seed), skill, scenes=8)
             for video, share in BLIND.items():
-                write_run(results, method.evaluation(video).replace("*", str(seed)), share * skill)
+                write_run(results, name_of(method, seed, video), share * skill)
     for seed in range(2):
         write_training(results, f"grpo-think-seed{seed}", "think", 1e-4, seed)
         write_training(results, f"grpo-think-seed{seed}-beta0", "think", 0.0, seed, end=0.3)
@@ -73,8 +72,8 @@ def test_titles_say_the_finding(finished, results):
 def test_bars_stand_at_the_scores(finished):
     axes = figures.prompting(finished).axes[0]
     heights = [bar.get_height() for bar in axes.patches]
-    for i, mode in enumerate(paper.MODES):
-        run = find(finished, f"eval-base-{mode}-true")
+    for i, (method, _) in enumerate(figures.MODES.values()):
+        run = evaluation(finished, method)
         assert heights[9 * i : 9 * (i + 1)] == [run.value(column).score for column in ("overall", *TASKS)]
 
 
@@ -83,8 +82,8 @@ def test_before_after_stands_at_the_means_over_seeds(finished):
     axes = figures.before_after(finished).axes[0]
     for method, (_, marker) in figures.METHOD_STYLES.items():
         shown = [x for x, _ in lines_of(axes, marker)]
-        run = evaluation(finished, method.evaluation())
-        assert shown == pytest.approx([run.value(column).score for column in reversed(COLUMNS)])
+        run = evaluation(finished, method)
+        assert shown == pytest.approx([run.value(column).score for column in COLUMNS])
     title = heading(axes)
     assert title.index("vsGRPO-V +") < title.index("SFT ") < title.index("DPO ")
 
@@ -96,20 +95,20 @@ def test_before_after_names_what_is_missing(results):
 
 
 def test_the_panel_has_every_condition_of_every_method(finished):
-    axes = figures_honesty.honesty(finished).axes[0]
-    for video, (_, marker) in figures_honesty.VIDEO_STYLES.items():
+    axes = figures.honesty(finished).axes[0]
+    for video, (_, marker) in figures.VIDEO_STYLES.items():
         shown = sorted(x for x, _ in lines_of(axes, marker))
-        scores = [evaluation(finished, method.evaluation(video)).value("overall").score for method in SKILLS]
+        scores = [evaluation(finished, method, video).value("overall").score for method in SKILLS]
         assert shown == pytest.approx(sorted(scores))
     assert [text.get_text() for text in axes.texts] == ["not run", "not run"]  # T and O
     assert heading(axes).startswith("What the true video is worth instead of another room's: +")
 
 
 def test_what_is_above_the_constant_is_counted(finished):
-    left, right = figures_honesty.prior(finished).axes
+    left, right = figures.prior(finished).axes
     shown = [x for x, _ in lines_of(left, "^")]
-    constant, ours = evaluation(finished, methods.CONSTANT), evaluation(finished, GRPO_V.evaluation())
-    expected = [ours.value(task).score - constant.value(task).score for task in reversed(TASKS)]
+    constant, ours = evaluation(finished, methods.CONSTANT), evaluation(finished, GRPO_V)
+    expected = [ours.value(task).score - constant.value(task).score for task in TASKS]
     assert shown == pytest.approx(expected, abs=1e-3)
     assert "vsGRPO-V on " in heading(left)
     assert heading(right).startswith("From the rarest to the most typical true answers: base ")
@@ -215,11 +214,8 @@ def test_means_over_seeds_go_as_far_as_the_shortest():
     assert np.isnan(training_logs.mean_curve(runs, lambda run: run.curve(FORMAT))[2])
 
 
-def test_other_folders_are_no_trainings(results):
-    write_training(results, "grpo-think-seed0-beta0-old", "think", 0.0, 0)
-    names = [run.name for run in training_logs.find(results)]
-    assert "grpo-think-seed0-beta0-old" not in names
-    assert len(names) == 8
+def test_a_log_without_steps_is_named(results):
+    assert len(training_logs.find(results)) == 8
     (results / "grpo-think-seed0" / "log.jsonl").write_text('{"loss": 1}\n')
     with pytest.raises(VsrError, match=r"grpo-think-seed0.log\.jsonl: a line without 'step'"):
         training_logs.find(results)

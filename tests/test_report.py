@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from made_runs import write_run, write_training
-from vsr.report.tables import NOT_RUN
-from vsr.report import write_all
 
-from vsr.report import claims, tables
+from vsr.report import claims, tables, write_all
+from vsr.report.tables import NOT_RUN
 
 pytestmark = pytest.mark.slow  # every figure is drawn twice
 

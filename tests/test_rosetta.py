@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from vsr.report.figures_rosetta import CAUSES, falls, rosetta, waterfall
 
 from vsr import cli, scoring
 from vsr.report.plotting import savefig
+from vsr.report.rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.scoring.harnesses import RULES
 
 

@@ -4,22 +4,23 @@ import csv
 import json
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import write_run
-from vsr.report.methods import BASE, GRPO_V, SFT
-from vsr.report.summaries import COLUMNS, evaluation, find, matching
-from vsr.report.table_text import NOT_RUN, to_csv
+from made_runs import name_of, write_manifest, write_run
 
 from vsr import paper, scoring
 from vsr.errors import VsrError
 from vsr.paper import TASKS
-from vsr.report import methods, tables
+from vsr.report import evaluations as methods
+from vsr.report import tables
+from vsr.report.evaluations import BASE, COLUMNS, CONSTANT, GRPO_V, SFT, evaluation
+from vsr.report.tables import NOT_RUN, to_csv
 from vsr.scoring.intervals import Effect
 
-RUNS = [name for _, _, name in tables.TABLE_1_RUNS]
+RUNS = ["eval-constant" if m == CONSTANT else name_of(m, 0, video) for m, video in tables.TABLE_1_ROWS]
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,14 @@ def scores(row: dict) -> dict[str, str]:
 # --- Table 1 ---
 def test_table_1_holds_the_printed_rows_and_ours(finished):
     rows = rows_of(tables.table_1(finished))
-    assert len(rows) == len(paper.TABLE_1) + len(tables.TABLE_1_RUNS)
+    assert len(rows) == len(paper.TABLE_1) + len(RUNS)
     for row in paper.TABLE_1:
         printed = scores(rows[f"paper: {row.backbone}", row.mode])
         assert [float(printed[task]) for task in TASKS] == list(row.scores)
-    for label, mode, name in tables.TABLE_1_RUNS:
+    for (method, video), name in zip(tables.TABLE_1_ROWS, RUNS, strict=True):
         summary = json.loads((finished / name / "summary.json").read_text())
-        ours = scores(rows[f"ours: {label}", mode])
+        label = tables.measured_row(finished, method, video or "true").label
+        ours = scores(rows[label, method.mode])
         assert list(ours) == list(COLUMNS)
         assert float(ours["overall"]) == summary["overall"]
         assert float(ours["trained"]) == summary["trained"]
@@ -115,7 +117,9 @@ def test_ours_stands_under_the_papers_row_of_its_backbone(results):
 def test_a_method_is_the_mean_of_its_seeds_with_their_spread(finished):
     rows = rows_of(tables.table_2(finished))
     for method, numbers in ((SFT, (0, 1, 10)), (GRPO_V, (0, 1))):
-        runs = [find(finished, method.evaluation().replace("*", str(number))) for number in numbers]
+        whole = evaluation(finished, method)
+        pairs = zip(whole.runs, whole.summaries, strict=True)
+        runs = [replace(whole, runs=(run,), summaries=(summary,)) for run, summary in pairs]
         row = rows[f"ours: {method.label}", "vanilla"]
         for column in COLUMNS:
             each = [run.value(column).score for run in runs]
@@ -139,10 +143,8 @@ def test_a_gain_is_the_difference_to_the_base_paired_on_questions(finished):
 
 def test_seeds_are_found_by_number_and_variants_are_not_seeds(results):
     write_run(results, "eval-sft-seed2-beta0-vanilla-true", 0.5)
-    names = matching(results, "eval-sft-seed*-vanilla-true")
-    assert names == [f"eval-sft-seed{number}-vanilla-true" for number in (0, 1, 10)]
-    assert matching(results, "eval-dpo-seed*-vanilla-true") == []
-    assert len(evaluation(results, SFT.evaluation()).runs) == 3
+    assert [run.about["train_seed"] for run in SFT.find(results)] == [0, 1, 10]
+    assert methods.DPO.find(results) == []
 
 
 def test_seeds_that_answered_different_questions_are_refused(results):
@@ -175,8 +177,9 @@ def test_the_debiased_score_is_that_of_the_kept_questions(finished):
     assert rows["ours: vsGRPO-V, true video", "vanilla"]["debiased"]["score"] == "–"
     shown = float(rows["ours: vsGRPO-V, shuffled video", "vanilla"]["debiased"]["score"])
     each = []
-    for run in evaluation(finished, GRPO_V.evaluation("shuffled")).runs:
-        kept = scoring.answered([sample for sample in run.samples() if not sample["pruned"]])
+    for seed in range(2):
+        samples = evaluation(finished, GRPO_V, "shuffled").samples(seed)
+        kept = scoring.answered([sample for sample in samples if not sample["pruned"]])
         each.append(float(kept.points("overall")[0][0]))
     assert shown == pytest.approx(np.mean(each), abs=1e-3)
 
@@ -191,8 +194,8 @@ def test_without_runs_every_number_of_ours_is_visibly_missing(tmp_path):
 @pytest.mark.parametrize("method", [BASE, GRPO_V])
 def test_deleting_runs_turns_their_row_to_not_run_and_no_other_score(results, method):
     before = rows_of(tables.table_2(results))
-    for folder in results.glob(method.evaluation().replace("*", "[0-9]")):
-        shutil.rmtree(folder)
+    for run in method.find(results):
+        shutil.rmtree(run.path)
     after = rows_of(tables.table_2(results))
     gone = (f"ours: {method.label}", "vanilla")
     assert set(scores(after.pop(gone)).values()) == {NOT_RUN}
@@ -204,11 +207,11 @@ def test_deleting_runs_turns_their_row_to_not_run_and_no_other_score(results, me
 
 def test_a_folder_without_summary_is_not_run(results):
     (results / "eval-constant" / "summary.json").unlink()
-    assert find(results, "eval-constant") is None
+    assert evaluation(results, CONSTANT) is None
 
 
 def test_a_summary_of_another_run_is_refused(results):
-    (results / "eval-constant" / "manifest.json").write_text('{"id": "eval-constant-ffffffff"}')
+    write_manifest(results / "eval-constant", "constant", id="eval-constant-ffffffff")
     with pytest.raises(VsrError, match=r"summary\.json: it says run 'eval-constant-0123abcd'.*vsr evaluate"):
         tables.table_1(results)
 
@@ -217,7 +220,7 @@ def test_a_summary_of_another_run_is_refused(results):
 def test_a_broken_summary_is_named(results, content):
     (results / "eval-constant" / "summary.json").write_text(content)
     with pytest.raises(VsrError, match=r"eval-constant.summary\.json"):
-        find(results, "eval-constant")
+        evaluation(results, CONSTANT)
 
 
 def test_broken_answers_are_named(results):

@@ -4,14 +4,13 @@ import json
 
 import pytest
 from made_runs import write_run, write_training
-from vsr.report import write_all
 
 from vsr import estimate, profiles, variants
 from vsr.errors import VsrError
 from vsr.estimate import devices
 from vsr.files import read_json, read_jsonl, write_json
 from vsr.models import quantize
-from vsr.report import figures_variants, plotting, show, training_logs
+from vsr.report import figures_variants, plotting, show, training_logs, write_all
 from vsr.study import Study
 
 NAMES = ("none", "nf4", "int8")
@@ -33,7 +32,7 @@ def results(tmp_path):
         plan = {"peak": 2.0**30, "weights": megabytes * 2.0**20, "loaded": megabytes * 2**20, "training": 4.0}
         plan |= {"step": dict.fromkeys(figures_variants.PHASES, 0.4), "fits": True, "changes": [], "rates": "made up"}
         write_json(folder / "plan" / "estimate.json", plan)
-        write_json(folder / "plan" / "manifest.json", {"id": "plan-01234567"})
+        write_manifest(folder / "plan", "estimate", about={}, id="plan-01234567")
     return tmp_path
 
 
