@@ -38,11 +38,9 @@ def about_of(name: str) -> dict:
 
 def write_manifest(folder: Path, stage: str, **facts: object) -> None:
     """As a finished run's."""
-    facts = {"id": f"{folder.name}-0123abcd", "identity": "0123abcd", "settings": {}, "finished": True, **facts}
-    about = facts.pop("about", None)
-    write_json(
-        folder / "manifest.json", facts | {"stage": stage, "about": about_of(folder.name) if about is None else about}
-    )
+    about = facts.pop("about") if "about" in facts else about_of(folder.name)
+    whole = {"id": f"{folder.name}-0123abcd", "identity": "0123abcd", "settings": {}, "finished": True}
+    write_json(folder / "manifest.json", whole | {"stage": stage, "about": about} | facts)
 
 
 def write_run(

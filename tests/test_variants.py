@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from made_runs import write_run, write_training
+from made_runs import write_manifest, write_run, write_training
 
 from vsr import estimate, profiles, variants
 from vsr.errors import VsrError
