@@ -18,7 +18,7 @@ from vsr import notebooks, profiles, runs, scoring, status, workers
 from vsr.errors import VsrError
 from vsr.files import read_jsonl
 from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
-from vsr.report import summaries
+from vsr.report.evaluations import BASE, evaluation
 from vsr.scenes import metainfo
 from vsr.scoring import answers, harnesses
 
@@ -160,7 +160,8 @@ def test_any_notebook_parameter_is_taken_or_refused(book, given):
     tried(notebooks.check_parameters, book, given)
 
 
-MANIFEST = {"id": "r-0123", "name": "r", "fingerprint": "0123", "seed": 0, "settings": {}, "inputs": {}, "seconds": 1.0}
+ABOUT = {"method": "base", "mode": "vanilla", "video": "true"}
+MANIFEST = {"id": "r-0123", "stage": "answer", "identity": "0123", "about": ABOUT, "settings": {}, "finished": True}
 SUMMARY = {"run": "r-0123", "overall": 50.0, "tasks": {"room_size_estimation": {"score": 50.0, "low": 1, "high": 99}}}
 
 
@@ -179,7 +180,7 @@ def test_any_run_folder_is_read_or_refused(folder, manifest, summary):
     tried(runs.Run.read, run)
     tried(runs.find, run.parent)
     tried(status.statuses, run.parent)
-    tried(lambda: (found := summaries.find(run.parent, "r")) and found.values())
+    tried(lambda: (found := evaluation(run.parent, BASE)) and found.values())
 
 
 BEAT = {"step": 1, "total": 2, "rate": 0.5, "at": 3.0, "boot": workers._boot(), "stopped": None}
