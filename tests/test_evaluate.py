@@ -152,7 +152,7 @@ def test_a_killed_run_continues_and_gives_the_same_file(loaded, folder, tmp_path
 def test_a_finished_run_is_read_not_repeated_until_its_data_change(loaded, folder, tmp_path, monkeypatch):
     run = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "answer_many", None)
+        patch.setattr(evaluate, "answer_scenes", None)
         again = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
         assert again.manifest == run.manifest
         write_video(folder / "videos" / "room0.mp4", 9)

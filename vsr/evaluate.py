@@ -6,13 +6,16 @@ that are there again; nothing is asked twice."""
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import LongTensor, Tensor
 
 from vsr import models, prompts, scoring
-from vsr.engine.decoding import answer_many
+from vsr.engine.decoding import answer_scenes
+from vsr.engine.inputs import FeatureCache, video_features
 from vsr.errors import VsrError, unknown
 from vsr.files import append_jsonl, atomic_write, fingerprint, read_json, read_jsonl, write_json
 from vsr.models import Loaded
@@ -21,7 +24,7 @@ from vsr.profiles import VIDEOS, Profile
 from vsr.progress import track
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
-from vsr.runs import Run, Settings, Stage
+from vsr.runs import ROOT, Run, Settings, Stage
 from vsr.video import decode, patchify
 from vsr.workers import Heart
 
@@ -29,6 +32,7 @@ LIMITS = {mode: "max_new_tokens" if mode == "vanilla" else "max_new_tokens_reaso
 ANSWER = {mode: Stage("answer", 1, (*models.SETTINGS, "frames", "max_pixels", LIMITS[mode])) for mode in MODES}
 CONSTANT = Stage("constant", 1, ())
 SCORE = Stage("score", 1, ("bootstrap", "seed"))
+TOGETHER = 8  # scenes between two writes of their answers
 SAMPLES, SUMMARY = "samples.jsonl", "summary.json"
 
 
@@ -170,8 +174,11 @@ def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> d
     todo = [scene for scene in asked.scenes if scene not in done]
     started, heart = time.monotonic(), Heart(samples.parent, len(done), len(asked.scenes))
     shown_as = f"{loaded.info['name']}, {asked.mode}, {asked.video} video"
-    for number, scene in enumerate(track(todo, shown_as), len(done) + 1):
-        for row in _answer_scene(loaded, bench, asked, scene):
+    batches = [todo[at : at + TOGETHER] for at in range(0, len(todo), TOGETHER)]
+    see = FeatureCache(loaded.model, ROOT / "data" / "features", asked.settings.frames, asked.settings.max_pixels)
+    whole = (rows for batch in batches for rows in _answer(loaded, bench, asked, batch, see))
+    for number, rows in enumerate(track(whole, shown_as, len(todo)), len(done) + 1):
+        for row in rows:
             append_jsonl(samples, row)
         heart.beat(number)
     return speed(sum(len(asked.scenes[scene]) for scene in todo), time.monotonic() - started)
@@ -202,27 +209,48 @@ def lines_of(rows) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _answer_scene(loaded: Loaded, bench: QuestionSet, asked: Asked, scene: str) -> list[dict]:
-    """The rows of one scene's questions, asked about the video that is shown with it, or about none."""
-    questions, name, settings = asked.scenes[scene], asked.shown.get(scene), asked.settings
-    pixels = grid = None
-    if name is not None:
-        path = bench.video_path(name)
+def _answer(
+    loaded: Loaded, bench: QuestionSet, asked: Asked, scenes: list[str], see: FeatureCache
+) -> Iterator[list[dict]]:
+    """The rows of each scene's questions, asked about the video that is shown with it, or about none; all scenes are
+    decoded together."""
+    tokenizer, settings, seen, missing = loaded.tokenizer, asked.settings, {}, {}
+    for scene in scenes:
+        questions = asked.scenes[scene]
         try:
-            frames = decode(path, 3)[1:2] if asked.video == "one" else decode(path, settings.frames)
-            pixels, grid = patchify(frames, settings.max_pixels)
+            features, grid = _see(bench, asked, scene, see)
         except VsrError as error:
-            why = str(error).replace(str(path), path.name)  # no folder of this machine in a sample
-            return [_row(question, "", video=name, missing=why) for question in questions]
-    tokenizer, end = loaded.tokenizer, models.end_id(loaded.tokenizer)
-    chats = [prompts.messages(q, asked.mode, asked.stage, video=grid is not None) for q in questions]
-    prompt_ids = [prompts.render(tokenizer, chat, grid) for chat in chats]
-    limit = getattr(settings, LIMITS[asked.mode])
-    answers = answer_many(loaded.model, pixels, grid, prompt_ids, limit, end, models.suppressed(tokenizer))
-    return [
-        _row(question, models.read(tokenizer, answer), video=name, tokens=len(answer), truncated=end not in answer)
-        for question, answer in zip(questions, answers, strict=True)
-    ]
+            missing[scene] = str(error)
+            continue
+        chats = [prompts.messages(q, asked.mode, asked.stage, video=grid is not None) for q in questions]
+        seen[scene] = ([prompts.render(tokenizer, chat, grid) for chat in chats], features, grid)
+    limit, end = getattr(settings, LIMITS[asked.mode]), models.end_id(tokenizer)
+    answers = answer_scenes(loaded.model, list(seen.values()), limit, end, models.suppressed(tokenizer)) if seen else []
+    found = dict(zip(seen, answers, strict=True))
+    for scene in scenes:
+        questions, name = asked.scenes[scene], asked.shown.get(scene)
+        if scene in missing:
+            yield [_row(question, "", video=name, missing=missing[scene]) for question in questions]
+            continue
+        yield [
+            _row(question, models.read(tokenizer, answer), video=name, tokens=len(answer), truncated=end not in answer)
+            for question, answer in zip(questions, found[scene], strict=True)
+        ]
+
+
+def _see(bench: QuestionSet, asked: Asked, scene: str, see: FeatureCache) -> tuple[Tensor | None, LongTensor | None]:
+    """Features (tokens, hidden size) and grid (1, 3) of what is shown with a scene's questions; None for nothing.
+    Errors name the video without this machine's folders."""
+    if (name := asked.shown.get(scene)) is None:
+        return None, None
+    path = bench.video_path(name)
+    try:
+        if asked.video != "one":
+            return see(path)
+        pixels, grid = patchify(decode(path, 3)[1:2], asked.settings.max_pixels)  # the middle frame
+        return video_features(see.model, pixels, grid), grid
+    except VsrError as error:
+        raise VsrError(str(error).replace(str(path), path.name)) from None
 
 
 def _row(question: Question, response: str, **more: object) -> dict:

@@ -110,6 +110,8 @@ class Run:
         line says what differs; `fresh` removes a run of this very identity. VsrError where another process has it."""
         path, settings = Path(out) / name, stage.view(profile)
         decides = {key: settings.values[key] for key in stage.settings}
+        if "base" in decides and Path(str(decides["base"])).is_dir():  # a folder's place decides nothing, its hash does
+            decides["base"] = Path(str(decides["base"])).name
         who = {"stage": stage.name, "version": stage.version, "settings": decides, "about": about}
         who = json.loads(json.dumps(who | {"inputs": inputs, "seed": seed}, default=str))  # as it will read back
         identity = fingerprint(who)[:12]

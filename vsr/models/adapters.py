@@ -80,7 +80,8 @@ def export(run: str | Path, out: str | Path, **changes: object) -> Path:
     adapter_folder(run)
     manifest = read_json(run / "manifest.json")
     settings = manifest["settings"]
-    profile = profiles.get("tiny", **({name: settings[name] for name in models.SETTINGS} | changes))
+    as_trained = {name: settings[name] for name in models.SETTINGS} | {"base": manifest.get("base", settings["base"])}
+    profile = profiles.get("tiny", **(as_trained | changes))
     arguments = models.arguments(str(run), profile)
     models.describe(**arguments)  # refuses another base
     loaded = models.load(**arguments | {"adapter": None})

@@ -133,6 +133,7 @@ def train(
                 "steps": trainer.args.max_steps,
                 "token_passes": token_passes(run.path),
                 "data": profile.data,
+                "base": profile.base,  # its place, for `vsr export`
                 "warning": caution,
             }
             cards.write(run.path, run.manifest | facts)
