@@ -10,7 +10,7 @@ from vsr.errors import VsrError
 from vsr.estimate import devices
 from vsr.files import read_json, read_jsonl, write_json
 from vsr.models import quantize
-from vsr.report import figures_variants, plotting, show, training_logs, write_all
+from vsr.report import plotting, show, training_logs, write_all
 from vsr.study import Study
 
 NAMES = ("none", "nf4", "int8")
@@ -26,11 +26,11 @@ def results(tmp_path):
         write_training(folder, "grpo-vanilla-seed0", "vanilla", 1e-4, 0, steps=4)
         run = folder / "grpo-vanilla-seed0"
         write_json(run / "manifest.json", read_json(run / "manifest.json") | {"device": "cpu"})
-        seconds = {f"seconds/{phase}": 0.5 for phase in figures_variants.PHASES}
+        seconds = {f"seconds/{phase}": 0.5 for phase in variants.PHASES}
         lines = [line | seconds | {"peak_memory_mb": 900.0} for line in read_jsonl(run / "log.jsonl")]
         (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         plan = {"peak": 2.0**30, "weights": megabytes * 2.0**20, "loaded": megabytes * 2**20, "training": 4.0}
-        plan |= {"step": dict.fromkeys(figures_variants.PHASES, 0.4), "fits": True, "changes": [], "rates": "made up"}
+        plan |= {"step": dict.fromkeys(variants.PHASES, 0.4), "fits": True, "changes": [], "rates": "made up"}
         write_json(folder / "plan" / "estimate.json", plan)
         write_manifest(folder / "plan", "estimate", about={}, id="plan-01234567")
     return tmp_path
@@ -55,14 +55,14 @@ def test_the_main_study_does_not_see_them(results):
 
 
 def test_numbers_are_those_of_the_run_folders(results):
-    found = {one.name: one for one in figures_variants.find(results)}
+    found = {one.name: one for one in variants.find(results)}
     assert list(found) == ["none", "int8", "nf4"]
     assert found["nf4"].memory == (6.0, 6.0)
     assert found["nf4"].step == pytest.approx((1.2, 1.5))
-    rows = {row[0]: row for row in figures_variants.rows(results)}
+    rows = {row[0]: row for row in variants.rows(results)}
     assert rows["int8"][1:5] == ("9.0", "9.0", "1.20", "1.50")
     assert rows["none"][6] == str(found["none"].trained.value("overall"))
-    lost = figures_variants.loss(results)
+    lost = variants.loss(results)
     assert lost.keys() == {"nf4", "int8"}
     assert lost["int8"].value < lost["nf4"].value < 0
 
@@ -70,12 +70,12 @@ def test_numbers_are_those_of_the_run_folders(results):
 def test_on_a_gpu_memory_is_the_peak(results):
     run = results / "qlora" / "nf4" / "grpo-vanilla-seed0"
     write_json(run / "manifest.json", read_json(run / "manifest.json") | {"device": "NVIDIA L4"})
-    found = next(one for one in figures_variants.find(results) if one.name == "nf4")
+    found = next(one for one in variants.find(results) if one.name == "nf4")
     assert found.memory == (1024.0, 900.0)
 
 
 def test_the_picture_says_what_it_found_and_is_stable(results, tmp_path):
-    first, second = (figures_variants.tradeoff(results) for _ in range(2))
+    first, second = (variants.tradeoff(results) for _ in range(2))
     said = first.get_suptitle()
     assert said.startswith("nf4 instead of full precision: 38% of the memory, 1.0 times the seconds a step, -")
     written = [plotting.savefig(figure, tmp_path / f"{i}" / "f") for i, figure in enumerate((first, second))]
@@ -83,12 +83,12 @@ def test_the_picture_says_what_it_found_and_is_stable(results, tmp_path):
 
 
 def test_what_was_not_run_says_so(results, tmp_path):
-    assert "Quantised bases" in figures_variants.tradeoff(tmp_path / "none at all").get_suptitle()
+    assert "Quantised bases" in variants.tradeoff(tmp_path / "none at all").get_suptitle()
     for name in ("eval-base-vanilla-true", "eval-grpo-vanilla-seed0-vanilla-true", "grpo-vanilla-seed0"):
         (results / "qlora" / "nf4" / name / "manifest.json").unlink()
-    row = next(row for row in figures_variants.rows(results) if row[0] == "nf4")
+    row = next(row for row in variants.rows(results) if row[0] == "nf4")
     assert row == ("nf4", "6.0", "6.0", "1.20", "not run", "not run", "not run")
-    figures_variants.tradeoff(results)
+    variants.tradeoff(results)
 
 
 def test_a_gpu_that_is_too_small_for_one_is_refused_before_any_is_trained(tmp_path, monkeypatch):

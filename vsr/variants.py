@@ -1,12 +1,15 @@
-"""QLoRA variants: one training under several quantisations of the base, everything else equal.
+"""QLoRA variants: one training under several quantisations of the base, everything else equal, and what each saves.
 
 Each has a folder of its own, `<results>/qlora/<quantisation>`, which no table or figure of the main study reads.
 """
 
 import gc
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
 
 from vsr import estimate, evaluate, models
 from vsr import train as training
@@ -15,14 +18,25 @@ from vsr.files import read_json, write_json
 from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
-from vsr.report.figures_variants import FOLDER, MODE, PLAN
+from vsr.report import plotting as p
+from vsr.report import training_logs
+from vsr.report.evaluations import BASE, GRPO_V, Evaluation, evaluation
 from vsr.report.pictures import Curves
+from vsr.report.tables import NOT_RUN
 from vsr.runs import Run, Stage
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Effect, Value
 from vsr.study import Study
 from vsr.train import run_name
 from vsr.workers.pool import Job, run_all
 
 ESTIMATE = Stage("estimate", 1, ())
+FOLDER, PLAN, MODE = "qlora", "plan", "vanilla"
+FULL = "none"  # the variant that is not quantised
+PHASES = ("rollout", "scoring", "update")
+MIB = 2**20
+PLAN_HEAD = ("base", "weights", "loaded", "at most", "a step", "training", "fits")
+HEAD = ("base", "MiB, estimated", "measured", "s a step, estimated", "measured", "score before", "after training")
 
 
 def studies(study: Study, quantizations: Sequence[str], **changes: object) -> dict[str, Study]:
@@ -40,9 +54,6 @@ def plan(variants: dict[str, Study]) -> dict[str, dict]:
     todo = [Job(n, expect, {"profile": v.profile, "out": v.results}) for n, v in variants.items()]
     run_all(todo, Counted("estimates", len(todo)))
     return {n: read_json(v.results / PLAN / "estimate.json") for n, v in variants.items()}
-
-
-PLAN_HEAD = ("base", "weights", "loaded", "at most", "a step", "training", "fits")
 
 
 def plan_rows(plans: dict[str, dict]) -> list[tuple[str, ...]]:
@@ -69,35 +80,25 @@ def expect(profile: Profile, out: Path) -> Run:
     if run.finished:
         return run
     found, loaded = estimate.estimate(profile, mode=MODE), models.load(**arguments)
-    write_json(
-        run.path / "estimate.json",
-        {
-            "peak": found.peak,
-            "weights": found.memory["weights"],
-            "loaded": held_bytes(loaded.model),
-            "step": found.step,
-            "training": found.seconds,
-            "fits": found.fits,
-            "changes": found.changes,
-            "rates": found.device.source,
-        },
-    )
+    sizes = {"peak": found.peak, "weights": found.memory["weights"], "loaded": held_bytes(loaded.model)}
+    times = {"step": found.step, "training": found.seconds, "rates": found.device.source}
+    write_json(run.path / "estimate.json", {**sizes, **times, "fits": found.fits, "changes": found.changes})
     run.finish(device=loaded.device_name)
     return run
 
 
 def train(variants: dict[str, Study]) -> list[Path]:
     """vsGRPO-V of every variant and seed; the run folders. VsrError before any of them where a GPU is too small."""
-    todo, names = [], []
     for variant in variants.values():
         estimate.require(variant.profile, MODE)
+    todo, names = [], []
     for name, variant in variants.items():
         common = {"profile": variant.profile, "mode": MODE, "data": variant.train, "out": variant.results}
-        todo += [Job(name, train_alone, {"seed": seed, **common}) for seed in range(variant.profile.seeds)]
-        names += [f"{name}, seed {seed}" for seed in range(variant.profile.seeds)]
+        for seed in range(variant.profile.seeds):
+            todo.append(Job(name, train_alone, {"seed": seed, **common}))
+            names.append(f"{name}, seed {seed}")
     folders = [job.arguments["out"] / run_name("grpo", job.arguments["seed"], MODE) for job in todo]
-    steps = max(variant.profile.max_steps for variant in variants.values())
-    run_all(todo, Curves(folders, steps, labels=names))
+    run_all(todo, Curves(folders, max(variant.profile.max_steps for variant in variants.values()), labels=names))
     return folders
 
 
@@ -124,3 +125,90 @@ def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[st
     run_all(todo, Counted("evaluations", len(todo)))
     asked = [(job.name, variants[job.name.split(",")[0]], job.arguments["model"]) for job in todo]
     return {name: variant.evaluate(MODE, "true", model) for name, variant, model in asked}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One quantisation: where it was trained ("" if it was not), its size (MiB) and the seconds of a step without
+    vision, each as estimated and as measured, what base and trained models scored, and the runs behind all that."""
+
+    name: str
+    device: str
+    memory: tuple[float, float]
+    step: tuple[float, float]
+    base: Evaluation | None
+    trained: Evaluation | None
+    ids: tuple[str, ...]
+
+
+def find(results: str | Path) -> list[Variant]:
+    """The variants under `results` that have an estimate, full precision first, then by name."""
+    found = []
+    for path in sorted(Path(results).glob(f"{FOLDER}/*/{PLAN}/estimate.json")):
+        folder, expected, mark = path.parent.parent, read_json(path), read_json(path.parent / "manifest.json")["id"]
+        runs = [run for run in training_logs.find(folder) if run.mode == MODE]
+        device = read_json(runs[0].path / "manifest.json")["device"] if runs else ""
+        # on a GPU all that PyTorch held at the worst moment; on a CPU the process holds Python and its libraries too,
+        # so there it is the weights alone
+        memory = expected["weights"] / MIB, expected["loaded"] / MIB
+        if device not in ("", "cpu"):
+            memory = expected["peak"] / MIB, max(np.nanmax(run.curve("peak_memory_mb")) for run in runs)
+        times = [sum(run.curve(f"seconds/{phase}") for phase in PHASES) for run in runs]
+        step = sum(expected["step"].values()), float(np.median(np.concatenate(times))) if times else float("nan")
+        shown = [evaluation(folder, method) for method in (BASE, GRPO_V)]
+        ids = (mark, *(run.id for run in runs), *(one.id for one in shown if one))
+        found.append(Variant(folder.name, device, memory, step, *shown, tuple(f"{folder.name}/{one}" for one in ids)))
+    return sorted(found, key=lambda variant: (variant.name != FULL, variant.name))
+
+
+def rows(results: str | Path) -> list[tuple[str, ...]]:
+    """HEAD's columns, one row a variant: memory and seconds a step, score before and after training."""
+    table = []
+    for one in find(results):
+        numbers = [f"{value:.1f}" for value in one.memory] + [f"{value:.2f}" for value in one.step]
+        scores = [f"{run.value('overall')}" if run else NOT_RUN for run in (one.base, one.trained)]
+        table.append((one.name, *(NOT_RUN if number == "nan" else number for number in numbers), *scores))
+    return table
+
+
+def loss(results: str | Path) -> dict[str, Effect]:
+    """Each quantised variant's trained score minus full precision's in points, paired on the same questions."""
+    trained = {one.name: one.trained.answers for one in find(results) if one.trained}
+    if FULL not in trained:
+        return {}
+    return {name: intervals.compare(ours, trained[FULL]) for name, ours in trained.items() if name != FULL}
+
+
+@p.style()
+def tradeoff(results: str | Path) -> Figure:
+    """A row a variant: score before and after training with intervals, memory, and seconds a step. The title tells
+    what the smallest variant, the best of equally small ones, saves and costs."""
+    variants, lost = find(results), loss(results)
+    fig = Figure(figsize=(10.4, 1.9 + 0.55 * max(2, len(variants))), layout="constrained")
+    panels = fig.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
+    names = ["not quantised" if one.name == FULL else one.name for one in variants]
+    scores = [[run and run.value("overall") for run in (one.base, one.trained)] for one in variants]
+    numbers = [[[Value(part) for part in pair] for pair in (one.memory, one.step)] for one in variants]
+    on_gpu = any(one.device not in ("", "cpu") for one in variants)
+    size = "GPU memory at most, MiB" if on_gpu else "memory of the weights, MiB"
+    looks = [("before", p.GREY, "o"), ("after training", p.BLUE, "^")]
+    shown = [("average score, %", looks, scores)]
+    looks = [("estimated", p.GREY, "o"), ("measured", p.ORANGE, "D")]
+    shown += [(what, looks, [pairs[i] for pairs in numbers]) for i, what in enumerate((size, "seconds a step"))]
+    for axes, (what, looks, pairs) in zip(panels, shown, strict=True):
+        series = [(label, [pair[i] for pair in pairs], *look) for i, (label, *look) in enumerate(looks)]
+        p.interval_rows(axes, names, series, what)
+        p.legend(axes, labels=tuple(label for label, *_ in looks), x=-0.02)
+        axes.set_xlim(left=None if axes is panels[0] else 0)
+    text = "Quantised bases: quality, memory and speed"
+    if lost:
+        found = {one.name: one for one in variants}
+        least = min(lost, key=lambda name: (round(found[name].memory[1]), -lost[name].value))
+        share, slower = (getattr(found[least], part)[1] / getattr(found[FULL], part)[1] for part in ("memory", "step"))
+        costs = f"{slower:.1f} times the seconds a step, {lost[least]} points"
+        text = f"{least} instead of full precision: {share:.0%} of the memory, {costs}"
+    if not variants:
+        p.not_run(panels[0], "QLoRA variants")
+    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
+    p.name_runs(fig, [mark for one in variants for mark in one.ids])
+    return fig

@@ -16,8 +16,8 @@ def write_all(results: str | Path) -> list[Path]:
     """Every table, figure and verdict from run folders alone: tables and ledger in `results`/tables, figures in their
     folder; where the profile has published results, what differs from them too. The paths written; a second call
     writes the same bytes."""
-    from vsr.report import claims, compare, figures, tables
+    from vsr.report import claims, figures, tables
 
     results, out = Path(results), Path(results) / "tables"
     written = [*tables.write_all(results, out), *claims.write(results, out)]
-    return [*written, *compare.write(results, out), *figures.write_all(results, figures_folder(results))]
+    return [*written, *figures.write_all(results, figures_folder(results))]

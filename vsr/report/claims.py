@@ -1,20 +1,31 @@
-"""The paper's claims judged by our runs, and its printed tables checked by arithmetic.
+"""The paper's claims judged by our runs, its printed tables checked by arithmetic, and a rerun beside a published run.
 
 A verdict is computed from run folders and never written by hand. It speaks about the profile's model and questions:
 in `tiny` about the miniature.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 
-from vsr import markdown, paper, profiles
+from vsr import markdown, paper, profiles, runs
 from vsr.files import atomic_write, write_json
 from vsr.paper import CLAIMS, Claim
-from vsr.report.judgements import CANNOT_TELL, TESTS, Finding, NotRunError, OutOfReachError, combine
+from vsr.report.evaluations import BASE, TABLE_2, evaluation
+from vsr.report.judgements import TESTS, Finding, UndecidedError, combine
 from vsr.report.tables import NOT_RUN
+from vsr.scoring import intervals
+from vsr.scoring.intervals import Effect
 
 ROUNDING = 0.1  # eight scores and one average printed to 0.1: each is off by at most 0.05
+GAIN_ALONE = (
+    " Where a claim sets the trained model beside a printed score or names the size of a gain (2, 3, 6, 7), only the "
+    "sign of our own differences is judged: other questions, other scores."
+)
+HOW = """Effects are in points. Evaluations are compared in pairs on the same questions, with 95 % intervals from a \
+bootstrap over scenes, and over the choice of seeds where a method has several; figures of training logs vary between \
+runs. Smallest detectable is the effect found with 80 % power. In parentheses: shown beside, without a vote.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,22 +38,26 @@ class AuditRow:
     mean: float
 
     @property
-    def difference(self) -> float:
-        """Printed minus mean."""
-        return self.printed - self.mean
-
-    @property
     def flagged(self) -> bool:
         """Whether rounding cannot explain the difference."""
-        return abs(self.difference) > ROUNDING + 1e-9
+        return abs(self.printed - self.mean) > ROUNDING + 1e-9
 
 
 def audit(rows: tuple[paper.Row, ...] = paper.TABLE_1 + paper.TABLE_2) -> list[AuditRow]:
     """Every printed average checked against its own row."""
-    return [
-        AuditRow(row.where, f"{row.backbone} {row.method} {row.mode}", row.average, sum(row.scores) / len(row.scores))
-        for row in rows
-    ]
+    names = [f"{row.backbone} {row.method} {row.mode}" for row in rows]
+    means = [sum(row.scores) / len(row.scores) for row in rows]
+    return [AuditRow(row.where, name, row.average, mean) for row, name, mean in zip(rows, names, means, strict=True)]
+
+
+def audit_markdown(rows: list[AuditRow]) -> str:
+    """The audit as a table, rows that rounding cannot explain in bold."""
+    lines = []
+    for row in rows:
+        numbers = (f"{row.printed:.1f}", f"{row.mean:.2f}", f"{row.printed - row.mean:+.2f}")
+        lines.append([row.where, row.row, *numbers, "**beyond rounding**" if row.flagged else ""])
+    table = markdown.table(["table", "row", "printed average", "mean of the row", "difference", ""], lines)
+    return f"**Arithmetic of the published tables**\n\n{table}\nRounding explains differences up to {ROUNDING}.\n"
 
 
 @dataclass(frozen=True)
@@ -65,10 +80,9 @@ def judge(claim: Claim, results: str | Path) -> Entry:
     where it is about something larger than the profile."""
     try:
         findings = TESTS[claim.number](Path(results))
-    except NotRunError as lack:
-        return Entry(claim, (), NOT_RUN, str(lack))
-    except OutOfReachError as lack:
-        return Entry(claim, (), CANNOT_TELL, str(lack))
+    except UndecidedError as lack:
+        return Entry(claim, (), lack.verdict, str(lack))
+    # findings without a verdict only stand beside
     return Entry(claim, tuple(findings), combine([found.verdict for found in findings if found.verdict]))
 
 
@@ -77,97 +91,95 @@ def ledger(results: str | Path) -> list[Entry]:
     return [judge(claim, Path(results)) for claim in CLAIMS]
 
 
-def write(results: str | Path, out: str | Path) -> list[Path]:
-    """claims.md, claims.json and audit.md in `out`; the paths written."""
-    results, out = Path(results), Path(out)
-    entries = ledger(results)
-    atomic_write(out / "claims.md", ledger_markdown(entries, results.name))
-    write_json(out / "claims.json", [_record(entry) for entry in entries])
-    atomic_write(out / "audit.md", audit_markdown(audit()))
-    return [out / "claims.md", out / "claims.json", out / "audit.md"]
-
-
 def ledger_markdown(entries: list[Entry], profile: str) -> str:
     """The ledger as a table; effects in points with 95 % intervals unless they say otherwise."""
     small = profiles.PROFILES.get(profile, profiles.PROFILES["tiny"]).base == "tiny"
-    rows = [
-        [
-            str(entry.claim.number),
-            entry.claim.text,
-            f"{entry.claim.figure} ({entry.claim.where})".replace("<", "&lt;"),
-            "<br>".join(map(describe, entry.findings)) or "–",
-            "<br>".join(_number(found.effect.detectable) for found in entry.findings) or "–",
-            _verdict(entry, small),
-        ]
-        for entry in entries
-    ]
-    header = ["", "claim", "the paper", "ours", "smallest detectable", "verdict"]
+    rows = []
+    for entry in entries:
+        claim, power = entry.claim, [found.effect.detectable for found in entry.findings]
+        printed = f"{claim.figure} ({claim.where})".replace("<", "&lt;")  # Markdown would swallow tags
+        found = "<br>".join(map(describe, entry.findings)) or "–"
+        least = "<br>".join("–" if isnan(value) else f"{value:.1f}" for value in power) or "–"
+        judged = " in the miniature" if small and entry.findings else ""
+        verdict = f"**{entry.verdict}**{judged}" + (f" ({entry.note})" if entry.note else "")
+        rows.append([claim.number, claim.text, printed, found, least, verdict])
+    table = markdown.table(["", "claim", "the paper", "ours", "smallest detectable", "verdict"], rows)
     about = "its small model and rendered rooms, not about Qwen2-VL" if small else "this model and its questions"
-    table = markdown.table(header, rows)
-    runs = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
     scope = f"Verdicts of profile {profile} are about {about}.{GAIN_ALONE * small}"
-    return f"**Claims ledger**\n\n{table}\n{scope}\n{HOW}\n{markdown.folded('Runs', runs)}"
-
-
-GAIN_ALONE = (
-    " Where a claim sets the trained model beside a printed score or names the size of a gain (2, 3, 6, 7), only the "
-    "sign of our own differences is judged: other questions, other scores."
-)
-HOW = """Effects are in points. Evaluations are compared in pairs on the same questions, with 95 % intervals from a \
-bootstrap over scenes, and over the choice of seeds where a method has several; figures of training logs vary between \
-runs. Smallest detectable is the effect found with 80 % power. In parentheses: shown beside, without a vote.
-"""
+    runs_ = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
+    return f"**Claims ledger**\n\n{table}\n{scope}\n{HOW}\n{markdown.folded('Runs', runs_)}"
 
 
 def describe(found: Finding) -> str:
     """One finding in words."""
-    unit = "" if found.unit == "points" else f" {found.unit}"
-    effect = found.effect
+    unit, effect = "" if found.unit == "points" else f" {found.unit}", found.effect
     interval = "" if isnan(effect.low) else f" [{effect.low:+.1f}, {effect.high:+.1f}]"
     text = f"{found.what}: {effect.value:+.1f}{unit}{interval}"
     return text if found.verdict else f"({text})"
 
 
-def _verdict(entry: Entry, small: bool) -> str:
-    note = f" ({entry.note})" if entry.note else ""
-    judged = " in the miniature" if small and entry.findings else ""
-    return f"**{entry.verdict}**{judged}{note}"
-
-
-def _number(value: float) -> str:
-    return "–" if isnan(value) else f"{value:.1f}"
-
-
-def audit_markdown(rows: list[AuditRow]) -> str:
-    """The audit as a table, rows that rounding cannot explain in bold."""
-    lines = []
-    for row in rows:
-        numbers = (f"{row.printed:.1f}", f"{row.mean:.2f}", f"{row.difference:+.2f}")
-        lines.append([row.where, row.row, *numbers, "**beyond rounding**" if row.flagged else ""])
-    table = markdown.table(["table", "row", "printed average", "mean of the row", "difference", ""], lines)
-    return f"**Arithmetic of the published tables**\n\n{table}\nRounding explains differences up to {ROUNDING}.\n"
+def write(results: str | Path, out: str | Path) -> list[Path]:
+    """claims.md, claims.json and audit.md in `out`, and compared.md where there is a published run to compare with;
+    the paths written."""
+    results, out, entries = Path(results), Path(out), ledger(results)
+    texts = {"claims.md": ledger_markdown(entries, results.name), "audit.md": audit_markdown(audit())}
+    if theirs := published(results):
+        texts["compared.md"] = compared(results, theirs)
+    for name, text in texts.items():
+        atomic_write(out / name, text)
+    write_json(out / "claims.json", [_record(entry) for entry in entries])
+    return [out / name for name in (*texts, "claims.json")]
 
 
 def _record(entry: Entry) -> dict:
+    """As JSON, which has no nan."""
+    findings = []
+    for found in entry.findings:
+        numbers = {name: value for name, value in asdict(found.effect).items() if name != "seeds"}
+        numbers = {name: None if isnan(value) else round(value, 4) for name, value in numbers.items()}
+        words = {"what": found.what, "unit": found.unit, "verdict": found.verdict or None}
+        findings.append({**words, **numbers, "seeds": list(found.effect.seeds)})
     return {
         "claim": entry.claim.number,
         "verdict": entry.verdict,
         "note": entry.note,
         "runs": list(entry.runs),
-        "findings": [
-            {
-                "what": found.what,
-                "unit": found.unit,
-                "verdict": found.verdict or None,
-                **{name: _plain(getattr(found.effect, name)) for name in ("value", "low", "high", "detectable")},
-                "n": found.effect.n,
-                "scenes": found.effect.scenes,
-                "seeds": list(found.effect.seeds),
-            }
-            for found in entry.findings
-        ],
+        "findings": findings,
     }
 
 
-def _plain(value: float) -> float | None:
-    return None if isnan(value) else round(value, 4)
+# --- a rerun beside the published run ---
+def published(results: str | Path) -> Path | None:
+    """The published results of the same profile; None where there are none, or where `results` are those."""
+    found = runs.ROOT / "results" / "published" / Path(results).name
+    return found if found.is_dir() and found.resolve() != Path(results).resolve() else None
+
+
+def compared(ours: str | Path, theirs: str | Path | None) -> str:
+    """Markdown: every claim's verdict and effects and Table 2's gains over the base, yours beside the published ones.
+
+    Two runs of one study differ by rounding that grows in training, so effects are set against intervals, not bytes."""
+    if theirs is None:
+        return f"Nothing is published for profile {Path(ours).name}."
+    rows, equal = [], 0
+    for mine, other in zip(ledger(ours), ledger(theirs), strict=True):
+        number, same = f"claim {mine.claim.number}", mine.verdict == other.verdict
+        equal += same
+        state = "equal" if same else "**differs**"
+        rows.append((number, f"**{mine.claim.text}**", mine.verdict, other.verdict, state))
+        pair = [{one.what: one.effect for one in entry.findings} for entry in (mine, other)]
+        rows += [_beside(number, what, *(found.get(what) for found in pair)) for what in {**pair[0], **pair[1]}]
+    for method in TABLE_2[1:]:
+        pairs = [[evaluation(results, one) for one in (method, BASE)] for results in (ours, theirs)]
+        gains = [intervals.compare(one.answers, base.answers) if one and base else None for one, base in pairs]
+        rows.append(_beside("Table 2", f"{method} − base", *gains))
+    head = f"**Yours and the published run**: {equal} of {len(CLAIMS)} verdicts are equal."
+    return f"{head}\n\n{markdown.table(('', 'what', 'yours', 'published', ''), rows)}\nPoints with 95 % intervals.\n"
+
+
+def _beside(where: str, what: str, mine: Effect | None, other: Effect | None) -> tuple[str, ...]:
+    """A row of two effects, and whether their intervals overlap; one without an interval says nothing."""
+    state = ""
+    if mine and other and not isnan(mine.low + other.low):
+        state = "intervals overlap" if mine.low <= other.high and other.low <= mine.high else "**apart**"
+    return (where, what, *(str(found or NOT_RUN) for found in (mine, other)), state)

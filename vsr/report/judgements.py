@@ -17,6 +17,7 @@ from vsr.profiles import VIDEOS
 from vsr.report import evaluations as e
 from vsr.report import training_logs
 from vsr.report.evaluations import BASE, GRPO_O, GRPO_T, GRPO_V, SFT, Evaluation, Method, evaluation
+from vsr.report.tables import NOT_RUN
 from vsr.report.training_logs import ACCURACY, FORMAT, Training
 from vsr.scoring import intervals
 from vsr.scoring.intervals import LEVEL, Effect, between, draw, effect
@@ -31,12 +32,13 @@ HOURS = 2.0  # "about" is within this factor
 PAPERS_BETA = profiles.get("paper-2b").beta
 
 
-class NotRunError(Exception):
-    """A test lacks a run; the text says which."""
+class UndecidedError(Exception):
+    """A test that finds nothing, and why: "not run" where a run is missing, "cannot tell" where a claim is about a
+    model or a machine that no run of this profile can speak for."""
 
-
-class OutOfReachError(Exception):
-    """A claim is about a model or a machine that no run of this profile can speak for; the text says which."""
+    def __init__(self, verdict: str, why: str):
+        super().__init__(why)
+        self.verdict = verdict
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Comparison:
 def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
     found = evaluation(results, method, video)
     if found is None:
-        raise NotRunError(f"missing: {method}, {VIDEOS[video]}")
+        raise UndecidedError(NOT_RUN, f"missing: {method}, {VIDEOS[video]}")
     return found
 
 
@@ -115,31 +117,24 @@ def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Tes
     return test
 
 
-def against_printed(test: Test, label: str, printed: float, margin: float = 0.0) -> Test:
-    """`test`, and where the questions are VSI-Bench's own, vsGRPO-V against a printed score less a margin."""
+def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0, only: str = "") -> Test:
+    """`gains`, and where the questions are VSI-Bench's own, vsGRPO-V against a printed score less a margin; `only`
+    names the profile whose model the claim is about."""
 
-    def whole(results: Path) -> list[Finding]:
-        found = test(results)
+    def test(results: Path) -> list[Finding]:
+        if only and results.name != only:
+            raise UndecidedError(CANNOT_TELL, f"is about the model of profile {only}")
+        found = gains(results)
         if results.name not in profiles.PROFILES or profiles.get(results.name).data == "rooms":
             return found
         ours = _needed(results, GRPO_V)
         scores, draws = ours.answers.points("overall")
+        # a printed score has no draws of its own: all of the interval is ours
         gap = effect(scores.mean() - printed, draws.mean(0) - printed, ours.answers.asked("overall"), ours.answers.size)
         ids = tuple(run.manifest["id"] for run in ours.runs)
         return [*found, Finding(f"vsGRPO-V − {label}, as printed", gap, above(gap, -margin), ids)]
 
-    return whole
-
-
-def only_for(profile: str, test: Test) -> Test:
-    """A test about the model of one profile."""
-
-    def guarded(results: Path) -> list[Finding]:
-        if results.name != profile:
-            raise OutOfReachError(f"is about the model of profile {profile}")
-        return test(results)
-
-    return guarded
+    return test
 
 
 # --- training logs ---
@@ -148,7 +143,7 @@ def collapse(results: Path) -> list[Finding]:
     runs = training_logs.ablation(results)
     missing = [f"GRPO at beta {beta:g} with tags" for beta in (0.0, PAPERS_BETA) if beta not in runs]
     if missing:
-        raise NotRunError("missing: " + ", ".join(missing))
+        raise UndecidedError(NOT_RUN, "missing: " + ", ".join(missing))
     found = []
     for beta, verdict in ((0.0, above), (PAPERS_BETA, below)):
         fallen = between([100 * training_logs.fall(run.curve(FORMAT)) for run in runs[beta]])
@@ -165,7 +160,7 @@ def convergence(results: Path) -> list[Finding]:
     """Claim 8: whether the format reward gets to 1, the accuracy reward rises, and later than the format reward."""
     runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.share(FORMAT)]
     if not runs:
-        raise NotRunError(f"missing: GRPO at beta {PAPERS_BETA:g} with tags")
+        raise UndecidedError(NOT_RUN, f"missing: GRPO at beta {PAPERS_BETA:g} with tags")
     last = between([100 * training_logs.end(run.curve(FORMAT)) for run in runs])
     gains, delays = [], []
     for run in runs:
@@ -186,12 +181,11 @@ def hacking(results: Path) -> list[Finding]:
     """Claim 9: the share of empty shells among the last rollouts in observe mode."""
     runs = [run for run in training_logs.find(results) if run.mode == "observe" and run.beta == PAPERS_BETA]
     if not runs:
-        raise NotRunError("missing: GRPO in observe mode")
+        raise UndecidedError(NOT_RUN, "missing: GRPO in observe mode")
     groups: dict[tuple[str, int], list[bool]] = {}  # of each run and step in the last fifth: is it a shell?
-    for run in runs:
-        for row in run.completions():
-            if row["step"] > 0.8 * run.steps[-1]:
-                groups.setdefault((run.name, row["step"]), []).append(is_shell(row["completion"]))
+    for run, row in ((one, row) for one in runs for row in one.completions()):
+        if row["step"] > 0.8 * run.steps[-1]:
+            groups.setdefault((run.name, row["step"]), []).append(is_shell(row["completion"]))
     shells = share(list(groups.values()))
     return [_of_runs("empty shells in the last fifth of training", shells, runs, above, SHELLS, "% of rollouts")]
 
@@ -204,11 +198,12 @@ def gpu_hours(results: Path) -> list[Finding]:
         return [_hours(f"trained on {manifest['device']}", manifest["seconds"], run.id)]
     path = results / "bench" / "grpo.json"
     if not path.is_file():
-        raise NotRunError("needs profile paper-2b, or 'vsr bench grpo' on a GPU")
+        raise UndecidedError(NOT_RUN, "needs profile paper-2b, or 'vsr bench grpo' on a GPU")
     bench = read_json(path)
     device = bench["machine"]["device"]
     if device == "cpu":
-        raise OutOfReachError("is about Qwen2-VL-2B on a GPU; 'vsr bench grpo' ran on a CPU with a smaller model")
+        why = "is about Qwen2-VL-2B on a GPU; 'vsr bench grpo' ran on a CPU with a smaller model"
+        raise UndecidedError(CANNOT_TELL, why)
     row = max(bench["rows"], key=lambda row: (row["group"], row["prompt"], -row["completion"]))
     shape = f"G {row['group']}, prompt {row['prompt']}, completion {row['completion']}, {device}"
     what, seconds = f"{paper.QUESTIONS:,} questions, projected: {shape}", paper.QUESTIONS * row["trl_s"]
@@ -220,9 +215,12 @@ def share(groups: list[list[bool]]) -> Effect:
     """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
     groups, or the exact binomial interval where that is wider."""
     hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
+    # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
     taken = draw(len(groups))
     draws = (taken @ hits) / (taken @ sizes)
     found = effect(100 * hits.sum() / sizes.sum(), 100 * draws, int(sizes.sum()), len(groups))
+    # with no hit at all every draw is 0 and the bootstrap's interval a point; Clopper and Pearson's is not: 0 of 100
+    # still allows 3.6 %
     tail, yes, no = (1 - LEVEL) / 2, int(hits.sum()), int((sizes - hits).sum())
     low = 100 * float(beta_law.ppf(tail, yes, no + 1)) if yes else 0.0
     high = 100 * float(beta_law.ppf(1 - tail, yes + 1, no)) if no else 100.0
@@ -249,7 +247,7 @@ COMPUTE = (Comparison(GRPO_V, e.SFT_COMPUTE, verdict=None), Comparison(GRPO_V, e
 TESTS: dict[int, Test] = {
     1: comparisons(Comparison(BASE, e.BASE_T), Comparison(BASE, e.BASE_O)),
     2: against_printed(comparisons(GAIN, beside=(SIX, replace(SIX, video="shuffled"))), "GPT-4o", 34.0),
-    3: only_for("paper-7b", against_printed(comparisons(GAIN), "LLaVA-NeXT-Video-72B", 40.9, NO_CHANGE)),
+    3: against_printed(comparisons(GAIN), "LLaVA-NeXT-Video-72B", 40.9, NO_CHANGE, only="paper-7b"),
     4: comparisons(
         Comparison(GRPO_V, GRPO_T),
         Comparison(GRPO_V, GRPO_O),

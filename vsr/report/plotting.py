@@ -134,7 +134,7 @@ def interval_rows(axes: Axes, names: Iterable[str], series: Iterable[tuple], wha
         for row, value in enumerate(values):
             interval(axes, value, len(names) - 1 - row + apart, colour, marker, label)
     axes.set_yticks(range(len(names)), names[::-1])
-    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.set_ylim(-0.5, max(1, len(names)) - 0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(what)
 
