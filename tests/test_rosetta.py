@@ -79,6 +79,6 @@ def test_vsr_score_prints_the_table_and_draws_the_figure(tmp_path, capsys):
     out = tmp_path / "results" / "mine"
     assert cli.main(["score", "--predictions", str(predictions), "--rules", "all", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n{name} " in shown for name in RULES)
+    assert all(f"\n| {name} | " in shown for name in RULES)
     assert (tmp_path / "figures" / "mine" / "rosetta.png").is_file()
     assert (tmp_path / "figures" / "mine" / "rosetta.svg").is_file()

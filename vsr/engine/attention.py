@@ -52,9 +52,8 @@ class Packed:
 
     def __init__(self, groups: list[tuple[int, list[int]]], heads_per_key: int, device: torch.device):
         self.sizes: list[int] = []  # the row in pieces, prefixes and chunks
-        self.masks: list[
-            Tensor | None
-        ] = []  # a chunk's (heads per key * its tokens, prefix + its tokens); None: prefix
+        # None for a prefix, a chunk's (heads per key * its tokens, prefix + its tokens)
+        self.masks: list[Tensor | None] = []
         mask = cache(lambda *shape: _branch_mask(*shape).repeat(heads_per_key, 1).to(device))
         for prefix, branches in groups:
             chunks = [tuple(branches[i] for i in chunk) for chunk in batches(branches, self.CHUNK)]

@@ -110,16 +110,14 @@ def answer_scenes(
     groups, sizes = [], []
     for prompts, features, grid in scenes:
         if not prompts or max_new_tokens < 1:
-            raise VsrError(
-                f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}: nothing to answer; give at least 1"
-            )
+            asked = f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}"
+            raise VsrError(f"{asked}: nothing to answer; give at least 1")
         shared = _shared_length(prompts)
         if shared == 0:
             raise VsrError("the prompts share no first token: render them with the chat template")
         if grid is not None and any((p[shared:] == base_model(model).config.video_token_id).any() for p in prompts):
-            raise VsrError(
-                "the prompts differ before the end of the video: ask about different videos in separate calls"
-            )
+            why = "the prompts differ before the end of the video"
+            raise VsrError(f"{why}: ask about different videos in separate calls")
         places = [positions(model, prompt, grid) for prompt in prompts]
         groups.append(_group(shared, prompts, places, features))
         sizes.append(shared + sum(len(prompt) - shared + max_new_tokens for prompt in prompts))

@@ -5,6 +5,7 @@ Layout: prefix = prompt[:-1]; branch g = [prompt[-1]] + completion_g[:-1], so th
 
 import torch
 from torch import LongTensor, Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 
@@ -37,7 +38,8 @@ def packed_logps(
     embeddings, places = torch.cat([row for row, _ in rows]), torch.cat([place for _, place in rows], 1)
     logps, entropies = branch_logps(base, embeddings, places, shape, torch.cat(flat), temperature)
     lengths = [len(completion) for completion in flat]
-    return _padded(logps, lengths), _padded(entropies, lengths)
+    logps, entropies = (pad_sequence(part.split(lengths), batch_first=True) for part in (logps, entropies))
+    return logps, entropies
 
 
 def branch_logps(
@@ -88,11 +90,7 @@ def _token_logps(head, hidden: Tensor, targets: LongTensor, temperature: float) 
     step = max(1, MAX_LOGITS // head.out_features)
     if len(hidden) <= step:
         return of(hidden, targets)
-    parts = [
-        checkpoint(of, h, t, use_reentrant=False) for h, t in zip(hidden.split(step), targets.split(step), strict=True)
-    ]
-    return torch.cat([logps for logps, _ in parts]), torch.cat([entropy for _, entropy in parts])
-
-
-def _padded(values: Tensor, lengths: list[int]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(values.split(lengths), batch_first=True)
+    pieces = zip(hidden.split(step), targets.split(step), strict=True)
+    parts = [checkpoint(of, *piece, use_reentrant=False) for piece in pieces]
+    logps, entropies = map(torch.cat, zip(*parts, strict=True))
+    return logps, entropies

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from vsr import runs
+from vsr import markdown, runs
 from vsr.files import atomic_write, read_json, read_jsonl
 from vsr.models.adapters import adapter_folder, adapter_hash
 from vsr.paper import TASKS
@@ -73,7 +73,7 @@ def text(run: Path, manifest: dict, merged: str = "") -> str:
         f"{merged or 'A LoRA adapter'} for visual-spatial questions about a video, from a reproduction of *Improved "
         "Visual-Spatial Reasoning via R1-Zero-Like Training* (arXiv 2504.00883).\n",
         *([f"**Warning.** {manifest['warning']}\n"] if manifest.get("warning") else []),
-        f"## How it was made\n\n{_table(('', ''), _made(manifest))}",
+        f"## How it was made\n\n{markdown.table(('', ''), _made(manifest))}",
         f"## Scores\n\n{_scores(found)}",
         "## Not run\n\n" + "".join(f"- {line}\n" for line in _not_run(about, found, alone)),
         "" if merged else USE.format(SHIPPED if about["model"]["base"] == "tiny" else about["model"]["base"]),
@@ -118,7 +118,6 @@ def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
 
 
 def _made(manifest: dict) -> list[tuple[str, object]]:
-    """Two columns."""
     settings, method = manifest["settings"] | manifest["about"], manifest["about"]["method"]
     model, git = settings["model"], manifest["git"]
     budget = ", for as many token passes as a GRPO run" if settings.get("budget") else ""
@@ -128,7 +127,7 @@ def _made(manifest: dict) -> list[tuple[str, object]]:
         ("data", f"{manifest.get('data', '?')}, questions {manifest['inputs']['questions']}"),
         ("seed", manifest["seed"]),
         ("steps", manifest.get("steps", settings["max_steps"])),
-        *((name.replace("_", " "), settings[name]) for name in SETTINGS[method]),
+        *((name.replace("_", " "), str(settings[name])) for name in SETTINGS[method]),
         ("device", manifest.get("device", "?")),
         ("code", f"{git['sha'] or 'no git'}{' with changes' if git['dirty'] else ''}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
@@ -147,7 +146,7 @@ def _scores(found: list[dict]) -> str:
         rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *averages, *tasks))
     head = ("prompt", "video", "data", "questions", "average", "trained six", *TASKS.values())
     ids = ", ".join(one["run"] for one in found)
-    return f"{_table(head, rows)}\nPercent, 95 % intervals over scenes. Evaluations: {ids}.\n"
+    return f"{markdown.table(head, rows)}\nPercent, 95 % intervals over scenes. Evaluations: {ids}.\n"
 
 
 def _value(part: dict, key: str) -> str:
@@ -171,8 +170,3 @@ def _not_run(about: dict, found: list[dict], alone: bool) -> list[str]:
     if alone:
         lacking.append("a second seed, so nothing is known about the spread between seeds")
     return lacking + [MINIATURE] * (about["model"]["base"] == "tiny")
-
-
-def _table(header: tuple, rows: list[tuple]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(f"{cell}".replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -124,31 +124,24 @@ def check_processor(
     source: str, config: Qwen2VLConfig, tokenizer: PreTrainedTokenizerBase, revision: str = "main"
 ) -> None:
     """Raise VsrError where tokenizer, preprocessing and model of a folder or hub id do not belong together."""
-    if len(tokenizer) > config.text_config.vocab_size:
-        raise VsrError(
-            f"{source}: its tokenizer has {len(tokenizer)} tokens, its model {config.text_config.vocab_size}; "
-            "use the tokenizer the model was trained with"
-        )
+    remedy, most = "use the tokenizer the model was trained with", config.text_config.vocab_size
+    if len(tokenizer) > most:
+        raise VsrError(f"{source}: its tokenizer has {len(tokenizer)} tokens, its model {most}; {remedy}")
     for name, token in CONFIG_IDS.items():
         ours, theirs = tokenizer.convert_tokens_to_ids(token), getattr(config, name)
         if ours != theirs:
-            raise VsrError(
-                f"{source}: its tokenizer gives '{token}' the id {ours}, config.json says {name}={theirs}; "
-                "use the tokenizer the model was trained with"
-            )
-    vision = config.vision_config
-    for name, ours, theirs in (
-        ("patch_size", video.PATCH, vision.patch_size),
-        ("spatial_merge_size", video.MERGE, vision.spatial_merge_size),
-        ("temporal_patch_size", video.PAIR, vision.temporal_patch_size),
-    ):
-        if ours != theirs:
+            why = f"its tokenizer gives '{token}' the id {ours}, config.json says {name}={theirs}"
+            raise VsrError(f"{source}: {why}; {remedy}")
+    sizes = {"patch_size": video.PATCH, "spatial_merge_size": video.MERGE, "temporal_patch_size": video.PAIR}
+    for name, ours in sizes.items():
+        if ours != (theirs := getattr(config.vision_config, name)):
             raise VsrError(f"{source}: config.json says {name}={theirs}; Qwen2-VL's video preprocessing has {ours}")
     file = cached_file(source, PREPROCESSING, revision=revision, _raise_exceptions_for_missing_entries=False)
     given = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    known = preprocessing()
     for name in ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std"):
-        if given.get(name, preprocessing()[name]) != preprocessing()[name]:
-            raise VsrError(f"{source}: {PREPROCESSING} says {name}={given[name]}, Qwen2-VL's {preprocessing()[name]}")
+        if given.get(name, known[name]) != known[name]:
+            raise VsrError(f"{source}: {PREPROCESSING} says {name}={given[name]}, Qwen2-VL's {known[name]}")
 
 
 def tiny_config() -> dict:
@@ -192,6 +185,7 @@ def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConf
     sizes name one, vocabulary."""
     special = {"bos_token_id": PAD, "eos_token_id": END, "pad_token_id": PAD}
     text = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
+    # a published size keeps its own vocabulary, which is padded beyond the tokenizer's
     text = {"vocab_size": len(tokenizer)} | text | sizes["text"]
     return shape(sizes | {"text": text}, **{n: tokenizer.convert_tokens_to_ids(t) for n, t in CONFIG_IDS.items()})
 

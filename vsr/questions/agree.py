@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from vsr import markdown
 from vsr.errors import VsrError
 from vsr.questions import rules as rule_sets
 from vsr.questions.question import NUMERICAL, TYPES, Question
@@ -51,21 +52,19 @@ def _compare(task: dict, kind: str, ours: str, given: str) -> None:
 
 
 def table(result: dict) -> str:
-    """The result as text: one line a task, then the reasons for what was not compared."""
-    order = [*TYPES, *result["tasks"]]
-    lines = [f"{'task':28} {'compared':>8} {'exact':>6} {'exact %':>8} {'within 0.1':>10} {'MRA':>6} {'skipped':>8}"]
+    """The result in Markdown: one line a task, then the reasons for what was not compared."""
+    order, rows = [*TYPES, *result["tasks"]], []
     reasons: dict[str, list[str]] = {}
     for kind, task in sorted(result["tasks"].items(), key=lambda item: order.index(item[0])):
         share = f"{100 * task['exact'] / task['n']:.1f}" if task["n"] else "-"
         within = "-" if task["within_0.1"] is None else task["within_0.1"]
         mra = "-" if task["mra"] is None else f"{100 * task['mra']:.1f}"
-        counts = f"{task['n']:8} {task['exact']:6} {share:>8} {within:>10} {mra:>6} {len(task['skipped']):8}"
-        lines.append(f"{kind:28} {counts}")
+        rows.append((kind, task["n"], task["exact"], share, within, mra, len(task["skipped"])))
         for row in task["skipped"]:
             reasons.setdefault(row["why"].removeprefix(f"question {row['id']}: "), []).append(row["id"])
-    if reasons:
-        lines += ["", "not compared:"]
-        for why, ids in reasons.items():
-            some = ", ".join(ids[:5]) + (", ..." if ids[5:] else "")
-            lines.append(f"  {len(ids)} x {why} (id {some})")
-    return "\n".join(lines)
+    text = markdown.table(("task", "compared", "exact", "exact %", "within 0.1", "MRA", "skipped"), rows)
+    text += "\nnot compared:\n" if reasons else ""
+    for why, ids in reasons.items():
+        some = ", ".join(ids[:5]) + (", ..." if ids[5:] else "")
+        text += f"  {len(ids)} x {why} (id {some})\n"
+    return text.rstrip()

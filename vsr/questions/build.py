@@ -233,14 +233,13 @@ def _claimed(folder: Path, about: dict) -> bool:
         aside = home / str(found.get("fingerprint", "unnamed"))
         while aside.exists():
             aside = aside.with_name(f"{aside.name}-again")
-        home.mkdir(parents=True, exist_ok=True)
-        os.replace(folder, aside)
+        _move(folder, aside)
         now = json.loads(json.dumps(about))  # tuples become lists, as in the manifest
         settings = [{name: one.get(name) for name in about if name != "fingerprint"} for one in (found, now)]
         why = "; ".join(differences(*({"settings": one, **one} for one in settings)))
         print(f"{folder.name}: {why}; the earlier one is kept in {aside}", file=sys.stderr, flush=True)
     if not folder.exists() and (home / mark).is_dir():
-        os.replace(home / mark, folder)
+        _move(home / mark, folder)
         print(f"{folder.name}: the earlier one of these settings is back", file=sys.stderr, flush=True)
     found = read_json(manifest) if manifest.is_file() else {}
     if not found:
@@ -249,6 +248,14 @@ def _claimed(folder: Path, about: dict) -> bool:
         return False
     videos = len(list((folder / "videos").glob("*.mp4")))
     return found["hashes"]["questions.jsonl"] == hash_files(folder / "questions.jsonl") and videos >= found["rooms"]
+
+
+def _move(folder: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, target)
+    except OSError as error:
+        raise VsrError(f"{folder}: could not be moved to {target} ({error.strerror}); choose another --out") from None
 
 
 def _film(folder: Path, scene: Scene, world: "World") -> dict[str, float]:

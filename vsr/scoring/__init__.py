@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from vsr import markdown
 from vsr.errors import VsrError
 from vsr.paper import TASKS, TRAINED
 from vsr.questions.question import NUMERICAL, Question
@@ -132,17 +133,17 @@ def _percent(share: float) -> float | None:
 
 
 def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
-    """The same answers under several harnesses' rules, as text: `rules` is all, or names with commas between them."""
+    """The same answers under several harnesses' rules, in Markdown: `rules` is all, or names with commas between."""
     samples = list(samples)
     names = list(harnesses.RULES) if rules == "all" else [name.strip() for name in rules.split(",")]
     official = summarise(samples, resamples=1)["overall"]
-    lines = [f"{'rules':<14}{'overall':>9}{'official':>10}   its averages"]
+    rows = []
     for name in names:
         found = summarise(samples, name, resamples=1)
         parts = [f"{part} {'-' if value is None else f'{value:.1f}'}" for part, value in found["averages"].items()]
-        overall = f"{found['overall']:>9.1f}{found['overall'] - official:>+10.1f}"
-        lines.append(f"{name:<14}{overall}   {', '.join(parts)}")
-    return "\n".join(lines)
+        overall = found["overall"]
+        rows.append((name, f"{overall:.1f}", f"{overall - official:+.1f}", ", ".join(parts)))
+    return markdown.table(("rules", "overall", "official", "its averages"), rows).rstrip()
 
 
 def best_constant(questions: Iterable[Question]) -> dict[str, tuple[str, float]]:

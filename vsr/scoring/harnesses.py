@@ -27,28 +27,31 @@ Means = dict[str, np.ndarray]
 Sums = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-# --- averages ---
+# --- averages: a share of nothing is nan, without a warning ---
+_quiet = np.errstate(invalid="ignore", divide="ignore")
+
+
+@_quiet
 def means(sums: Sums) -> Means:
     """The mean score by question type."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {kind: np.asarray(total / count) for kind, (total, count) in sums.items()}
+    return {kind: np.asarray(total / count) for kind, (total, count) in sums.items()}
 
 
+@_quiet
 def mean_of(parts: list[np.ndarray]) -> np.ndarray:
     """The mean over parts, those without a value left out; nan if none has one."""
     stacked = np.stack(parts)
     present = ~np.isnan(stacked)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(present, stacked, 0.0).sum(0) / present.sum(0))
+    return np.asarray(np.where(present, stacked, 0.0).sum(0) / present.sum(0))
 
 
+@_quiet
 def pooled(sums: Sums, numerical: bool | None = None) -> np.ndarray:
     """The mean over all questions, or over those that ask (not) for a number; nan if there are none."""
     part = [pair for kind, pair in sums.items() if numerical in (None, kind in NUMERICAL)]
     if not part:
         return np.full_like(next(iter(sums.values()))[0], np.nan, dtype=float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(sum(total for total, _ in part) / sum(count for _, count in part))
+    return np.asarray(sum(total for total, _ in part) / sum(count for _, count in part))
 
 
 def levels(sums: Sums) -> np.ndarray:

@@ -1,0 +1,141 @@
+"""One decoding loop: questions on one video or on several, and rollouts of several groups, give the very tokens that one
+at a time gives; samples follow the model's own distribution."""
+
+import pytest
+import torch
+from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video, vision_inputs, with_lora
+
+from vsr.engine import decoding
+from vsr.engine.decoding import answer_many, answer_scenes, rollouts
+from vsr.engine.inputs import Prompt, batches, passes, video_features
+from vsr.errors import VsrError
+
+SIZES = [{"hidden": 32, "layers": 2, "heads": 4, "kv": 2}, {"hidden": 64, "layers": 3, "heads": 2, "kv": 1},
+         {"hidden": 64, "layers": 1, "heads": 4, "kv": 4}]  # fmt: skip
+GRIDS = [(2, 4, 6), None, (3, 2, 2), (1, 8, 4)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("video", [True, False])
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 7, 7, 12], [4]])
+def test_answers_equal_generate_one_by_one(size, video, lengths):
+    model = random_model(1, **size)
+    pixels, grid = random_video(2, (3, 4, 6)) if video else (None, None)
+    prompts = [random_prompt(10 + i, n, grid) for i, n in enumerate(lengths)]
+    eos = generate_one(model, pixels, grid, prompts[0], 6, EOS, SPECIAL)[3]  # some row ends early
+    expected = [generate_one(model, pixels, grid, prompt, 6, eos, SPECIAL) for prompt in prompts]
+    assert answer_many(model, pixels, grid, prompts, 6, eos, SPECIAL) == expected
+    assert len({tuple(answer) for answer in expected}) > 1 or len(lengths) == 1
+
+
+def test_answers_see_the_video():
+    model = random_model(1)
+    prompts = [random_prompt(10 + i, 6, torch.tensor([[2, 4, 6]])) for i in range(8)]
+    answers = [answer_many(model, *random_video(seed), prompts, 4, EOS, SPECIAL) for seed in (2, 3)]
+    assert answers[0] != answers[1]
+
+
+def test_suppressed_tokens_are_never_answered():
+    model = random_model(1)
+    prompts = [random_prompt(10 + i, 6, None) for i in range(8)]
+    free = answer_many(model, None, None, prompts, 4, EOS, [])
+    banned = sorted({token for answer in free for token in answer})[:5]
+    answers = answer_many(model, None, None, prompts, 4, EOS, banned)
+    assert not set(banned) & {token for answer in answers for token in answer}
+
+
+def test_different_videos_and_videos_of_another_size_are_refused():
+    model = random_model(1)
+    pixels, grid = random_video(2)
+    prompts = [random_prompt(1, 4, grid), random_prompt(1, 4, grid, head=4)]
+    with pytest.raises(VsrError, match="differ before the end of the video"):
+        answer_many(model, pixels, grid, prompts, 4, EOS, SPECIAL)
+    with pytest.raises(VsrError, match="video tokens"):
+        answer_many(model, *random_video(2, (4, 4, 6)), prompts[:1], 4, EOS, SPECIAL)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 10_000])
+def test_scenes_answered_together_equal_one_by_one(budget, monkeypatch):
+    monkeypatch.setattr(decoding, "ANSWERED", budget)
+    model = with_lora(random_model(1))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    asked, expected = [], []
+    for seed, shape in enumerate(GRIDS):
+        pixels, grid = random_video(seed, shape) if shape else (None, None)
+        prompts = [random_prompt(10 * seed + i, n, grid) for i, n in enumerate([5, 9, 1][: seed + 1])]
+        asked.append((prompts, None if grid is None else video_features(model, pixels, grid), grid))
+        expected.append([generate_one(model, pixels, grid, prompt, 6, EOS, SPECIAL) for prompt in prompts])
+    assert answer_scenes(model, asked, 6, EOS, SPECIAL) == expected
+    with model.disable_adapter():
+        assert answer_scenes(model, asked, 6, EOS, SPECIAL) != expected  # the adapter counts, merged or not
+    after = model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())  # merging leaves no trace
+
+
+# --- rollouts ---
+def prompts_of(model):
+    found = []
+    for seed, (grid, length) in enumerate(zip(GRIDS, [3, 9, 5, 5], strict=True)):
+        pixels, grid = random_video(seed, grid) if grid else (None, None)
+        features = None if grid is None else video_features(model, pixels, grid)
+        found.append((pixels, Prompt(random_prompt(seed, length, grid), features, grid)))
+    return found
+
+
+@pytest.mark.parametrize("budget", [35, 100, 10_000])
+def test_greedy_rollouts_equal_generate_one_by_one(budget):
+    model = random_model(2)
+    prompts = prompts_of(model)
+    free = [generate_one(model, px, p.grid, p.ids, 7, 96, SPECIAL) for px, p in prompts]
+    eos = free[0][2]  # the first group leaves the batch early
+    expected = [generate_one(model, px, p.grid, p.ids, 7, eos, SPECIAL) for px, p in prompts]
+    found = rollouts(model, [p for _, p in prompts], 3, 7, eos, SPECIAL, temperature=0, token_budget=budget)
+    assert [[c.tolist() for c in group] for group in found] == [[answer] * 3 for answer in expected]
+    assert len({len(answer) for answer in expected}) > 1
+
+
+def test_samples_follow_the_models_distribution():
+    model = random_model(2)
+    pixels, prompt = prompts_of(model)[0]
+    ids = prompt.ids[None]
+    with torch.no_grad():
+        logits = model(input_ids=ids, **vision_inputs(ids, pixels, prompt.grid)).logits[0, -1]
+    logits[SPECIAL] = -torch.inf
+    expected = (logits / 2.0).softmax(-1)
+    generator = torch.Generator().manual_seed(0)
+    (group,) = rollouts(model, [prompt], 4000, 1, EOS, SPECIAL, temperature=2.0, generators=[generator])
+    counts = torch.bincount(torch.cat(group), minlength=97)
+    assert not counts[SPECIAL].any()
+    common = expected > 0.002
+    deviation = (counts - 4000 * expected)[common] / (4000 * expected * (1 - expected)).sqrt()[common]
+    assert deviation.abs().max() < 4  # standard deviations
+    assert expected[common].sum() > 0.9
+
+
+def test_draws_are_those_of_the_seed():
+    model = random_model(2)
+    prompts = [p for _, p in prompts_of(model)]
+
+    def draw(seed, budget=10_000):
+        each = [torch.Generator().manual_seed(seed + place) for place in range(len(prompts))]
+        groups = rollouts(model, prompts, 4, 6, EOS, SPECIAL, generators=each, token_budget=budget)
+        return [completion.tolist() for group in groups for completion in group]
+
+    assert draw(1) == draw(1) == draw(1, budget=50) != draw(10)
+
+
+def test_batches_keep_to_the_budget():
+    assert batches([3, 3, 3, 9, 1, 1], 6) == [[0, 1], [2], [3], [4, 5]]
+    assert batches([], 6) == []
+
+
+def test_passes_hold_every_completion_once_within_the_budget():
+    prompts, completions = [10, 3, 5], [[4, 4, 4, 2], [1], [9, 1]]
+    found = passes(prompts, completions, 20)
+    flat = [(group, i) for one in found for group, members in one for i in members]
+    assert sorted(flat) == [(g, i) for g, lengths in enumerate(completions) for i in range(len(lengths))]
+    sizes = [sum(prompts[g] + sum(completions[g][i] for i in members) for g, members in one) for one in found]
+    assert max(sizes) <= 20
+    assert len(found) < len(flat)
+    with pytest.raises(VsrError, match="token_budget=13"):
+        passes(prompts, completions, 13)
