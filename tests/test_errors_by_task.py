@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vsr.report.figures_errors import choices, numbers, relative_error, truth_prior
+from vsr.report.figures_answers import choices, numbers, relative_error, truth_prior
 from vsr.scoring.answers import mean_relative_accuracy
 
 

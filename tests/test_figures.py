@@ -10,7 +10,7 @@ from made_runs import BLIND, name_of, write_run, write_training
 from vsr.errors import VsrError
 from vsr.paper import TASKS
 from vsr.report import evaluations as methods
-from vsr.report import figures, figures_errors, figures_training, plotting, training_logs
+from vsr.report import figures, figures_answers, figures_training, plotting, training_logs
 from vsr.report.evaluations import BASE, COLUMNS, GRPO_V, evaluation
 from vsr.report.training_logs import FORMAT, KL, Training
 
@@ -116,16 +116,16 @@ def test_what_is_above_the_constant_is_counted(finished):
 
 # --- answers ---
 def test_errors_are_those_of_the_named_run(finished):
-    fig = figures_errors.errors(finished)
+    fig = figures_answers.errors(finished)
     assert len(fig.axes) == 8
     assert fig.get_suptitle().startswith("vsGRPO-V, seed0: numbers are off by ")
-    assert figures_errors.errors(finished, BASE).get_suptitle().startswith("base: ")
+    assert figures_answers.errors(finished, BASE).get_suptitle().startswith("base: ")
     shares = np.asarray(fig.axes[4].images[0].get_array())
     assert shares.sum(1).tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_figure_1_shows_one_question_where_the_modes_differ(finished):
-    axes = figures_errors.figure_1(finished).axes[0]
+    axes = figures_answers.figure_1(finished).axes[0]
     text = axes.texts[0].get_text()
     assert {"vanilla, scores 1.0", "think, scores 0.0"} <= {line.split(":")[0] for line in text.splitlines()}
     assert heading(axes).startswith("Of the same 80 questions vanilla does better on ")

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from vsr import cli, scoring
+from vsr.report.figures_answers import CAUSES, falls, rosetta, waterfall
 from vsr.report.plotting import savefig
-from vsr.report.rosetta import CAUSES, falls, rosetta, waterfall
 from vsr.scoring.harnesses import RULES
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from vsr import paper
 from vsr.paper import TASKS
 from vsr.profiles import VIDEOS
-from vsr.report import figures_errors, figures_training, rosetta
+from vsr.report import figures_answers, figures_training
 from vsr.report import plotting as p
 from vsr.report.evaluations import (
     BASE,
@@ -40,7 +40,7 @@ ROWS = {"overall": "average of eight", "trained": "average of six trained", **TA
 def all_figures() -> dict[str, Callable[[str | Path], Figure]]:
     """Every figure of the report by its file's name."""
     return {
-        "figure1": figures_errors.figure_1,
+        "figure1": figures_answers.figure_1,
         "figure3_left": figures_training.figure3_left,
         "figure3_right": figures_training.figure3_right,
         "gradient_shares": figures_training.gradient_shares,
@@ -49,8 +49,8 @@ def all_figures() -> dict[str, Callable[[str | Path], Figure]]:
         "before_after": before_after,
         "honesty": honesty,
         "prior": prior,
-        "errors": figures_errors.errors,
-        "rosetta": rosetta.rosetta,
+        "errors": figures_answers.errors,
+        "rosetta": figures_answers.rosetta,
     }
 
 
@@ -75,7 +75,16 @@ def prompting(results: str | Path) -> Figure:
     _mode_bars(above, ours, constant)
     if not ours:
         p.not_run(above)
-    above.set_title(f"Ours, {Path(results).name}: {_ranking(ours)}", pad=26)
+    averages = {mode: value for mode, values in ours.items() if (value := values["overall"])}
+    first, *rest = sorted(averages, key=lambda mode: -averages[mode].score) or [""]
+    text = ", ".join(f"{mode} {averages[mode].score:.1f}" for mode in (first, *rest) if mode)
+    if missing := [mode for mode in MODES if mode not in averages]:
+        text = f"{', '.join(missing)} {NOT_RUN}"
+    elif _apart(averages[first], averages[rest[0]]):
+        text = f"{first} leads ({text})"
+    else:
+        text += "; the first two intervals overlap"
+    above.set_title(f"Ours, {Path(results).name}: {text}", pad=26)
     _mode_bars(below, printed)
     below.set_title("The paper, Qwen2-VL-2B: vanilla 23.3, think 22.9 (mean of its row: 20.7), observe 21.8")
     p.legend(above, below, labels=(*MODES, CONSTANT.label), x=0)
@@ -104,18 +113,6 @@ def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]], constant: E
     axes.grid(axis="x", visible=False)
     axes.set_xticks(np.arange(len(columns)), ["average", *TASKS.values()])
     axes.set_ylim(bottom=0, auto=True)
-
-
-def _ranking(ours: dict[str, dict[str, Value | None]]) -> str:
-    """The modes by their averages, and whether the first one's interval stands apart."""
-    averages = {mode: value for mode, values in ours.items() if (value := values["overall"])}
-    missing = [mode for mode in MODES if mode not in averages]
-    if missing:
-        return f"{', '.join(missing)} {NOT_RUN}"
-    ranked = sorted(averages, key=lambda mode: -averages[mode].score)
-    numbers = ", ".join(f"{mode} {averages[mode].score:.1f}" for mode in ranked)
-    leads = _apart(averages[ranked[0]], averages[ranked[1]])
-    return f"{ranked[0]} leads ({numbers})" if leads else f"{numbers}; the first two intervals overlap"
 
 
 def _apart(higher: Value, lower: Value) -> bool:
@@ -234,7 +231,7 @@ def prior(results: str | Path) -> Figure:
 
 def _by_prior(axes: Axes, run: Evaluation, colour: object, marker: str, label: str) -> tuple[float, float]:
     """The scores of the rarest and of the most typical fifth."""
-    fifths = figures_errors.truth_prior(run.samples())
+    fifths = figures_answers.truth_prior(run.samples())
     scores = 100 * np.mean([score_samples(run.samples(seed)) for seed in range(len(run.runs))], axis=0)
     means = [scores[fifths == fifth].mean() if (fifths == fifth).any() else np.nan for fifth in range(5)]
     axes.plot(range(5), means, marker, linestyle="-", color=colour, markersize=6.5, label=label)
