@@ -48,11 +48,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
     what = f"accuracy ({paper.TASKS[task]})" if shown == key else "accuracy (all tasks)"
     lines, text = [], "Rewards over training"
     if runs:
-        lines = [
-            (runs, FORMAT, BLUE, "--", "format"),
-            (runs, shown, RED, "-", what),
-            (runs, TOTAL, GREEN, "-.", "total"),
-        ]
+        lines = [(FORMAT, BLUE, "--", "format"), (shown, RED, "-", what), (TOTAL, GREEN, "-.", "total")]
         there = [logs.arrival(run.curve(FORMAT), 0.9) for run in runs]  # 1 where it never gets there
         form = "never reaches 0.9" if min(there) == 1 else f"reaches 0.9 after {100 * np.mean(there):.0f} % of training"
         first, last = _over(runs, logs.start, shown), _over(runs, logs.end, shown)
