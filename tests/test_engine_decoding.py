@@ -1,5 +1,5 @@
-"""One decoding loop: questions on one video or on several, and rollouts of several groups, give the very tokens that one
-at a time gives; samples follow the model's own distribution."""
+"""One decoding loop: questions on one video or on several, and rollouts of several groups, give the very tokens that
+one at a time gives; samples follow the model's own distribution."""
 
 import pytest
 import torch

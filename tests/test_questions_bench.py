@@ -103,6 +103,14 @@ def test_other_settings_step_aside_and_come_back(folder, made, capsys):
     assert read_json(folder.parent / "earlier" / "bench" / new["fingerprint"] / "manifest.json") == new
 
 
+def test_a_folder_that_cannot_step_aside_stays_and_is_named(folder):
+    before = times(folder)
+    (folder.parent / "earlier").write_text("no folder")
+    with pytest.raises(VsrError, match=r"bench: could not be moved to .*; choose another --out"):
+        build.build_rooms(folder, "bench", 4, seed=1)
+    assert times(folder) == before
+
+
 def test_missing_videos_are_listed_not_dropped(folder):
     (folder / "videos" / "room-1000002.mp4").unlink()
     loaded = dataset.load(folder)

@@ -159,9 +159,8 @@ def _half(questions: list[Question], folder: Path, config: str, file: Path) -> l
         pruned = set(listed.read_text(encoding="utf-8", errors="replace").split())
         strange = pruned - {question.id for question in questions}
         if strange:
-            raise VsrError(
-                f"{listed}: id {min(strange)} is not in {file.name}; take both from one version of VSI-Bench"
-            )
+            why = f"id {min(strange)} is not in {file.name}"
+            raise VsrError(f"{listed}: {why}; take both from one version of VSI-Bench")
     elif all(question.pruned is not None for question in questions):
         pruned = {question.id for question in questions if question.pruned}
     else:
@@ -194,9 +193,8 @@ def extract(archive: str | Path, target: str | Path, scenes: set[str]) -> list[s
             for name in opened.namelist():  # all of them before anything is written
                 paths = PurePosixPath(name), PureWindowsPath(name)
                 if any(".." in path.parts or path.anchor for path in paths):
-                    raise VsrError(
-                        f"{archive}: entry '{name}' leads out of the folder: refused; download VSI-Bench again"
-                    )
+                    why = f"entry '{name}' leads out of the folder: refused"
+                    raise VsrError(f"{archive}: {why}; download VSI-Bench again")
             for entry in opened.infolist():
                 name = PurePosixPath(entry.filename)
                 if name.suffix == ".mp4" and name.stem in scenes and not entry.is_dir():
