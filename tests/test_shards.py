@@ -1,6 +1,6 @@
 """An evaluation shared out among processes ends with the bytes of one process, whatever was killed on the way."""
 
-import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,27 +83,37 @@ def test_two_processes_write_the_bytes_of_one(stage, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("then", [2, 1])
-def test_a_killed_process_is_named_and_no_scene_is_answered_twice(stage, tmp_path, monkeypatch, then):
+def test_hung_then_killed_it_says_so_and_no_scene_is_answered_twice(stage, tmp_path, monkeypatch):
+    """A process whose first scene takes longer than it may; then one that is killed; then to the end on two and on
+    one."""
     monkeypatch.setattr(shards, "EVERY", 0.01)
+    out, run = tmp_path / "2", "eval-base-vanilla-true"
+    with monkeypatch.context() as patch:
+        patch.setenv("VSR_HUNG_SECONDS", "0.001")
+        with pytest.raises(VsrError, match=r"-vanilla-true: hung in step \d of 6, .*the same command continues"):
+            on(2, stage, out)
+    stacks = (out / run / shards.FOLDER).glob(f"*/{shards.STACKS}")
+    assert any("most recent call first" in path.read_text() for path in stacks)
     with monkeypatch.context() as patch:
         patch.setattr(shards, "track", kill)
-        with pytest.raises(VsrError, match=r"eval-base-vanilla-true: process [01] of 2 was killed by SIGKILL"):
-            on(2, stage, tmp_path)
-    here = tmp_path / "eval-base-vanilla-true" / shards.FOLDER
-    rows = itertools.chain.from_iterable(read_jsonl(file) for file in here.glob("*/samples.jsonl"))
-    answered = [row["scene_name"] for row in rows]
+        with pytest.raises(VsrError, match=rf"{run}: process [01] of 2 was killed by SIGKILL"):
+            on(2, stage, out)
+    kept = [row for file in (out / run).rglob("samples.jsonl") for row in read_jsonl(file)]
+    answered = [scene for scene, _ in {(row["scene_name"], row["id"]) for row in kept}]
     whole = sum(answered.count(scene) == 2 for scene in SCENES)
     assert 0 < whole < 12
-    run = on(then, stage, tmp_path)
-    assert run.manifest["questions_answered"] == 24 - 2 * whole
-    assert same(run, stage[2])
+    shutil.copytree(out, tmp_path / "1")
+    for then in (2, 1):
+        found = on(then, stage, tmp_path / str(then))
+        assert found.manifest["questions_answered"] == 24 - 2 * whole
+        assert same(found, stage[2])
 
 
 @pytest.mark.slow
-def test_it_takes_over_what_one_process_began(stage, tmp_path, monkeypatch):
-    profile, data, one = stage
+def test_it_takes_over_what_one_process_began_also_on_shuffled_videos(stage, tmp_path, monkeypatch):
+    profile, data, _ = stage
     append, written = append_jsonl, []
+    what = ("base", data, "vanilla", "shuffled", profile)
 
     def dies(path, row):
         if len(written) == 5:
@@ -114,17 +124,10 @@ def test_it_takes_over_what_one_process_began(stage, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "append_jsonl", dies)
         with pytest.raises(KeyboardInterrupt):
-            evaluate.evaluate("base", data, "vanilla", "true", profile, tmp_path)
-    run = on(2, stage, tmp_path)
+            evaluate.evaluate(*what, tmp_path / "two")
+    run = on(2, stage, tmp_path / "two", "shuffled")
     assert run.manifest["questions_answered"] == 20
-    assert same(run, one)
-
-
-@pytest.mark.slow
-def test_shuffled_videos_are_those_of_one_process(stage, tmp_path):
-    profile, data, _ = stage
-    one = evaluate.evaluate("base", data, "vanilla", "shuffled", profile, tmp_path / "one")
-    assert same(on(2, stage, tmp_path / "two", "shuffled"), one)
+    assert same(run, evaluate.evaluate(*what, tmp_path / "one"))
 
 
 def test_more_devices_than_there_are_is_an_error(stage, tmp_path):
@@ -155,15 +158,3 @@ def test_an_error_in_a_process_is_told(stage, tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(VsrError, match=r"process 0 of 2 ended with exit code 2(.|\n)*its weights cannot be read"):
         shards.evaluate("base", data, "vanilla", "true", settings, tmp_path / "out", 2)
-
-
-@pytest.mark.slow
-def test_a_process_that_hangs_is_ended_and_reported_and_continues(stage, tmp_path, monkeypatch):
-    """Here one whose first scene takes longer than it may."""
-    with monkeypatch.context() as patch:
-        patch.setenv("VSR_HUNG_SECONDS", "0.001")
-        with pytest.raises(VsrError, match=r"-vanilla-true: hung in step \d of 6, .*the same command continues"):
-            on(2, stage, tmp_path)
-    stacks = (tmp_path / "eval-base-vanilla-true" / shards.FOLDER).glob(f"*/{shards.STACKS}")
-    assert any("most recent call first" in path.read_text() for path in stacks)
-    assert same(on(2, stage, tmp_path), stage[2])
