@@ -128,7 +128,7 @@ def test_rewards_rise(folder, tmp_path):
     assert [line["step"] for line in lines] == list(range(1, 31))
     first, last = (sum(line["reward"] for line in part) for part in (lines[:6], lines[-6:]))
     assert last > 2 * first
-    assert lines[0]["kl"] == 0 < lines[-1]["kl"]
+    assert lines[0]["kl"] < 1e-9 < lines[-1]["kl"]  # not 0: with and without gradients, kernels may differ
     kept = (tmp_path / "completions.jsonl").read_text().splitlines()
     assert len(kept) == 4 * len(lines)
 

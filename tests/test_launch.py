@@ -173,9 +173,16 @@ def test_two_processes_train_a_baseline_as_one_does(tmp_path, monkeypatch, metho
 
 
 @pytest.mark.slow
-def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_reason(training, monkeypatch):
+def test_hung_then_interrupted_then_killed_it_says_why_and_continues(training, monkeypatch):
+    """A step that takes longer than it may; the same command again, interrupted; and again, one process killed."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
     training = replace(training, profile=replace(training.profile, max_steps=100_000))
+    with monkeypatch.context() as patch:
+        patch.setenv("VSR_HUNG_SECONDS", "0.001")
+        with pytest.raises(VsrError, match=r"vanilla-seed0: hung in step 1 of 100000, (.|\n)*same command continues"):
+            launch.train(training, 2)
+    stacks = [path.read_text() for path in training.here.glob("stacks-*")]
+    assert any("most recent call first" in text for text in stacks)
 
     def interrupt(step):
         if step >= 2:
@@ -200,18 +207,3 @@ def test_an_interrupt_keeps_a_checkpoint_and_a_killed_process_ends_all_with_the_
     with pytest.raises(VsrError, match="process 1 was killed by SIGKILL"):
         launch.train(training, 2, show=kill)
     assert time.monotonic() - killed[0] < 60
-
-
-@pytest.mark.slow
-def test_a_job_that_hangs_is_ended_and_reported_and_continues(training, monkeypatch):
-    """Here one whose step takes longer than it may."""
-    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
-    training = replace(training, profile=replace(training.profile, max_steps=2))
-    with monkeypatch.context() as patch:
-        patch.setenv("VSR_HUNG_SECONDS", "0.001")
-        with pytest.raises(VsrError, match=r"vanilla-seed0: hung in step 1 of 2, (.|\n)*the same command continues"):
-            launch.train(training, 2)
-    stacks = [path.read_text() for path in (training.here).glob("stacks-*")]
-    assert any("most recent call first" in text for text in stacks)
-    launch.train(training, 2)
-    assert read_json(training.folder / "manifest.json")["finished"]
