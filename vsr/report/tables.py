@@ -88,21 +88,15 @@ def to_csv(table: Table) -> str:
     writer.writerow(["row", "mode", "source", "column", "score", "low", "high", "sd", "seeds"])
     for row in table.rows:
         for column in table.columns:
-            numbers = _numbers(row.values.get(column)) or [cell(row, column), "", "", "", ""]
-            writer.writerow([row.label, row.mode, row.source, column, *numbers])
+            found, numbers, seeds = row.values.get(column), (), ""
+            if isinstance(found, Effect):
+                numbers, seeds = (found.value, found.low, found.high, None), "x".join(map(str, found.seeds))
+            elif found:
+                numbers, seeds = (found.score, found.low, found.high, found.spread), found.seeds
+            # a missing score is said in words, whatever else is missing is empty
+            texts = ["" if number is None else f"{number:.4f}" for number in numbers] or [cell(row, column), "", "", ""]
+            writer.writerow([row.label, row.mode, row.source, column, *texts, seeds])
     return text.getvalue()
-
-
-def _numbers(value: Number) -> list[str] | None:
-    if value is None:
-        return None
-    if isinstance(value, Effect):
-        return [*map(_plain, (value.value, value.low, value.high)), "", "x".join(map(str, value.seeds))]
-    return [*map(_plain, (value.score, value.low, value.high, value.spread)), str(value.seeds)]
-
-
-def _plain(number: float | None) -> str:
-    return "" if number is None else f"{number:.4f}"
 
 
 def to_tex(table: Table) -> str:

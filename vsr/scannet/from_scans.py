@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr import paper
+from vsr import markdown, paper
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint
 from vsr.questions import leak
@@ -224,11 +224,10 @@ def _export(task: tuple[str, Path, Path]) -> tuple[str, str]:
 def _card(questions: Sequence[Question], rules: str, chosen: Plan) -> str:
     """A dataset card, by which `datasets.load_dataset(folder)` finds the table."""
     counts = Counter(question.question_type for question in questions)
-    rows = "".join(f"| {kind} | {number} |\n" for kind, number in counts.items())
+    table = markdown.table(("question type", "questions"), counts.items())
     caution = f"\n> **Warning:** {chosen.warning}.\n" if chosen.warning else ""
     split = "train" if chosen.split == "train" else "test"
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: questions.parquet\n---\n"
-        f"# Questions on ScanNet scans under the rules {rules}\n{caution}\n"
-        f"| question type | questions |\n| --- | --- |\n{rows}"
+        f"# Questions on ScanNet scans under the rules {rules}\n{caution}\n{table}"
     )
