@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/vsr run --profile $(PROFILE) --gpus $(GPUS) $(if $(ONLY),--only $(ONLY))
 
-.PHONY: reproduce test lab clean
+.PHONY: reproduce test kernels lab clean
 
 reproduce: $(VENV)/.installed
 	$(RUN)
@@ -16,6 +16,13 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10
+
+# the fast tests with the arithmetic of processors without vectors, and of those with AVX2
+kernels: $(VENV)/.installed
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott ONEDNN_MAX_CPU_ISA=SSE41 \
+		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell ONEDNN_MAX_CPU_ISA=AVX2 \
+		$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

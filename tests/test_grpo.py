@@ -159,7 +159,7 @@ def test_a_broken_run_ends_with_the_same_adapter(folder, tmp_path, save_steps, d
         resumed = adapted(folder)
     train_grpo(resumed, ROWS, [letters], arguments(tmp_path / "broken", **changes), see)
     ours, theirs = adapter_of(resumed), adapter_of(whole)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # same machine, same shapes: same bits
     ours, theirs = log_of(tmp_path / "broken"), log_of(tmp_path / "whole")
     assert [line["step"] for line in ours] == [1, 2, 3, 4, 5]
     assert [(line["reward"], line["loss"]) for line in ours] == [(line["reward"], line["loss"]) for line in theirs]

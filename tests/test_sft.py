@@ -137,6 +137,7 @@ def test_killed_and_continued_it_ends_with_the_same_adapter(stage, whole, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train("sft", chosen, stage.data, tmp_path / "broken", on_step=die_at(step))
     broken = train("sft", chosen, stage.data, tmp_path / "broken")
+    # same machine, same shapes: same bits
     assert all(torch.equal(adapter(broken)[name], p) for name, p in adapter(whole).items())
     keys = ("step", "loss", "tokens", "learning_rate")
     assert [[line[k] for k in keys] for line in log(broken)] == [[line[k] for k in keys] for line in log(whole)]

@@ -55,6 +55,7 @@ def on(processes: int, stage, out: Path, video: str = "true"):
 
 
 def same(run, other) -> bool:
+    """Of tokens and scores, no floats of the model: rounding, which differs between batches, shows at a tie alone."""
     return all((run.path / name).read_bytes() == (other.path / name).read_bytes() for name in COMPARED)
 
 
