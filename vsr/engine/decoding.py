@@ -177,15 +177,21 @@ def decode(
                 layout.keep(kept)
             places = places + 1
             layout.seen = pad(layout.seen, (0, 1), value=True)
-            hidden = base.model.language_model(
-                inputs_embeds=base.get_input_embeddings()(tokens[:, None]),
-                position_ids=places,
-                attention_mask=UNMASKED,
-                past_key_values=own,
-                use_cache=True,
-                layout=layout,
-            ).last_hidden_state[:, -1]
+            hidden = advance(base, tokens, places, own, layout)
     return answers
+
+
+def advance(base, tokens: LongTensor, places: LongTensor, own: DynamicCache, layout: Decoding) -> Tensor:
+    """What rows end in (rows, hidden size) after one more of their `tokens` (rows,) each at `places` (3, rows, 1); its
+    keys and values join their `own`."""
+    return base.model.language_model(
+        inputs_embeds=base.get_input_embeddings()(tokens[:, None]),
+        position_ids=places,
+        attention_mask=UNMASKED,
+        past_key_values=own,
+        use_cache=True,
+        layout=layout,
+    ).last_hidden_state[:, -1]
 
 
 def _read(base, groups: list[Group]) -> tuple[Decoding, DynamicCache, Tensor, LongTensor]:

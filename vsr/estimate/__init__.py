@@ -1,51 +1,78 @@
 """What a profile's GRPO run and its evaluation need, before they run: memory, disk, time, and the smallest effect that
 the evaluation could detect.
 
-Memory and arithmetic come from dry runs of the very code (`vsr.estimate.phases`), time from those and a device's rates.
+Memory and arithmetic come from dry runs of the very code (`vsr.estimate.dryrun`), time from those and a device's rates.
 """
 
+import functools
+import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from transformers import Qwen2VLConfig
 
 from vsr import markdown
 from vsr.errors import VsrError
-from vsr.estimate import devices, needs, phases, workload
+from vsr.estimate import devices, dryrun
 from vsr.estimate.devices import GIB, Device
-from vsr.estimate.phases import Model
-from vsr.estimate.workload import Workload
+from vsr.estimate.dryrun import Model
+from vsr.estimate.workload import Workload, workload
 from vsr.models import DTYPES
 from vsr.models.folders import QWEN2_VL, find, shape
-from vsr.models.quantize import skeleton
+from vsr.models.quantize import skeleton, weight_bytes
 from vsr.profiles import Profile
 from vsr.progress import duration
+from vsr.scoring.intervals import detectable
 
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
 FRAGMENTS = 1.05  # the allocator's loss
+ADAM, PARTS = 2, 3  # copies of the adapter: the optimiser's moments; gradients of the loss's parts
+TASKS = 8
+PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1
+ALIKE = 0.05  # correlation of that difference between questions of a task in a scene
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """`memory` bytes by what holds them, `phases` bytes of the worst moment of each phase beyond that, `cache` those of
-    keys and values; `step` seconds of a training step by phase, `vision` of all videos, `evaluation` of one; `disk`
-    bytes; `effect` points of the overall score; `changes` that make it fit."""
+    """The needs of `work` with `model` on `device`, each found when it is asked for."""
 
-    profile: Profile
-    mode: str
-    device: Device
     work: Workload
-    parameters: int
-    trained: int
-    memory: dict[str, float]
-    phases: dict[str, float]
-    cache: float
-    step: dict[str, float]
-    vision: float
-    evaluation: float
-    disk: dict[str, float]
-    effect: float
-    changes: tuple[str, ...] = ()
+    model: Model
+    device: Device
+
+    @cached_property
+    def memory(self) -> dict[str, float]:
+        """Bytes held all the time, by what holds them."""
+        model, adapter = self.model, 4.0 * self.model.trained  # peft trains in float32 whatever the base is in
+        return {
+            "weights": float(weight_bytes(model.config, model.dtype, model.profile.quantization)),
+            "adapter": adapter,
+            "gradients": (1 + PARTS) * adapter,
+            "optimiser": ADAM * adapter,
+        }
+
+    @cached_property
+    def phases(self) -> dict[str, float]:
+        """Bytes beyond those at the worst moment of each phase, where every completion is as long as it may be."""
+        work, profile, longest = self.work, self.work.profile, self.work.profile.max_completion_length
+        counts, decoded = (max(work.passes(longest, decoding), key=sum) for decoding in (False, True))
+        shape = [(work.prompt - 1, [longest] * count) for count in counts]
+        costs = {
+            "vision": dryrun.see(self.model, *work.grid),
+            "rollout": dryrun.decode(self.model, len(decoded), work.prompt, sum(decoded), longest - 1),
+            "scoring": dryrun.packed(self.model, shape),
+            "update": dryrun.packed(self.model, shape, 2 if profile.beta else 1, profile.dtype != "float32"),
+        }
+        return {name: cost.peak for name, cost in costs.items()}
+
+    @property
+    def cache(self) -> float:
+        """Bytes of keys and values of a rollout batch at its longest."""
+        text, longest = self.model.config.text_config, self.work.profile.max_completion_length
+        token = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * text.num_hidden_layers
+        passes = self.work.passes(longest, decoding=True)
+        kept = max(sum(self.work.prompt + count * longest for count in counts) for counts in passes)
+        return float(kept * token * self.model.dtype.itemsize)
 
     @property
     def peak(self) -> float:
@@ -55,7 +82,7 @@ class Estimate:
     @property
     def needed(self) -> float:
         """Bytes the device must have."""
-        return _needed(self.memory, self.phases, self.device)
+        return self.peak * FRAGMENTS + CONTEXT if self.device.asynchronous else self.peak
 
     @property
     def fits(self) -> bool:
@@ -63,59 +90,137 @@ class Estimate:
         return self.needed <= self.device.memory
 
     @property
-    def seconds(self) -> float:
-        """Of the whole training run."""
-        return self.vision + self.profile.max_steps * sum(self.step.values())
+    def disk(self) -> dict[str, float]:
+        """Bytes of files."""
+        work, width = self.work, self.model.config.text_config.hidden_size
+        return {
+            "base model": skeleton(self.model.config).num_parameters() * torch.bfloat16.itemsize,
+            "checkpoints and adapter": (2 * (1 + ADAM) + 1) * self.memory["adapter"],
+            "cached features": work.train_scenes * work.video * width * self.model.dtype.itemsize,
+        }
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """What, how much, and how it is known."""
-        work, rates = self.work, self.device.source
-        dry, exact = "dry run of the code", "counted"
-        worst = max(self.phases, key=self.phases.__getitem__)
+    @cached_property
+    def step(self) -> dict[str, float]:
+        """Seconds of a training step by phase, where every completion has the expected length; rollouts are batched by
+        the longest."""
+        work, profile, model = self.work, self.work.profile, self.model
+
+        # passes of a step are mostly alike: each kind is run dry once
+        @functools.cache
+        def decode(groups: int, rows: int) -> float:
+            return dryrun.decode(model, groups, work.prompt, rows, work.completion // 2).seconds(self.device)
+
+        @functools.cache
+        def packed(counts: tuple[int, ...], gradients: int) -> float:
+            shape = [(work.prompt - 1, [work.completion] * count) for count in counts]
+            return dryrun.packed(model, shape, gradients, profile.dtype != "float32").seconds(self.device)
+
+        prefill = dryrun.prefill(model, work.prompt).seconds(self.device)
+        decoded, packs = work.passes(profile.max_completion_length, decoding=True), work.passes(work.completion)
+        apart = 1 / profile.split_every if profile.beta else 0.0  # of the steps measure the gradient's parts
+        ways = [(gradients, share) for gradients, share in ((1, 1 - apart), (2, apart)) if share]
+        return {
+            "rollout": sum(len(c) * prefill + work.completion * decode(len(c), sum(c)) for c in decoded),
+            "scoring": sum(packed(counts, 0) for counts in packs),
+            "update": sum(share * packed(counts, gradients) for counts in packs for gradients, share in ways),
+        }
+
+    @cached_property
+    def vision(self) -> float:
+        """Seconds that a video takes in the vision tower."""
+        return dryrun.see(self.model, *self.work.grid).seconds(self.device)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole training run; each video is seen once."""
+        return self.work.train_scenes * self.vision + self.work.profile.max_steps * sum(self.step.values())
+
+    @cached_property
+    def evaluation(self) -> float:
+        """Seconds: each video seen and read once, then its questions together."""
+        work, model, device, scenes = self.work, self.model, self.device, self.work.profile.bench_rooms
+        rows, suffix = max(1, round(work.bench / scenes)), work.prompt - work.video
+        read = dryrun.prefill(model, work.video, (suffix,) * rows).seconds(device)
+        token = dryrun.decode(model, 1, work.video, rows, suffix + work.completion // 2).seconds(device)
+        return scenes * (self.vision + read + max(0, work.completion - 1) * token)
+
+    @property
+    def effect(self) -> float:
+        """Points of the overall score that are seen with 80 % power, questions spread evenly over tasks and scenes."""
+        per_task = self.work.bench / TASKS
+        clustered = 1 + max(0.0, per_task / self.work.profile.bench_rooms - 1) * ALIKE
+        return 100 * detectable(PER_QUESTION * math.sqrt(clustered / per_task / TASKS))
+
+    @cached_property
+    def changes(self) -> list[str]:
+        """Settings that together make it fit, the mildest first; a larger GPU where none do."""
+        if self.fits:
+            return []
+        work, profile = self.work, self.work.profile
+        least = work.prompt + profile.max_completion_length
+        made: dict[str, object] = {}
+        for field, values in (
+            ("token_budget", [budget for i in range(1, 8) if (budget := profile.token_budget >> i) >= least]),
+            ("quantization", ["nf4"] if profile.quantization == "none" else []),
+            ("max_completion_length", [profile.max_completion_length // 2]),
+            ("frames", [profile.frames // 2]),
+        ):
+            for value in values:
+                made[field] = value
+                smaller = replace(profile, **made)
+                found = Estimate(workload(smaller, work.mode), Model(self.model.config, smaller), self.device)
+                if found.fits:
+                    return [f"--set {key}={value}" for key, value in made.items()]
+        return [f"no setting is enough: it takes a GPU of {gib(found.needed)}, or a smaller base (--set base=...)"]
+
+    def table(self) -> str:
+        """What, how much, and how it is known, as Markdown."""
+        work, profile, device = self.work, self.work.profile, self.device
+        dry, exact, completion = "dry run of the code", "counted", f"{work.completion}, at most "
+        worst, margin = max(self.phases, key=self.phases.__getitem__), "sum"
+        if device.asynchronous:
+            margin += f", {FRAGMENTS - 1:.0%} lost to fragments and {gib(CONTEXT)} to CUDA (assumed)"
+        parameters, videos = skeleton(self.model.config).num_parameters(), work.train_scenes * self.vision
         rows = [
-            ("parameters", f"{self.parameters:,}, {self.trained:,} of them trained", exact),
+            ("parameters", f"{parameters:,}, {self.model.trained:,} of them trained", exact),
             ("tokens of a video, a prompt", f"{work.video:,}, {work.prompt:,}", f"{work.grid} patches; {exact}"),
-            ("tokens of a completion", f"{work.completion}, at most {work.longest}", "assumed; counted"),
+            ("tokens of a completion", completion + str(profile.max_completion_length), "assumed; counted"),
             *((f"memory: {what}", gib(size), exact) for what, size in self.memory.items()),
             *((f"memory: {what}, worst moment", gib(size), dry) for what, size in self.phases.items()),
             ("memory: keys and values, in rollout", gib(self.cache), exact),
-            ("memory needed", f"{gib(self.needed)} of {gib(self.device.memory)}, in {worst}", self._margin()),
+            ("memory needed", f"{gib(self.needed)} of {gib(device.memory)}, in {worst}", margin),
             *((f"disk: {what}", gib(size), exact) for what, size in self.disk.items()),
-            ("device", self.device.name, rates),
+            ("device", device.name, device.source),
             *((f"a step: {what}", f"{seconds:.2f} s", dry + " at these rates") for what, seconds in self.step.items()),
-            ("vision, once a video", duration(self.vision), f"{work.train_scenes:,} videos at these rates"),
-            ("training", f"{self.profile.max_steps:,} steps, {duration(self.seconds)}", "sum"),
-            ("an evaluation", f"{work.bench:,} questions, {duration(self.evaluation)}", f"{work.scenes} videos"),
+            ("vision, once a video", duration(videos), f"{work.train_scenes:,} videos at these rates"),
+            ("training", f"{profile.max_steps:,} steps, {duration(self.seconds)}", "sum"),
+            (
+                "an evaluation",
+                f"{work.bench:,} questions, {duration(self.evaluation)}",
+                f"{profile.bench_rooms} videos",
+            ),
             ("smallest effect", f"{self.effect:.1f} points", "two models, same questions, 80 % power; assumed spread"),
+            *(("" if i else "to make it fit", change, "") for i, change in enumerate(self.changes)),
         ]
-        return rows + [("to make it fit" if i == 0 else "", change, "") for i, change in enumerate(self.changes)]
-
-    def _margin(self) -> str:
-        if not self.device.asynchronous:
-            return "sum"
-        return f"sum, {FRAGMENTS - 1:.0%} lost to fragments and {gib(CONTEXT)} to CUDA (assumed)"
-
-    def table(self) -> str:
-        """The rows as Markdown."""
-        return markdown.table((f"{self.profile.name}, {self.mode}", "", "known by"), self.rows())
+        return markdown.table((f"{profile.name}, {work.mode}", "", "known by"), rows)
 
 
 def estimate(profile: Profile, device: Device | None = None, mode: str = "vanilla") -> Estimate:
     """The needs of `profile` on `device` (default: this machine if it can run it, else a usual GPU)."""
-    config = _config(profile.base)
-    device = device or _usual(profile, config)
-    found = _estimate(profile, config, device, mode)
-    if found.fits:
-        return found
-    return replace(found, changes=tuple(_changes(profile, config, device, mode)))
+    known = QWEN2_VL.get(profile.base.partition("@")[0])
+    config = shape(known) if known else find(profile.base)[1]
+    if device is None:
+        width = config.text_config.hidden_size
+        if torch.cuda.is_available() or width < 1000:
+            device = devices.this(DTYPES[profile.dtype], width)
+        else:
+            device = devices.of_size(24) if profile.quantization != "none" else devices.named("A100")
+    return Estimate(workload(profile, mode), Model(config, profile), device)
 
 
 def require(profile: Profile, mode: str = "vanilla") -> None:
     """Raise VsrError, with what to change, where this machine's GPU is too small to train `profile`."""
-    if not torch.cuda.is_available():
-        return
-    found = estimate(profile, mode=mode)
-    if not found.fits:
+    if torch.cuda.is_available() and not (found := estimate(profile, mode=mode)).fits:
         raise VsrError(
             f"{profile.name} needs about {gib(found.needed)} of GPU memory (estimated), {found.device.name} has "
             f"{gib(found.device.memory)}; {'; '.join(found.changes)}"
@@ -125,68 +230,3 @@ def require(profile: Profile, mode: str = "vanilla") -> None:
 def gib(size: float) -> str:
     """'1.4 GiB', or MiB where that says more."""
     return f"{size / GIB:.1f} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.1f} MiB"
-
-
-def _needed(memory: dict[str, float], moments: dict[str, float], device: Device) -> float:
-    peak = sum(memory.values()) + max(moments.values())
-    return peak * FRAGMENTS + CONTEXT if device.asynchronous else peak
-
-
-def _config(base: str) -> Qwen2VLConfig:
-    known = QWEN2_VL.get(base.partition("@")[0])
-    return shape(known) if known else find(base)[1]
-
-
-def _usual(profile: Profile, config: Qwen2VLConfig) -> Device:
-    width = config.text_config.hidden_size
-    if torch.cuda.is_available() or width < 1000:
-        return devices.this(DTYPES[profile.dtype], width)
-    return devices.of_size(24) if profile.quantization != "none" else devices.named("A100")
-
-
-def _estimate(profile: Profile, config: Qwen2VLConfig, device: Device, mode: str) -> Estimate:
-    work, model = workload.of(profile, mode), Model(config, profile)
-    memory, moments = needs.memory(profile, work, model)
-    vision = phases.see(model, *work.grid)
-    whole = skeleton(config).num_parameters()
-    return Estimate(
-        profile=profile,
-        mode=mode,
-        device=device,
-        work=work,
-        parameters=whole,
-        trained=model.trained,
-        memory=memory,
-        phases=moments,
-        cache=needs.cache(work, model),
-        step=needs.step(profile, work, model, device),
-        vision=work.train_scenes * vision.seconds(device),
-        evaluation=needs.evaluation(work, model, vision, device),
-        disk={
-            "base model": whole * torch.bfloat16.itemsize,
-            "checkpoints and adapter": (2 * (1 + needs.ADAM) + 1) * memory["adapter"],
-            "cached features": work.train_scenes * work.video * config.text_config.hidden_size * model.dtype.itemsize,
-        },
-        effect=needs.effect(work),
-    )
-
-
-def _changes(profile: Profile, config: Qwen2VLConfig, device: Device, mode: str) -> list[str]:
-    """Settings that together make it fit, the mildest first; a larger GPU where none do."""
-    work = workload.of(profile, mode)
-    least = work.prompt + work.longest
-    budgets = [profile.token_budget >> i for i in range(1, 8) if profile.token_budget >> i >= least]
-    made: dict[str, object] = {}
-    for field, values in (
-        ("token_budget", budgets),
-        ("quantization", ["nf4"] if profile.quantization == "none" else []),
-        ("max_completion_length", [profile.max_completion_length // 2]),
-        ("frames", [profile.frames // 2]),
-    ):
-        for value in values:
-            made[field] = value
-            smaller = replace(profile, **made)
-            needed = _needed(*needs.memory(smaller, workload.of(smaller, mode), Model(config, smaller)), device)
-            if needed <= device.memory:
-                return [f"--set {key}={value}" for key, value in made.items()]
-    return [f"no setting is enough: it takes a GPU of {gib(needed)}, or a smaller base (--set base=...)"]

@@ -1,21 +1,45 @@
 """How fast a device is and how much it holds: named GPUs by their data sheets, this machine by measurement."""
 
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 
 from vsr.errors import VsrError, unknown
-from vsr.estimate.dryrun import Trace
 
 GIB = 2**30
 ATTAINED, ATTAINED_BANDWIDTH = 0.5, 0.7  # of a data sheet's rates, in practice
 ATTAINED_HERE = 0.75  # of one matrix product's rate, by the many shapes of a model's layers
 PYTHON = 3  # an operation inside transformers' and peft's modules costs as much Python as this many bare ones
 LAUNCH = 5e-6  # seconds to start a bare GPU operation
+
+# memory GiB, bf16 (T4: fp16) tensor TFLOP/s without sparsity, GB/s: NVIDIA's data sheets
+SHEETS: dict[str, tuple[float, float, float]] = {
+    "T4": (16, 65, 320),
+    "RTX 4080": (16, 97.5, 717),
+    "L4": (24, 121, 300),
+    "RTX 3090": (24, 71, 936),
+    "RTX 4090": (24, 165, 1008),
+    "A100 40GB": (40, 312, 1555),
+    "L40S": (48, 362, 864),
+    "A100": (80, 312, 2039),
+    "H100": (80, 989, 3350),
+    "H200": (141, 989, 4800),
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a computation did: `peak` bytes alive at the worst moment, beyond what existed before; `flops` and `traffic`
+    (bytes read and written) of each operation, both (operations,)."""
+
+    peak: int
+    flops: np.ndarray
+    traffic: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -38,45 +62,23 @@ class Device:
         return float(max(work, starts) if self.asynchronous else work + starts)
 
 
-# memory GiB, bf16 (T4: fp16) tensor TFLOP/s without sparsity, GB/s: NVIDIA's data sheets
-SHEETS: dict[str, tuple[float, float, float]] = {
-    "T4": (16, 65, 320),
-    "RTX 4080": (16, 97.5, 717),
-    "L4": (24, 121, 300),
-    "RTX 3090": (24, 71, 936),
-    "RTX 4090": (24, 165, 1008),
-    "A100 40GB": (40, 312, 1555),
-    "L40S": (48, 362, 864),
-    "A100": (80, 312, 2039),
-    "H100": (80, 989, 3350),
-    "H200": (141, 989, 4800),
-}
-
-
 def named(name: str, gib: float | None = None) -> Device:
     """A GPU by its data sheet, with `gib` GiB of memory instead of its own where given."""
     if name not in SHEETS:
         raise unknown("GPU", name, SHEETS)
     memory, tera, giga = SHEETS[name]
-    return Device(
-        name=name,
-        memory=(gib or memory) * GIB,
-        flops=tera * 1e12 * ATTAINED,
-        bandwidth=giga * 1e9 * ATTAINED_BANDWIDTH,
-        overhead=PYTHON * LAUNCH,
-        asynchronous=True,
-        source=f"estimated: {ATTAINED:.0%} of {tera:g} TFLOP/s and {ATTAINED_BANDWIDTH:.0%} of {giga:g} GB/s "
-        f"(data sheet), {PYTHON * LAUNCH * 1e6:g} us an operation",
-    )
+    source = f"estimated: {ATTAINED:.0%} of {tera:g} TFLOP/s and {ATTAINED_BANDWIDTH:.0%} of {giga:g} GB/s "
+    source += f"(data sheet), {PYTHON * LAUNCH * 1e6:g} us an operation"
+    rates = {"flops": tera * 1e12 * ATTAINED, "bandwidth": giga * 1e9 * ATTAINED_BANDWIDTH}
+    return Device(name, (gib or memory) * GIB, **rates, overhead=PYTHON * LAUNCH, asynchronous=True, source=source)
 
 
 def of_size(gib: float) -> Device:
-    """A usual GPU with `gib` GiB."""
+    """A usual GPU with `gib` GiB: the first of those with most memory that have no more."""
     if gib <= 0:
         raise VsrError(f"gpu_gib={gib:g}: name the GPU's memory, e.g. 24")
     fitting = [name for name, (memory, *_) in SHEETS.items() if memory <= gib and name != "T4"] or ["RTX 4080"]
-    largest = max(SHEETS[name][0] for name in fitting)
-    name = next(name for name in fitting if SHEETS[name][0] == largest)
+    name = max(fitting, key=lambda name: SHEETS[name][0])
     return replace(named(name, gib), name=f"{gib:g} GiB GPU, as fast as {name}")
 
 
@@ -88,18 +90,31 @@ def this(dtype: torch.dtype, width: int) -> Device:
     right = torch.randn(width, 2 * width, dtype=dtype, device=where)
     long = torch.empty(2**28 if cuda else 2**24, dtype=torch.float32, device=where)
     few = torch.zeros(8, device=where)
-    product, copy, small = (_time(f, cuda) for f in (lambda: left @ right, lambda: long.add_(1), lambda: few.add(1)))
-    memory = torch.cuda.get_device_properties(where).total_memory if cuda else _physical_memory()
-    name = torch.cuda.get_device_name(where) if cuda else f"CPU, {torch.get_num_threads()} threads"
+    given = {"left": left, "right": right, "long": long, "few": few}
+
+    def fastest(work: str) -> float:
+        """Seconds of one call; the timer waits for a GPU's work, and takes one thread unless told."""
+        timer = Timer(work, globals=given, num_threads=torch.get_num_threads())
+        return min(timer.blocked_autorange(min_run_time=0.1).times)
+
+    product, copy, small = map(fastest, ("left @ right", "long.add_(1)", "few.add(1)"))
     return Device(
-        name=name,
-        memory=memory,
+        name=torch.cuda.get_device_name(where) if cuda else f"CPU, {torch.get_num_threads()} threads",
+        memory=torch.cuda.get_device_properties(where).total_memory if cuda else float(memory_bytes() or 0),
         flops=ATTAINED_HERE * 2 * left.numel() * right.shape[1] / product,
         bandwidth=2 * long.numel() * long.itemsize / copy,
         overhead=PYTHON * small,
         asynchronous=cuda,
         source="measured here",
     )
+
+
+def memory_bytes() -> int | None:
+    """Physical memory of this machine, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
 
 
 @contextmanager
@@ -111,23 +126,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _time(work: Callable[[], object], cuda: bool, repeats: int = 10) -> float:
-    """Seconds of one call, the fastest of several batches."""
-    work()
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        if cuda:
-            torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - started) / repeats)
-    return best
-
-
-def _physical_memory() -> float:
-    from vsr.estimate.doctor import memory_bytes
-
-    return float(memory_bytes() or 0)

@@ -1,14 +1,14 @@
-"""What a computation would cost, found by running it on tensors that have shapes but no data.
+"""What a phase of training or evaluation costs, found by running the engine's own code on tensors without data.
 
-The code that will really run is executed on PyTorch's meta device while every operation is written down: the memory
-that lives at its worst moment, and each operation's arithmetic and memory traffic, from which a device's rates give
-time.
+PyTorch's meta device knows shapes alone. Every operation is written down: the memory that lives at the worst moment,
+and each operation's arithmetic and memory traffic, from which a device's rates give time. Two and three layers are
+run; what a further layer costs is their difference, so that 28 take no longer than three.
 """
 
-import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import numpy as np
@@ -16,34 +16,35 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from transformers import DynamicCache, Qwen2VLConfig
+
+from vsr.engine.attention import Decoding, install
+from vsr.engine.decoding import advance, sampler
+from vsr.engine.inputs import base_model
+from vsr.engine.logps import branch_logps, read
+from vsr.estimate.devices import Device, Trace
+from vsr.models import DTYPES, add_lora
+from vsr.models.quantize import skeleton
+from vsr.profiles import Profile
 
 aten = torch.ops.aten
 FREE = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default}
+META = torch.device("meta")
+Shape = list[tuple[int, list[int]]]  # a packed pass as `branch_logps` takes it: prefix and branch lengths by group
 
 
-@dataclass(frozen=True)
-class Trace:
-    """`peak` bytes alive at the worst moment, beyond what existed before; `flops` and `traffic` (bytes read and
-    written) of each operation, both (operations,)."""
-
-    peak: int
-    flops: np.ndarray
-    traffic: np.ndarray
-
-
-def trace(computation: Callable[[], object], *given: torch.nn.Module | Tensor) -> Trace:
-    """Run `computation` and write down what it does; the memory of `given` modules and tensors is not counted."""
+def trace(computation: Callable[[], object], model: torch.nn.Module) -> Trace:
+    """Run `computation` and write down what it does; the memory of the `model`'s weights is not counted."""
     recorder = _Recorder()
-    for thing in given:
-        for tensor in [thing] if isinstance(thing, Tensor) else [*thing.parameters(), *thing.buffers()]:
-            recorder.known.add(tensor.untyped_storage()._cdata)
+    recorder.known = {weight.untyped_storage()._cdata for weight in [*model.parameters(), *model.buffers()]}
 
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
         return _Fused.apply(query, key, value, is_causal, recorder)
 
     with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attention), recorder:
         result = computation()
-    del result
+    del result  # it was held to the end: the caches that a pass returns count
     return Trace(recorder.peak, np.array(recorder.flops, dtype=float), np.array(recorder.traffic, dtype=float))
 
 
@@ -62,24 +63,24 @@ class _Recorder(TorchDispatchMode):
         output = func(*args, **(kwargs or {}))
         made = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
         for tensor in made:
-            self._keep(tensor.untyped_storage())
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in self.alive and key not in self.known:
+                self.alive[key] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._drop, key)
         if not func.is_view and func not in FREE:
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            self.note(_flops(func, args, output), read + made)
+            # PyTorch's formulas know matrix products; everything else is bound by memory
+            formula = flop_registry.get(func.overloadpacket)
+            self.note(formula(*args, **(kwargs or {}), out_val=output) if formula else 0.0, read + made)
         return output
 
     def note(self, flops: float, tensors: list[Tensor]) -> None:
         """One operation that touches `tensors`."""
         self.flops.append(flops)
         self.traffic.append(sum(t.numel() * t.itemsize for t in tensors))
-
-    def _keep(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.alive and key not in self.known:
-            self.alive[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._drop, key)
 
     def _drop(self, key: int) -> None:
         self.now -= self.alive.pop(key)
@@ -92,7 +93,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, causal: bool, recorder: _Recorder) -> Tensor:
         output = torch.empty_like(query)
-        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)  # kept for backward, one a query
         ctx.save_for_backward(query, key, value, output, sums)
         ctx.recorder, ctx.product = recorder, 2 * query.numel() * key.shape[-2] * (0.5 if causal else 1.0)
         recorder.note(2 * ctx.product, [query, key, value, output])
@@ -105,12 +106,147 @@ class _Fused(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 
-def _flops(func, args: tuple, output: object) -> float:
-    """Multiplications and additions of matrix products; everything else is bound by memory."""
-    if func in (aten.mm.default, aten.bmm.default):
-        return 2.0 * args[0].numel() * args[1].shape[-1]
-    if func is aten.addmm.default:
-        return 2.0 * args[1].numel() * args[2].shape[-1]
-    if func is aten.convolution.default:
-        return 2.0 * output.numel() * math.prod(args[1].shape[1:])
-    return 0.0
+@dataclass(frozen=True)
+class Cost:
+    """What a phase costs: traces with two and with three layers of the `layers` there are; `extra` bytes of memory and
+    `reading` bytes of traffic that a dry run does not see."""
+
+    two: Trace
+    three: Trace
+    layers: int
+    extra: float = 0.0
+    reading: float = 0.0
+
+    @property
+    def peak(self) -> float:
+        """Bytes at the worst moment beyond weights."""
+        return self._extrapolated(self.two.peak, self.three.peak) + self.extra
+
+    @property
+    def flops(self) -> float:
+        """Operations of matrix products."""
+        return self._extrapolated(self.two.flops.sum(), self.three.flops.sum())
+
+    def seconds(self, device: Device) -> float:
+        """On a device."""
+        return self._extrapolated(*map(device.seconds, (self.two, self.three))) + self.reading / device.bandwidth
+
+    def _extrapolated(self, two: float, three: float) -> float:
+        return two + (self.layers - 2) * (three - two)
+
+
+class Model:
+    """A base with the profile's adapter, without weights, in two and in three layers."""
+
+    def __init__(self, config: Qwen2VLConfig, profile: Profile):
+        self.config, self.profile = config, profile
+        self.dtype = DTYPES[profile.dtype]
+        self.layers = config.text_config.num_hidden_layers
+        self.built = [self._build(layers) for layers in (2, 3)]
+        two, three = (sum(w.numel() for w in m.parameters() if w.requires_grad) for m in self.built)
+        self.trained = two + (self.layers - 2) * (three - two)  # weights of the whole adapter
+
+    def _build(self, layers: int) -> torch.nn.Module:
+        config = deepcopy(self.config)
+        config.text_config.num_hidden_layers, config.vision_config.depth = layers, layers
+        config.text_config.layer_types = ["full_attention"] * layers
+        model = skeleton(config).to(self.dtype)
+        layer = model.model.language_model.layers[0]
+        self.linear = [m.weight.numel() for m in layer.modules() if isinstance(m, torch.nn.Linear)]
+        with META:
+            model = add_lora(model, self.profile)
+        install(model)
+        return model
+
+    def cost(self, work: Callable[[torch.nn.Module], object], passes: float = 0, layers: int | None = None) -> Cost:
+        """The cost of `work` over all layers, which reads the quantised weights `passes` times."""
+        traces = [trace(lambda model=model: work(model), model) for model in self.built]
+        cost = Cost(*traces, layers or self.layers)
+        if self.profile.quantization == "none" or not passes:
+            return cost
+        written = self.dtype.itemsize  # bitsandbytes writes a layer's weights out before it multiplies with them
+        reading = passes * self.layers * sum(self.linear) * (written + 0.5)
+        return replace(cost, extra=max(self.linear) * written, reading=reading)
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor of the model's dtype without data."""
+        return torch.empty(shape, dtype=dtype or self.dtype, device=META)
+
+
+def see(model: Model, frames: int, height: int, width: int) -> Cost:
+    """The vision tower on a video of `frames` x `height` x `width` patches; blocks for layers."""
+    count, patch = frames * height * width, model.config.vision_config.patch_size**2 * 6
+
+    def work(built: torch.nn.Module) -> Tensor:
+        grid, places = torch.tensor([[frames, height, width]]), model.empty(count, 2, dtype=torch.long)
+        with torch.no_grad():
+            return base_model(built).model.visual(model.empty(count, patch), grid_thw=grid, position_ids=places)
+
+    return model.cost(work, layers=model.config.vision_config.depth)
+
+
+def prefill(model: Model, prompt: int, branches: tuple[int, ...] = ()) -> Cost:
+    """One prompt read into a cache, with branches of these lengths that continue it."""
+
+    def work(built: torch.nn.Module) -> DynamicCache:
+        text, tokens = model.config.text_config, prompt + sum(branches)
+        cache, places = DynamicCache(config=built.config.text_config), model.empty(3, tokens, dtype=torch.long)
+        with torch.no_grad():
+            read(base_model(built), model.empty(tokens, text.hidden_size), places, [(prompt, list(branches))], cache)
+        return cache
+
+    return model.cost(work, passes=1)
+
+
+def decode(model: Model, prompts: int, prompt: int, rows: int, past: int) -> Cost:
+    """One step of decoding: `rows` branches on `prompts` prompts of `prompt` tokens, `past` tokens of their own each,
+    one more now; the caches are part of the memory."""
+    text = model.config.text_config
+    heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+
+    def work(built: torch.nn.Module) -> Tensor:
+        base = base_model(built)
+        layers = range(base.config.text_config.num_hidden_layers)
+
+        def pair(rows: int, tokens: int) -> tuple[Tensor, Tensor]:  # a layer's keys and values
+            return model.empty(rows, heads, tokens, size), model.empty(rows, heads, tokens, size)
+
+        layout = Decoding([[pair(1, prompt) for _ in layers] for _ in range(prompts)], [rows // prompts] * prompts)
+        layout.seen = model.empty(rows, past + 1, dtype=torch.bool)
+        cache = DynamicCache(config=base.config.text_config)
+        for layer in layers:
+            cache.update(*pair(rows, past), layer)
+        tokens, places = model.empty(rows, dtype=torch.long), model.empty(3, rows, 1, dtype=torch.long)
+        with torch.no_grad():
+            logits = base.lm_head(advance(base, tokens, places, cache, layout)).float()
+            return sampler(torch.zeros(rows, 1, dtype=torch.float64), 1.0)(logits, list(range(rows)), 0)
+
+    return model.cost(work, passes=1)
+
+
+def packed(model: Model, shape: Shape, gradients: int = 0, checkpointing: bool = False) -> Cost:
+    """Log-probabilities of a packed pass: the reference's, or the policy's with `gradients` backward passes, as many
+    as parts of the loss are measured."""
+    tokens, branches = (sum(extra * prefix + sum(lengths) for prefix, lengths in shape) for extra in (1, 0))
+
+    def logps(built: torch.nn.Module) -> Tensor:
+        embeddings = model.empty(tokens, model.config.text_config.hidden_size)
+        places, targets = (model.empty(*size, dtype=torch.long) for size in ((3, tokens), (branches,)))
+        return branch_logps(base_model(built), embeddings, places, shape, targets, 1.0)[0]
+
+    def work(built: torch.nn.Module) -> Tensor | None:
+        if not gradients:
+            with torch.no_grad(), built.disable_adapter():
+                return logps(built)
+        built.train()
+        switch = built.activation_checkpointing_enable if checkpointing else built.activation_checkpointing_disable
+        switch(*([{"use_reentrant": False}] if checkpointing else []))
+        loss = logps(built).sum()
+        weights = [weight for weight in built.parameters() if weight.requires_grad]
+        for left in reversed(range(gradients)):
+            torch.autograd.backward(loss, inputs=weights, retain_graph=left > 0)
+            built.zero_grad()
+        built.eval()
+        return None
+
+    return model.cost(work, passes=1 + gradients * (2 if checkpointing else 1))
