@@ -9,12 +9,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiler
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vsr import cli, estimate, models, profiles, study
 from vsr.engine.attention import install
 from vsr.errors import VsrError
-from vsr.estimate import devices, doctor, dryrun, needs, phases, workload
+from vsr.estimate import devices, doctor, dryrun
+from vsr.estimate.workload import workload
 from vsr.models import folders, quantize
 from vsr.scoring import intervals
 
@@ -31,22 +32,31 @@ SIZES = {
 }
 SHAPE = [(300, [40] * 6), (150, [20, 60])]
 PHASES = {
-    "prefill": lambda m: phases.prefill(m, 500),
-    "decode": lambda m: phases.decode(m, 2, 300, 12, 30),
-    "scoring": lambda m: phases.score(m, SHAPE),
-    "update": lambda m: phases.update(m, SHAPE, False),
-    "update in parts": lambda m: phases.update(m, SHAPE, False, 2),
-    "checkpointed": lambda m: phases.update(m, SHAPE, True, 2),
+    "prefill": lambda m: dryrun.prefill(m, 500),
+    "decode": lambda m: dryrun.decode(m, 2, 300, 12, 30),
+    "scoring": lambda m: dryrun.packed(m, SHAPE),
+    "update": lambda m: dryrun.packed(m, SHAPE, 1),
+    "update in parts": lambda m: dryrun.packed(m, SHAPE, 2),
+    "checkpointed": lambda m: dryrun.packed(m, SHAPE, 2, True),
+}
+# short prompts: PyTorch counts a causal product as a whole one, and no recomputation in its backward
+BRIEF = [(2, [3] * 40)]
+COUNTED = {
+    "prefill": lambda m: dryrun.prefill(m, 2),
+    "scoring": lambda m: dryrun.packed(m, BRIEF),
+    "update": lambda m: dryrun.packed(m, BRIEF, 1),
+    "checkpointed": lambda m: dryrun.packed(m, BRIEF, 1, True),
+    "vision": lambda m: dryrun.see(m, 4, 8, 12),
 }
 SHORT = {"max_completion_length": 32, "num_generations": 4, "questions_per_step": 2}
 TINY = profiles.get("tiny", lora_r=8)
 
 
-class Real(phases.Model):
+class Real(dryrun.Model):
     """The same phases on a model with weights: `cost` runs `work` and returns what `measure` makes of it."""
 
     def __init__(self, folder, quantization, measure):
-        super().__init__(phases_config(folder), TINY)
+        super().__init__(Qwen2VLConfig.from_pretrained(folder), TINY)
         self.measure = measure
         model = Qwen2VLForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32, quantization_config=quantize.bits_and_bytes(quantization, torch.float32)
@@ -61,10 +71,6 @@ class Real(phases.Model):
     def cost(self, work, passes=0, layers=None):
         work(self.model)  # kernels may set themselves up
         return self.measure(lambda: work(self.model))
-
-
-def phases_config(folder):
-    return phases.Qwen2VLConfig.from_pretrained(folder)
 
 
 def allocated(work) -> int:
@@ -96,49 +102,40 @@ def folder(tmp_path_factory):
     return path / "model"
 
 
+def dry_model(folder, profile=TINY):
+    return dryrun.Model(Qwen2VLConfig.from_pretrained(folder), profile)
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_dry_memory_is_what_the_allocator_hands_out(folder, phase):
-    dry = PHASES[phase](phases.Model(phases_config(folder), TINY)).peak
+    dry = PHASES[phase](dry_model(folder)).peak
     assert dry == pytest.approx(PHASES[phase](Real(folder, "none", allocated)), rel=0.05)
 
 
 def test_dry_memory_of_4_bit_layers(folder):
     """Their weights are written out one at a time."""
-    four = replace(TINY, quantization="nf4")
+    dry, real = dry_model(folder, replace(TINY, quantization="nf4")), Real(folder, "nf4", allocated)
     for phase in ("scoring", "update", "checkpointed"):
-        dry = PHASES[phase](phases.Model(phases_config(folder), four)).peak
-        assert dry == pytest.approx(PHASES[phase](Real(folder, "nf4", allocated)), rel=0.15)
+        assert PHASES[phase](dry).peak == pytest.approx(PHASES[phase](real), rel=0.15)
 
 
-@pytest.mark.parametrize("phase", ["prefill", "scoring", "update", "checkpointed"])
-def test_dry_arithmetic_is_what_pytorch_counts(folder, phase):
-    """On short prompts: PyTorch counts a causal product as a whole one, and no recomputation in its backward."""
-    short = {"prefill": lambda m: phases.prefill(m, 2), "scoring": lambda m: phases.score(m, [(2, [3] * 40)])}
-    short |= {"update": lambda m: phases.update(m, [(2, [3] * 40)], False)}
-    short |= {"checkpointed": lambda m: phases.update(m, [(2, [3] * 40)], True)}
-    dry = short[phase](phases.Model(phases_config(folder), TINY)).flops
-    assert dry == pytest.approx(short[phase](Real(folder, "none", counted)), rel=0.03)
-
-
-def test_dry_vision_is_what_pytorch_counts(folder):
-    dry = phases.see(phases.Model(phases_config(folder), TINY), 4, 8, 12)
-    assert dry.flops == pytest.approx(phases.see(Real(folder, "none", counted), 4, 8, 12), rel=0.02)
+def test_dry_arithmetic_is_what_pytorch_counts(folder):
+    dry, real = dry_model(folder), Real(folder, "none", counted)
+    for phase in COUNTED.values():
+        assert phase(dry).flops == pytest.approx(phase(real), rel=0.03)
 
 
 def test_layers_are_extrapolated_exactly(folder):
-    config = phases_config(folder)
-    model = phases.Model(config, TINY)
+    model, whole = dry_model(folder), dry_model(folder)
+    whole.built = [whole._build(4)] * 2
     for phase in ("decode", "scoring", "update", "checkpointed"):
-        short = PHASES[phase](model)
-        whole = phases.Model(config, TINY)
-        whole.built = [whole._build(4)] * 2
-        found = PHASES[phase](whole)
+        short, found = PHASES[phase](model), PHASES[phase](whole)
         assert short.flops == pytest.approx(found.two.flops.sum(), rel=1e-6)
         assert short.peak == pytest.approx(found.two.peak, rel=0.02)
 
 
 def test_a_device_is_as_slow_as_its_worse_rate():
-    trace = dryrun.Trace(0, flops=torch.tensor([1e12, 0.0]).numpy(), traffic=torch.tensor([1e9, 4e9]).numpy())
+    trace = devices.Trace(0, flops=torch.tensor([1e12, 0.0]).numpy(), traffic=torch.tensor([1e9, 4e9]).numpy())
     device = devices.Device("d", 1e9, flops=1e13, bandwidth=1e11, overhead=1e-3, asynchronous=True, source="test")
     assert device.seconds(trace) == pytest.approx(0.1 + 0.04)
     assert replace(device, overhead=1.0).seconds(trace) == pytest.approx(2.0)
@@ -160,8 +157,8 @@ def student():
 
 
 def test_the_student_s_profile_fits_its_gpus(student):
-    assert student.parameters == 2_208_985_600
-    assert student.trained == 16 * 28 * (2 * 1536 + 2 * (1536 + 256) + 1536 * 2 + 3 * (1536 + 8960))
+    assert "2,208,985,600, 18,464,768 of them trained" in student.table()
+    assert student.model.trained == 16 * 28 * (2 * 1536 + 2 * (1536 + 256) + 1536 * 2 + 3 * (1536 + 8960))
     assert student.work.video == 936
     assert student.fits
     assert student.needed < 16 * devices.GIB
@@ -202,18 +199,18 @@ def test_the_doctor_s_numbers_are_the_estimate_s():
 
 
 def test_the_passes_are_the_trainer_s():
-    work = workload.of(profiles.get("qlora-2b"), "think")
-    for one in work.passes(512):
-        assert sum(work.prompt + 512 * len(members) for _, members in one) <= 1 << 14
-    assert sum(len(members) for one in work.passes(512) for _, members in one) == 8 * 14
-    assert workload.of(profiles.get("qlora-2b"), "vanilla").completion == 6
+    work = workload(profiles.get("qlora-2b"), "think")
+    for counts in work.passes(512):
+        assert sum(work.prompt + 512 * count for count in counts) <= 1 << 14
+    assert sum(map(sum, work.passes(512))) == 8 * 14
+    assert workload(profiles.get("qlora-2b"), "vanilla").completion == 6
 
 
 def test_the_smallest_effect_is_that_of_a_paired_test():
-    work = workload.of(profiles.get("paper-2b"), "vanilla")
+    found = estimate.estimate(profiles.get("paper-2b"), devices.named("A100"))
     naive = 100 * intervals.detectable(0.5 / 5130**0.5)
-    assert naive < needs.effect(work) < 1.1 * naive
-    assert needs.effect(replace(work, bench=4 * work.bench)) < needs.effect(work)
+    assert naive < found.effect < 1.1 * naive
+    assert replace(found, work=replace(found.work, bench=4 * found.work.bench)).effect < found.effect
 
 
 def test_the_command(capsys):

@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder
 
-from vsr.bench.trl_video import SeeingGRPOTrainer, Seen
+from vsr.bench.others import SeeingGRPOTrainer, Seen
 from vsr.engine.decoding import rollouts
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer

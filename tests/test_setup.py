@@ -7,29 +7,27 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FIXED = {"jupyterlab", "papermill", "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "matplotlib"}
+
+
+def names(wishes: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", wish).group() for wish in wishes}
 
 
 def test_conda_and_pip_install_the_same():
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
-    pip = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))
     assert pip == ["-c constraints.txt", "-e .[dev]"]  # so pyproject.toml and constraints.txt are the only lists
-    python = next(entry for entry in conda["dependencies"] if str(entry).startswith("python"))
-    assert python.split("=")[1] == project["requires-python"].removeprefix(">=")
+    python = next(entry for entry in conda if str(entry).startswith("python"))
+    assert python.split("=")[1] == PROJECT["requires-python"].removeprefix(">=")
 
 
-def test_every_dependency_is_pinned():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_every_dependency_is_pinned_and_the_fixed_ones_are_there():
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
-    for wish in project["dependencies"] + project["optional-dependencies"]["dev"]:
-        assert re.match(r"[\w-]+", wish).group().lower() in pinned, wish
-
-
-def test_the_fixed_packages_are_there():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wishes = {re.match(r"[\w-]+", wish).group() for wish in project["dependencies"]}
-    fixed = "jupyterlab papermill torch transformers trl peft bitsandbytes datasets matplotlib seaborn"
-    assert set(fixed.split()) <= wishes
+    wishes = names(PROJECT["dependencies"])
+    assert {name.lower() for name in wishes | names(PROJECT["optional-dependencies"]["dev"])} <= pinned
+    assert wishes >= FIXED | {"seaborn"}
     assert "torchvision" not in wishes
 
 

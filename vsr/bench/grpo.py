@@ -1,33 +1,40 @@
 """GRPO's step three ways on the same model, prompt and completion lengths, in one run on one thread: ours; the naive
-way in our own code, features cached; TRL's trainer made to see the video in every forward."""
+way in our own code, features cached; TRL's trainer made to see the video in every forward.
 
+Beside what is measured stands how many operations a step needs, and so the speed-up that sharing a prompt allows at
+most. Counted as two for a multiplication and addition, over the language model:
+- a token through a linear layer of n weights: 2 n forward; as much again backward for the gradient of its input, the
+  base being frozen; LoRA's own weights (r rows and columns a layer) both, and 2 n more for their gradients;
+- a query meeting a key: 4 d for each head of size d forward (scores and values), 8 d backward;
+- a predicted token through the head: 2 times hidden size times vocabulary forward, as much backward.
+A causal sequence of n tokens has n^2 / 2 meetings. Norms, activations and rotations are left out."""
+
+import itertools
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import Qwen2VLConfig
 
 from vsr import profiles
-from vsr.bench.clock import now, seconds
-from vsr.bench.flops import limits
-from vsr.bench.naive_step import Naive
-from vsr.bench.subject import Subject, machine, subject
-from vsr.bench.trl_video import SeeingGRPOTrainer, Seen
+from vsr.bench.others import Naive, SeeingGRPOTrainer, Seen
+from vsr.bench.subject import NEVER, PHASES, Subject, now, seconds, subject, tabulate
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
-from vsr.estimate.devices import one_thread
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.grpo import config
 from vsr.train.objective import group_advantages, grpo_loss
 
 PROMPTS, GROUPS, COMPLETIONS = (300, 1200), (4, 8, 14), (8, 64)
-PHASES = ("rollout", "scoring", "update")
 RANK = profiles.get("tiny").lora_r
-NEVER = 1 << 30
 SLOW = 20.0  # seconds
+HEAD = (
+    "prompt group tokens |   ours s  naive s    TRL s | x naive    x TRL  x cached (limit) "
+    "| rollout scoring update x naive | language part (limit) | memory"
+)
 
 
 def main(prompts=PROMPTS, groups=GROUPS, completions=COMPLETIONS, repeats: int = 3) -> dict:
@@ -39,16 +46,10 @@ def main(prompts=PROMPTS, groups=GROUPS, completions=COMPLETIONS, repeats: int =
     (the reference's forward, the policy's forward and backward), their `lm_ratio` and `lm_flop_limit`, what it can be
     at most; `step_flop_limit` for the whole step; `saved_bytes_*`, what the policy's forward keeps for backward;
     `logp_difference`, the largest between ours and the naive way."""
-    with one_thread(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
-        what, rows = subject(), []
-        print(f"{what.name}; one question a step, {machine()['device']}, one thread\n{HEAD}", flush=True)
-        for prompt in prompts:
-            for group in groups:
-                for completion in completions:
-                    rows.append(measure(what, prompt, group, completion, repeats, Path(folder)))
-                    print(line(rows[-1]), flush=True)
-        return {"machine": machine(), "model": what.name, "rows": rows}
+    what, title = subject(), f"one question a step\n{HEAD}"
+    with tempfile.TemporaryDirectory() as folder:
+        grid = itertools.product([what], prompts, groups, completions, [repeats], [Path(folder)])
+        return tabulate(what.name, title, grid, measure, line)
 
 
 def measure(what: Subject, prompt: int, group: int, completion: int, repeats: int, folder: Path) -> dict:
@@ -56,9 +57,7 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
     row = {"prompt": prompt, "group": group, "completion": completion}
     asked = what.row(prompt)
     read = read_prompt(asked, what.tokenizer, what.see)
-    row["vision_s"] = min(
-        seconds(lambda: video_features(what.model, what.pixels(prompt), what.grid(prompt))) for _ in range(repeats)
-    )
+    row["vision_s"] = seconds(lambda: video_features(what.model, what.pixels(prompt), what.grid(prompt)), repeats)
     ways = {"ours": _ours, "naive": _naive, "trl": _trl, "trl_cached": _trl}
     for name, way in ways.items():
         adapted = what.adapted()
@@ -173,7 +172,7 @@ def _language(what: Subject, read: Prompt, group: int, completion: int, repeats:
     for name, way in ways.items():
         logps[name], found[f"saved_bytes_{name}"] = saved_bytes(model, way)
         found[f"lm_{name}_s"] = float("inf")
-    for _ in range(2 * repeats):
+    for _ in range(2 * repeats):  # in turn, so that both meet the same disturbances
         for name, way in ways.items():
             with torch.no_grad(), model.disable_adapter():
                 spent = seconds(way)
@@ -188,25 +187,44 @@ def _language(what: Subject, read: Prompt, group: int, completion: int, repeats:
 def saved_bytes(model: torch.nn.Module, forward) -> tuple[torch.Tensor, int]:
     """What `forward` returns, and the bytes it saves for backward, each storage once, weights left out."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages: dict[int, int] = {}
-    held = []
+    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held.append(storage)  # so that no address is used twice
-            storages[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
-    return result.detach(), sum(storages.values())
+    return result.detach(), sum(storage.nbytes() for place, storage in saved.items() if place not in weights)
 
 
-HEAD = (
-    "prompt group tokens |   ours s  naive s    TRL s | x naive    x TRL  x cached (limit) "
-    "| rollout scoring update x naive | language part (limit) | memory"
-)
+def operations(config: Qwen2VLConfig, tokens: float, meetings: float, predicted: float, rank: int) -> list[float]:
+    """Of the base's forward pass, the adapted model's, and the latter with its backward pass: so many `tokens` through
+    the layers, `meetings` of query and key, `predicted` tokens through the head."""
+    text = config.text_config
+    size = text.hidden_size // text.num_attention_heads
+    queries, keys = text.num_attention_heads * size, text.num_key_value_heads * size
+    shapes = [(text.hidden_size, queries), (queries, text.hidden_size), *[(text.hidden_size, keys)] * 2]
+    shapes += [(text.hidden_size, text.intermediate_size)] * 3
+    base = 2 * tokens * text.num_hidden_layers * sum(a * b for a, b in shapes)
+    lora = 2 * tokens * text.num_hidden_layers * sum(rank * (a + b) for a, b in shapes)
+    attention = 4 * meetings * queries * text.num_hidden_layers
+    head = 2 * predicted * text.hidden_size * text.vocab_size
+    forward = base + attention + head
+    return [forward, forward + lora, 2 * base + 3 * lora + 3 * attention + 2 * head]
+
+
+def limits(config: Qwen2VLConfig, prompt: int, group: int, length: int, rank: int) -> tuple[float, float]:
+    """Naive over shared: of scoring and update (the reference's forward, the policy's forward and backward), and of
+    the whole step, where a rollout costs a forward pass over its tokens."""
+    alone = prompt + length - 1  # tokens of one completion with its own prompt
+    meetings = prompt**2 / 2 + group * (length * prompt + length**2 / 2)
+    naive = operations(config, group * alone, group * alone**2 / 2, group * length, rank)
+    shared = operations(config, prompt - 1 + group * length, meetings, group * length, rank)
+    language = [scoring + update for scoring, _, update in (naive, shared)]
+    step = [sum(naive), sum(shared)]
+    return language[0] / language[1], step[0] / step[1]
 
 
 def line(row: dict) -> str:

@@ -1,19 +1,17 @@
 """What the study costs on more scenes, questions and devices, and where each part stops gaining: on paper, from
-measured rates (results/tiny/bench), dry runs of the very code on a data sheet's GPU (as `vsr.estimate`), and simulated
-lengths.
+measured rates (results/published/tiny/bench), dry runs of the very code on a data sheet's GPU (as `vsr.estimate`), and
+simulated lengths.
 
 A part stops scaling at the number of devices beyond which doubling them saves less than a quarter of the time."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from vsr import markdown
-from vsr.estimate import devices, needs, phases, workload
+from vsr.estimate import Estimate, devices, estimate
 from vsr.estimate.workload import Workload
 from vsr.files import read_json
-from vsr.models.folders import QWEN2_VL, shape
 from vsr.profiles import PROFILES
 from vsr.runs import ROOT
 
@@ -25,35 +23,22 @@ STEPS, SEED = 2000, 0  # simulated
 
 
 def main() -> dict:
-    """Rows `{"part", "devices", "hours", "known_by"}` and, by part, `stops_at` devices and why."""
+    """Rows `{"part", "devices", "hours", "known_by"}` and, by part, `stops_at` devices."""
     measured = read_json(ROOT / "results" / "published" / "tiny" / "bench" / "build.json")["rows"][0]
-    profile = PROFILES[PROFILE]
-    model = phases.Model(shape(QWEN2_VL[profile.base]), profile)
-    parts: dict[str, tuple[Callable[[int], float | None], str]] = {
-        f"build, {profile.train_rooms} scans": (lambda n: build(measured, profile.train_rooms, n), "measured rates"),
-        f"build, {10 * profile.train_rooms} scans": (
-            lambda n: build(measured, 10 * profile.train_rooms, n),
-            "the same",
-        ),
-    }
-    for mode in ("vanilla", "think"):
-        work = workload.of(profile, mode)
-        whole = needs.evaluation(work, model, phases.see(model, *work.grid), devices.named(GPU))
-        parts[f"training, {mode}"] = (
-            lambda n, work=work: training(work, model, n),
-            f"dry runs, {GPU}'s data sheet, simulated lengths",
-        )
-        parts[f"evaluation, {mode}"] = (
-            lambda n, work=work, whole=whole: evaluation(work, whole, n),
-            f"dry runs, {GPU}'s data sheet; scenes shared out, which 'vsr evaluate' does not do yet",
-        )
+    profile, sheet = PROFILES[PROFILE], f"dry runs, {GPU}'s data sheet"
     rows, stops = [], {}
-    for part, (seconds, known) in parts.items():
-        found = {n: time / 3600 for n in DEVICES if (time := seconds(n)) is not None}
-        rows += [
-            {"part": part, "devices": n, "hours": round(hours, 4), "known_by": known} for n, hours in found.items()
-        ]
-        stops[part] = stops_at(found)
+
+    def add(part: str, known: str, seconds) -> None:
+        hours = {n: time / 3600 for n in DEVICES if (time := seconds(n)) is not None}
+        rows.extend({"part": part, "devices": n, "hours": round(h, 4), "known_by": known} for n, h in hours.items())
+        stops[part] = stops_at(hours)
+
+    for scans, known in ((profile.train_rooms, "measured rates"), (10 * profile.train_rooms, "the same")):
+        add(f"build, {scans} scans", known, lambda n, scans=scans: build(measured, scans, n))
+    for mode in ("vanilla", "think"):
+        found = estimate(profile, devices.named(GPU), mode)
+        add(f"training, {mode}", f"{sheet}, simulated lengths", lambda n, one=found: training(one, n))
+        add(f"evaluation, {mode}", f"{sheet}; whole scenes a device", lambda n, one=found: evaluation(one, n))
     result = {"gpu": GPU, "profile": PROFILE, "rows": rows, "stops_at": stops}
     print(table(result))
     return result
@@ -66,24 +51,25 @@ def build(measured: dict, scans: int, workers: int) -> float:
     return share * measured["read"]["cpu_s"] / workers + asking
 
 
-def training(work: Workload, model: phases.Model, gpus: int) -> float | None:
+def training(found: Estimate, gpus: int) -> float | None:
     """Seconds of the whole run; None where there are fewer groups in a step than devices."""
-    profile = work.profile
+    work, profile = found.work, found.work.profile
     if profile.questions_per_step % gpus:
         return None
     share = replace(profile, questions_per_step=profile.questions_per_step // gpus)
-    step = needs.step(share, replace(work, profile=share), model, devices.named(GPU))
+    step = replace(found, work=replace(work, profile=share)).step
     uneven = slowest(work, share.questions_per_step, profile.num_generations, gpus)
     slow = step["rollout"] + uneven * (step["scoring"] + step["update"])  # all ranks decode up to the longest answer
-    return profile.max_steps * (slow + reduction(4.0 * model.trained, 2 * 7 * model.layers, gpus))
+    # two matrices of LoRA for each of a layer's seven linear ones, in float32
+    return profile.max_steps * (slow + reduction(4.0 * found.model.trained, 2 * 7 * found.model.layers, gpus))
 
 
 def slowest(work: Workload, questions: int, group: int, gpus: int) -> float:
     """How much longer the slowest of the devices computes than the mean one, for its prompts and completions; lengths
     are drawn from an exponential distribution, cut at the longest."""
-    rng = np.random.default_rng(SEED)
-    lengths = np.minimum(np.ceil(rng.exponential(work.completion, (STEPS, gpus, questions * group))), work.longest)
-    tokens = questions * work.prompt + lengths.sum(-1)
+    rng, longest = np.random.default_rng(SEED), work.profile.max_completion_length
+    lengths = np.minimum(np.ceil(rng.exponential(work.completion, (STEPS, gpus, questions * group))), longest)
+    tokens = questions * work.prompt + lengths.sum(-1)  # (steps, devices)
     return float((tokens.max(1) / tokens.mean(1)).mean())
 
 
@@ -92,9 +78,11 @@ def reduction(size: float, tensors: int, gpus: int) -> float:
     return 0.0 if gpus == 1 else 2 * (gpus - 1) / gpus * size / BUS + tensors * LATENCY
 
 
-def evaluation(work: Workload, whole: float, gpus: int) -> float | None:
-    """Seconds of one evaluation that takes `whole` on one device; a scene's questions stay together."""
-    return None if gpus > work.scenes else whole / work.scenes * -(-work.scenes // gpus)
+def evaluation(found: Estimate, gpus: int) -> float | None:
+    """Seconds of one evaluation as `vsr evaluate --gpus` shares it out: a scene's questions stay together; None where
+    there are fewer scenes than devices."""
+    scenes = found.work.profile.bench_rooms
+    return None if gpus > scenes else found.evaluation / scenes * -(-scenes // gpus)
 
 
 def stops_at(hours: dict[int, float]) -> int:

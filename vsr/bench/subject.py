@@ -1,7 +1,11 @@
-"""What the benchmarks measure on: a model with random weights, one video, prompts of given length."""
+"""What the benchmarks share: a clock, the machine's facts, a table that grows while it is measured, and the subject, a
+model with random weights, one video and prompts of given length."""
 
 import os
 import platform
+import time
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +17,64 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneratio
 
 from vsr import profiles
 from vsr.engine.inputs import video_features
-from vsr.miniature.tokenizer import build as build_tokenizer
+from vsr.estimate.devices import one_thread
 from vsr.models import Loaded, add_lora, suppressed
-from vsr.models.folders import QWEN2_VL, build_config, tiny_config
+from vsr.models.folders import QWEN2_VL, TINY_FOLDER, build_config, find, load_tokenizer
 from vsr.prompts import render
 from vsr.runs import versions
 
+QWEN2_VL_2B = QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"]
+PHASES = ("rollout", "scoring", "update")
+NEVER = 1 << 30
 # patch grids (time, height, width) whose video tokens leave room for a question in a prompt of so many tokens
 GRIDS = {300: (8, 8, 12), 1200: (8, 22, 24)}
-PATCH = 3 * 2 * 14 * 14
+PATCH = 3 * 2 * 14 * 14  # channels, frames, height, width
+
+
+def now() -> float:
+    """Seconds: on the CPU, where everything runs on one thread, the processor's, which other programs do not stretch;
+    on a GPU the wall's, after all work handed to it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def seconds(work: Callable[[], object], repeats: int = 1) -> float:
+    """How long some work takes, the shortest of `repeats` times."""
+    best = float("inf")
+    for _ in range(repeats):
+        started = now()
+        work()
+        best = min(best, now() - started)
+    return best
+
+
+def machine() -> dict:
+    """Where the numbers come from."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    facts = {"system": platform.system(), "processor": platform.machine()}
+    facts |= {"cores": os.cpu_count(), "device": device}
+    return facts | {"threads": torch.get_num_threads(), "versions": versions()}
+
+
+def tabulate(
+    model: str,
+    title: str,
+    points: Iterable[tuple],
+    measure: Callable[..., dict],
+    line: Callable[[dict], str],
+) -> dict:
+    """`{"machine", "model", "rows"}`: a row for every point, measured on one thread and printed at once as a `line`
+    under the `title`."""
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        print(f"{model}, {machine()['device']}, one thread; {title}", flush=True)
+        rows = []
+        for point in points:
+            rows.append(measure(*point))
+            print(line(rows[-1]), flush=True)
+        return {"machine": machine(), "model": model, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -47,7 +100,8 @@ class Subject:
 
     def pixels(self, length: int) -> Tensor:
         """(patches, patch size)."""
-        return torch.randn(int(self.grid(length).prod()), PATCH, generator=torch.Generator().manual_seed(length))
+        generator = torch.Generator().manual_seed(length)
+        return torch.randn(int(self.grid(length).prod()), PATCH, generator=generator)
 
     @cached_property
     def features(self) -> dict[int, Tensor]:
@@ -61,7 +115,8 @@ class Subject:
     @property
     def forbidden(self) -> list[int]:
         """Tokens never sampled: vision's and, so that every completion has the length asked for, the end."""
-        return [*suppressed(self.tokenizer), self.tokenizer.eos_token_id, self.tokenizer.pad_token_id]
+        tokenizer = self.tokenizer
+        return [*suppressed(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id]
 
     def adapted(self, seed: int = 0) -> Loaded:
         """The model with a LoRA of the study's rank that has left its start; call `unload` on it before the next."""
@@ -76,23 +131,19 @@ class Subject:
 
 def chat(tokens: int, question: int) -> list[dict]:
     """A question of `tokens` random letters about a video."""
-    letters = torch.randint(4, (tokens,), generator=torch.Generator().manual_seed(question)).tolist()
+    generator = torch.Generator().manual_seed(question)
+    letters = torch.randint(4, (tokens,), generator=generator).tolist()
     text = "".join("jqxz"[i] for i in letters)  # a token each
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
 
 
 def subject(seed: int = 0) -> Subject:
-    """The miniature's sizes in fp32 on the CPU; Qwen2-VL-2B's in bf16 where there is a GPU."""
-    gpu, tokenizer = torch.cuda.is_available(), build_tokenizer()
-    config = build_config(QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"] if gpu else tiny_config(), tokenizer)
+    """The shipped miniature's sizes in fp32 on the CPU; Qwen2-VL-2B's in bf16 where there is a GPU."""
+    gpu, tokenizer = torch.cuda.is_available(), load_tokenizer(TINY_FOLDER)
+    # weights are random: what is measured hangs on shapes alone, and no answer ends early
+    config = build_config(QWEN2_VL_2B, tokenizer) if gpu else find("tiny")[1]
     torch.manual_seed(seed)
     with torch.device("cuda" if gpu else "cpu"):
         model = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16 if gpu else torch.float32)
-    return Subject(model.eval(), tokenizer, "Qwen2-VL-2B's sizes, bf16" if gpu else "the miniature's sizes, fp32")
-
-
-def machine() -> dict:
-    """Where the numbers come from."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    facts = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "device": device}
-    return facts | {"threads": torch.get_num_threads(), "versions": versions()}
+    name = "Qwen2-VL-2B's sizes, bf16" if gpu else "the miniature's sizes, fp32"
+    return Subject(model.eval(), tokenizer, name)

@@ -1,7 +1,8 @@
-"""TRL's GRPOTrainer made to see the video in every forward: what a user who noticed the gap would patch.
+"""The two ways that ours is compared to: GRPO's step as the equation reads, and TRL's trainer made to see the video.
 
 TRL 1.16 takes images; a video reaches the rollout at most, never the reference and the loss. Here each of them gets
-the video's pixels, or its cached features (`mm_encoder_outputs`), with the token types that M-RoPE needs."""
+the video's pixels, or its cached features (`mm_encoder_outputs`), with the token types that M-RoPE needs: what a user
+who noticed the gap would patch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,57 @@ from functools import partial
 
 import torch
 from torch import LongTensor, Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl import GRPOTrainer
 
-from vsr.bench.clock import now
+from vsr.bench.subject import PHASES, now
+from vsr.engine.inputs import Prompt, base_model, embed, positions
+
+
+@dataclass(frozen=True)
+class Naive:
+    """A model, one prompt with its cached features, and how many completions of how many tokens; every completion
+    carries its own copy of the prompt, so that what differs from the engine is sharing alone."""
+
+    model: torch.nn.Module
+    prompt: Prompt
+    group: int
+    length: int
+
+    @torch.no_grad()
+    def rollout(self, forbidden: list[int], generator: torch.Generator) -> LongTensor:
+        """Sampled completions (group, length), each row reading the whole prompt."""
+        base = base_model(self.model)
+        cache = DynamicCache(config=base.config.get_text_config())
+        places = positions(base, self.prompt.ids, self.prompt.grid)[:, None].expand(-1, self.group, -1).to(base.device)
+        inputs = embed(base, self.prompt.ids, self.prompt.features).expand(self.group, -1, -1)
+        chosen: list[Tensor] = []
+        for _ in range(self.length):
+            hidden = base.model.language_model(
+                inputs_embeds=inputs, position_ids=places, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            logits = base.lm_head(hidden).float()
+            logits[:, forbidden] = -torch.inf
+            chosen.append(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(logits.device))
+            inputs, places = base.get_input_embeddings()(chosen[-1]), places[:, :, -1:] + 1
+        return torch.cat(chosen, 1)
+
+    def logps(self, completions: LongTensor) -> Tensor:
+        """Log-probabilities (group, length) of completions (group, length)."""
+        base = base_model(self.model)
+        places = positions(base, self.prompt.ids, self.prompt.grid)
+        places = torch.cat((places, places[:, -1:] + 1 + torch.arange(self.length)), 1)
+        prompt = embed(base, self.prompt.ids, self.prompt.features).expand(self.group, -1, -1)
+        completions = completions.to(base.device)
+        hidden = base.model.language_model(
+            inputs_embeds=torch.cat((prompt, base.get_input_embeddings()(completions)), 1)[:, :-1],
+            position_ids=places[:, None, :-1].expand(-1, self.group, -1).to(base.device),
+            use_cache=False,
+        ).last_hidden_state[:, -self.length :]
+        logps = base.lm_head(hidden).float().log_softmax(-1)
+        return logps.gather(-1, completions[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -32,7 +80,7 @@ class SeeingGRPOTrainer(GRPOTrainer):
 
     def __init__(self, *args, seen: dict[str, Seen], sample: Callable | None = None, **kwargs):
         self.seen, self.sample = seen, sample
-        self.seconds = {"rollout": 0.0, "scoring": 0.0, "update": 0.0}
+        self.seconds = dict.fromkeys(PHASES, 0.0)
         super().__init__(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch):
@@ -46,10 +94,9 @@ class SeeingGRPOTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts):
         self._texts = prompts
         seen = [self.seen[text] for text in prompts]
-        fields = self._vision(seen)
-        length = max(len(prompt.ids) for prompt in seen)
-        types = [torch.nn.functional.pad(self._types(prompt.ids), (length - len(prompt.ids), 0)) for prompt in seen]
+        fields, length = self._vision(seen), max(len(prompt.ids) for prompt in seen)
         if fields:
+            types = [pad(self._types(prompt.ids), (length - len(prompt.ids), 0)) for prompt in seen]
             fields["mm_token_type_ids"] = torch.stack(types)
         return [prompt.ids.tolist() for prompt in seen], None, fields
 
