@@ -47,6 +47,7 @@ def measure(what: Subject, length: int, questions: int, answer: int, repeats: in
 
 def _generate(what: Subject, prompts: list[LongTensor], pixels: Tensor, grid: Tensor, answer: int) -> list[list[int]]:
     """Answers by transformers, prompts padded at the left."""
+    # (questions, longest), and the same pixels and grid once for every row
     longest, pad, device = max(map(len, prompts)), what.tokenizer.pad_token_id, what.model.device
     ids = torch.stack([torch.nn.functional.pad(p, (longest - len(p), 0), value=pad) for p in prompts]).to(device)
     mask = torch.stack([torch.arange(longest) >= longest - len(p) for p in prompts]).long()

@@ -31,6 +31,7 @@ from vsr.train.objective import group_advantages, grpo_loss
 PROMPTS, GROUPS, COMPLETIONS = (300, 1200), (4, 8, 14), (8, 64)
 RANK = profiles.get("tiny").lora_r
 SLOW = 20.0  # seconds
+LOGPS = "_get_per_token_logps_and_entropies"
 HEAD = (
     "prompt group tokens |   ours s  naive s    TRL s | x naive    x TRL  x cached (limit) "
     "| rollout scoring update x naive | language part (limit) | memory"
@@ -77,28 +78,9 @@ def _ours(what, adapted, asked, read, group, completion, folder, cached):
         adapted, [asked], [reward], _arguments(group, completion, folder), what.see,
         token_budget=NEVER, split_every=NEVER,
     )  # fmt: skip
-    trainer.create_optimizer_and_scheduler(1)
     trainer.suppress = what.forbidden
     trainer.state.global_step = 1  # not a step that measures parts of the gradient
-    known = {"rollout": 0.0, "scoring": 0.0}
-
-    def timed(phase: str, method):
-        def call(*args):
-            started = now()
-            result = method(*args)
-            known[phase] = now() - started
-            return result
-
-        return call
-
-    trainer._sample, trainer._score = timed("rollout", trainer._sample), timed("scoring", trainer._score)
-
-    def step() -> dict[str, float]:
-        total = seconds(lambda: trainer.training_step(trainer.model, [asked]))
-        trainer.model.zero_grad()
-        return known | {"update": total - sum(known.values())}  # with rewards and logging, as for TRL
-
-    return step
+    return _timed(trainer, [asked], "_sample", "_score")
 
 
 def _trl(what, adapted, asked, read, group, completion, folder, cached):
@@ -111,15 +93,37 @@ def _trl(what, adapted, asked, read, group, completion, folder, cached):
         processing_class=what.tokenizer,
         seen={asked["id"]: Seen(read.ids, read.grid, pixels, read.features if cached else None)},
     )
-    trainer.create_optimizer_and_scheduler(1)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
+    return _timed(trainer, [{"prompt": asked["id"]}] * group, "_generate_single_turn", LOGPS)
+
+
+def _timed(trainer, inputs: list[dict], rollout: str, scoring: str):
+    """A step of `trainer` that gives the seconds of its phases; what its methods `rollout` and `scoring` do not take
+    counts as update, with rewards and logging."""
+    known = {}
+
+    def watch(phase: str, name: str) -> None:
+        method = getattr(trainer, name)
+
+        def call(*args, **kwargs):
+            started = now()
+            result = method(*args, **kwargs)
+            if name != LOGPS or not torch.is_grad_enabled():  # TRL's serves reference and update
+                known[phase] += now() - started
+            return result
+
+        setattr(trainer, name, call)
+
+    watch("rollout", rollout)
+    watch("scoring", scoring)
+    trainer.create_optimizer_and_scheduler(1)
 
     def step() -> dict[str, float]:
-        before = dict(trainer.seconds)
-        trainer.training_step(trainer.model, [{"prompt": asked["id"]}] * group, None)
+        known.update(rollout=0.0, scoring=0.0)
+        total = seconds(lambda: trainer.training_step(trainer.model, inputs, None))
         trainer.model.zero_grad()
-        return {phase: trainer.seconds[phase] - before[phase] for phase in PHASES}
+        return known | {"update": total - sum(known.values())}
 
     return step
 
@@ -170,6 +174,7 @@ def _language(what: Subject, read: Prompt, group: int, completion: int, repeats:
     found: dict[str, float] = {}
     logps = {}
     for name, way in ways.items():
+        # outside the clock: hooks slow a forward down
         logps[name], found[f"saved_bytes_{name}"] = saved_bytes(model, way)
         found[f"lm_{name}_s"] = float("inf")
     for _ in range(2 * repeats):  # in turn, so that both meet the same disturbances
@@ -218,6 +223,7 @@ def operations(config: Qwen2VLConfig, tokens: float, meetings: float, predicted:
 def limits(config: Qwen2VLConfig, prompt: int, group: int, length: int, rank: int) -> tuple[float, float]:
     """Naive over shared: of scoring and update (the reference's forward, the policy's forward and backward), and of
     the whole step, where a rollout costs a forward pass over its tokens."""
+    # a shared prompt's last token starts every branch, so its prefix has one token less
     alone = prompt + length - 1  # tokens of one completion with its own prompt
     meetings = prompt**2 / 2 + group * (length * prompt + length**2 / 2)
     naive = operations(config, group * alone, group * alone**2 / 2, group * length, rank)

@@ -15,7 +15,6 @@ from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl import GRPOTrainer
 
-from vsr.bench.subject import PHASES, now
 from vsr.engine.inputs import Prompt, base_model, embed, positions
 
 
@@ -34,6 +33,7 @@ class Naive:
         """Sampled completions (group, length), each row reading the whole prompt."""
         base = base_model(self.model)
         cache = DynamicCache(config=base.config.get_text_config())
+        # (3, group, tokens) and (group, tokens, hidden size): views, copied by the first layer as any batch is
         places = positions(base, self.prompt.ids, self.prompt.grid)[:, None].expand(-1, self.group, -1).to(base.device)
         inputs = embed(base, self.prompt.ids, self.prompt.features).expand(self.group, -1, -1)
         chosen: list[Tensor] = []
@@ -43,6 +43,7 @@ class Naive:
             ).last_hidden_state[:, -1]
             logits = base.lm_head(hidden).float()
             logits[:, forbidden] = -torch.inf
+            # drawn on the CPU, so that the tokens do not depend on the device
             chosen.append(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator).to(logits.device))
             inputs, places = base.get_input_embeddings()(chosen[-1]), places[:, :, -1:] + 1
         return torch.cat(chosen, 1)
@@ -76,55 +77,41 @@ class Seen:
 
 class SeeingGRPOTrainer(GRPOTrainer):
     """`seen` holds the prompt of each training row by the row's `prompt` text. `sample`, if given, replaces generation:
-    called with the prompts' texts, it returns each one's completion ids. `seconds` adds up rollout, scoring, update."""
+    called with the prompts' texts, it returns each one's completion ids."""
 
     def __init__(self, *args, seen: dict[str, Seen], sample: Callable | None = None, **kwargs):
         self.seen, self.sample = seen, sample
-        self.seconds = dict.fromkeys(PHASES, 0.0)
         super().__init__(*args, **kwargs)
-
-    def training_step(self, model, inputs, num_items_in_batch):
-        """TRL's step, timed; what is neither rollout nor reference counts as update."""
-        started, before = now(), self.seconds["rollout"] + self.seconds["scoring"]
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        spent = self.seconds["rollout"] + self.seconds["scoring"] - before
-        self.seconds["update"] += now() - started - spent
-        return loss
 
     def _tokenize_prompts(self, prompts):
         self._texts = prompts
         seen = [self.seen[text] for text in prompts]
         fields, length = self._vision(seen), max(len(prompt.ids) for prompt in seen)
-        if fields:
+        if fields:  # M-RoPE needs each token's type; TRL pads prompts at the left
             types = [pad(self._types(prompt.ids), (length - len(prompt.ids), 0)) for prompt in seen]
             fields["mm_token_type_ids"] = torch.stack(types)
         return [prompt.ids.tolist() for prompt in seen], None, fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        started = now()
-        if self.sample is None:
-            cached = {key: multimodal_fields.pop(key) for key in ["mm_encoder_outputs"] if key in multimodal_fields}
-            self.model.generate = partial(type(self.model).generate, self.model, **cached)  # TRL hands on tensors only
-            found = super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
-            del self.model.generate
-        else:
-            found = self.sample(self._texts), None
-        self.seconds["rollout"] += now() - started
+        if self.sample is not None:
+            return self.sample(self._texts), None
+        cached = {key: multimodal_fields.pop(key) for key in ["mm_encoder_outputs"] if key in multimodal_fields}
+        # TRL hands on tensors only, and features come as an output object
+        self.model.generate = partial(type(self.model).generate, self.model, **cached)
+        found = super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        del self.model.generate
         return found
 
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, *args, **kwargs):
         def seeing(**inputs):
+            # TRL gives ids alone: a row without its padding tells which prompt, and so which video, it has
             rows = [row[kept.bool()] for row, kept in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
             vision = self._vision([self._prompt_of(row) for row in rows])
             if vision:
                 vision["mm_token_type_ids"] = self._types(inputs["input_ids"])
             return model(**inputs, **vision)
 
-        started = now()
-        found = super()._get_per_token_logps_and_entropies(seeing, input_ids, attention_mask, *args, **kwargs)
-        if not torch.is_grad_enabled():
-            self.seconds["scoring"] += now() - started
-        return found
+        return super()._get_per_token_logps_and_entropies(seeing, input_ids, attention_mask, *args, **kwargs)
 
     def _prompt_of(self, row: LongTensor) -> Seen:
         return next(p for p in self.seen.values() if torch.equal(row[: len(p.ids)], p.ids.to(row.device)))

@@ -120,6 +120,7 @@ class Estimate:
         apart = 1 / profile.split_every if profile.beta else 0.0  # of the steps measure the gradient's parts
         ways = [(gradients, share) for gradients, share in ((1, 1 - apart), (2, apart)) if share]
         return {
+            # every prompt is read alone, then all rows of a pass take their tokens together
             "rollout": sum(len(c) * prefill + work.completion * decode(len(c), sum(c)) for c in decoded),
             "scoring": sum(packed(counts, 0) for counts in packs),
             "update": sum(share * packed(counts, gradients) for counts in packs for gradients, share in ways),
@@ -148,6 +149,7 @@ class Estimate:
     def effect(self) -> float:
         """Points of the overall score that are seen with 80 % power, questions spread evenly over tasks and scenes."""
         per_task = self.work.bench / TASKS
+        # questions about one scene are alike: the design effect of a cluster sample
         clustered = 1 + max(0.0, per_task / self.work.profile.bench_rooms - 1) * ALIKE
         return 100 * detectable(PER_QUESTION * math.sqrt(clustered / per_task / TASKS))
 

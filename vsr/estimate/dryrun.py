@@ -64,7 +64,7 @@ class _Recorder(TorchDispatchMode):
         made = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
         for tensor in made:
             storage = tensor.untyped_storage()
-            key = storage._cdata
+            key = storage._cdata  # an address: a freed storage's may come again, so `_drop` forgets it at once
             if key not in self.alive and key not in self.known:
                 self.alive[key] = storage.nbytes()
                 self.now += storage.nbytes()
@@ -153,7 +153,7 @@ class Model:
         model = skeleton(config).to(self.dtype)
         layer = model.model.language_model.layers[0]
         self.linear = [m.weight.numel() for m in layer.modules() if isinstance(m, torch.nn.Linear)]
-        with META:
+        with META:  # LoRA's weights too
             model = add_lora(model, self.profile)
         install(model)
         return model
@@ -241,7 +241,7 @@ def packed(model: Model, shape: Shape, gradients: int = 0, checkpointing: bool =
         built.train()
         switch = built.activation_checkpointing_enable if checkpointing else built.activation_checkpointing_disable
         switch(*([{"use_reentrant": False}] if checkpointing else []))
-        loss = logps(built).sum()
+        loss = logps(built).sum()  # GRPO's own arithmetic is a few numbers a token
         weights = [weight for weight in built.parameters() if weight.requires_grad]
         for left in reversed(range(gradients)):
             torch.autograd.backward(loss, inputs=weights, retain_graph=left > 0)
