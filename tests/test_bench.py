@@ -15,7 +15,7 @@ from vsr.bench.others import Naive
 from vsr.bench.subject import subject
 from vsr.engine.decoding import rollouts
 from vsr.estimate.workload import workload
-from vsr.models.sources import find
+from vsr.models.folders import find
 from vsr.train.data import read_prompt
 
 
