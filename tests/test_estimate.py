@@ -180,7 +180,7 @@ def test_what_does_not_fit_says_what_to_change():
     ).fits
     hopeless = estimate.estimate(seven, devices.of_size(2))
     assert "no setting is enough" in hopeless.changes[0]
-    small = estimate.estimate(profiles.get("smoke"), devices.of_size(0.7))
+    small = estimate.estimate(profiles.get("smoke"), devices.of_size(0.61))
     assert f"| to make it fit | {small.changes[0]} |" in small.table()
 
 

@@ -31,7 +31,6 @@ from vsr.train.objective import group_advantages, grpo_loss
 PROMPTS, GROUPS, COMPLETIONS = (300, 1200), (4, 8, 14), (8, 64)
 RANK = profiles.get("tiny").lora_r
 SLOW = 20.0  # seconds
-LOGPS = "_get_per_token_logps_and_entropies"
 HEAD = (
     "prompt group tokens |   ours s  naive s    TRL s | x naive    x TRL  x cached (limit) "
     "| rollout scoring update x naive | language part (limit) | memory"
@@ -74,13 +73,12 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
 
 
 def _ours(what, adapted, asked, read, group, completion, folder, cached):
-    trainer = GroupTrainer(
-        adapted, [asked], [reward], _arguments(group, completion, folder), what.see,
-        token_budget=NEVER, split_every=NEVER,
-    )  # fmt: skip
+    arguments = _arguments(group, completion, folder)
+    budget = {"token_budget": NEVER, "split_every": NEVER}
+    trainer = GroupTrainer(adapted, [asked], [reward], arguments, what.see, **budget)
     trainer.suppress = what.forbidden
     trainer.state.global_step = 1  # not a step that measures parts of the gradient
-    return _timed(trainer, [asked], "_sample", "_score")
+    return _timed(trainer, [asked], "_sample", "_logps")
 
 
 def _trl(what, adapted, asked, read, group, completion, folder, cached):
@@ -95,12 +93,14 @@ def _trl(what, adapted, asked, read, group, completion, folder, cached):
     )
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
-    return _timed(trainer, [{"prompt": asked["id"]}] * group, "_generate_single_turn", LOGPS)
+    return _timed(
+        trainer, [{"prompt": asked["id"]}] * group, "_generate_single_turn", "_get_per_token_logps_and_entropies"
+    )
 
 
-def _timed(trainer, inputs: list[dict], rollout: str, scoring: str):
-    """A step of `trainer` that gives the seconds of its phases; what its methods `rollout` and `scoring` do not take
-    counts as update, with rewards and logging."""
+def _timed(trainer, inputs: list[dict], rollout: str, logps: str):
+    """A step of `trainer` that gives the seconds of its phases: rollout is what its method of that name takes, scoring
+    its log-probabilities without gradient, update the rest, with rewards and logging."""
     known = {}
 
     def watch(phase: str, name: str) -> None:
@@ -109,14 +109,14 @@ def _timed(trainer, inputs: list[dict], rollout: str, scoring: str):
         def call(*args, **kwargs):
             started = now()
             result = method(*args, **kwargs)
-            if name != LOGPS or not torch.is_grad_enabled():  # TRL's serves reference and update
+            if phase == "rollout" or not torch.is_grad_enabled():  # with gradient they are the update's
                 known[phase] += now() - started
             return result
 
         setattr(trainer, name, call)
 
     watch("rollout", rollout)
-    watch("scoring", scoring)
+    watch("scoring", logps)
     trainer.create_optimizer_and_scheduler(1)
 
     def step() -> dict[str, float]:
