@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneratio
 
 from vsr import profiles
 from vsr.engine.inputs import video_features
-from vsr.miniature.tokenizer import build as build_tokenizer
+from vsr.miniature.corpus import new_tokenizer
 from vsr.models import Loaded, add_lora, suppressed
 from vsr.models.folders import QWEN2_VL, build_config, tiny_config
 from vsr.prompts import render
@@ -83,7 +83,7 @@ def chat(tokens: int, question: int) -> list[dict]:
 
 def subject(seed: int = 0) -> Subject:
     """The miniature's sizes in fp32 on the CPU; Qwen2-VL-2B's in bf16 where there is a GPU."""
-    gpu, tokenizer = torch.cuda.is_available(), build_tokenizer()
+    gpu, tokenizer = torch.cuda.is_available(), new_tokenizer()
     config = build_config(QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"] if gpu else tiny_config(), tokenizer)
     torch.manual_seed(seed)
     with torch.device("cuda" if gpu else "cpu"):
