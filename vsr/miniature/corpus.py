@@ -195,8 +195,8 @@ def phrases(wordings: tuple[str, ...]) -> list[str]:
 
 
 def new_tokenizer() -> PreTrainedTokenizerFast:
-    """The miniature's tokenizer: bytes, and as one token each numbers, names of things and each boilerplate piece of the
-    study's prompts and of pre-training's own."""
+    """The miniature's tokenizer: bytes, and as one token each numbers, names of things and the boilerplate pieces of
+    the study's prompts and of pre-training's own."""
     templates = tuple(template.text for rules in RULES.values() for template in rules.templates.values())
     suffixes = (*paper.EVALUATION_PROMPTS.values(), *paper.TRAINING_PROMPTS.values(), paper.HARNESS_CHOICE_POST)
     roles = (f"system\n{SYSTEM}", "user\n", "assistant\n", f"{paper.HARNESS_PRE}\n", "\nOptions:\n")

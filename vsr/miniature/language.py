@@ -258,7 +258,7 @@ def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: T
     size, group = attn.head_dim, attn.num_key_value_groups
     rows, columns = at.unbind(1)
     cos, sin = rope
-    q = attn.q_proj(normed[rows, columns]).view(len(at), -1, size)[:, :heads]
+    q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]  # no rows are allowed
     k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(heads)]]
     q, _ = apply_rotary_pos_emb(q, q, cos[rows, columns], sin[rows, columns])
     k, _ = apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=2)

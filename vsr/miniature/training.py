@@ -100,11 +100,13 @@ class Plan:
 
 FULL = Plan()
 SMOKE = Plan(
-    rooms=20,
-    held=4,
-    vision_steps=4,
-    views=16,
-    language=(Lesson("find", 2, FIND), Lesson("ask", 2, ASK), Lesson("letters", 2, ASK | LETTERS, tags=0.3)),
+    rooms=8,
+    held=2,
+    vision_steps=2,
+    views=8,
+    language=(Lesson("find", 1, FIND), Lesson("ask", 1, ASK), Lesson("letters", 1, ASK | LETTERS, tags=0.3)),
+    rooms_per_step=2,
+    questions_per_room=3,
     checkpoint=2,
     log=1,
 )
