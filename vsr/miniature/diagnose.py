@@ -159,15 +159,20 @@ def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
     def above(one: str, other: str, task: str = "trained") -> dict[str, float]:
         found = intervals.compare(answers[one], answers[other], task)
         error = (found.high - found.low) / (2 * Z)
-        cells = (found.value, found.low, found.high, found.value / error if error else nan)
-        return {key: round(x, 2) for key, x in zip(("points", "low", "high", "errors"), cells, strict=True)}
+        cells = {
+            "points": found.value,
+            "low": found.low,
+            "high": found.high,
+            "errors": found.value / error if error else nan,
+        }
+        return {key: round(value, 2) for key, value in cells.items()}
 
     return {
         "scenes": told["true"]["scenes"],
         "questions": told["true"]["n"],
         "parsable": told["true"]["parsable"],
         "trained": {
-            name: {key: one["trained" + end] for key, end in (("score", ""), ("low", "_low"), ("high", "_high"))}
+            name: {"score": one["trained"], "low": one["trained_low"], "high": one["trained_high"]}
             for name, one in told.items()
         },
         "tasks": {name: {task: cell["score"] for task, cell in one["tasks"].items()} for name, one in told.items()},

@@ -131,6 +131,7 @@ class Packer:
         holds.scatter_add_(1, self.labels.home[room].clamp(min=0), match.float())
         value = (self.labels.values[room] * match[..., None]).sum(1)
         times = match.sum(1)
+        # two chairs have no one place: what the label sums over them means nothing
         value[times != 1] = float("nan")
         return holds > 0, times, value
 
@@ -241,6 +242,7 @@ def geometry(places: Tensor) -> Tensor:
     scale = front.norm(dim=-1) * side.norm(dim=-1) + 1e-6
     cos = (front * side).sum(-1) / scale
     sin = (front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]) / scale
+    # five names are four choices and a target, which comes last; only fewer ask for a turn
     five = ~places[:, 4, 0].isnan()
     turn = torch.stack([cos, sin], 1).masked_fill(five[:, None], float("nan"))
     others = (places[:, :-1] - places[:, -1:]).norm(dim=-1).clamp(min=1e-3).log()
@@ -259,6 +261,7 @@ def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: T
     rows, columns = at.unbind(1)
     cos, sin = rope
     q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]  # no rows are allowed
+    # queries at the few places asked for, keys everywhere: the layer's own weights are never kept by sdpa
     k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(heads)]]
     q, _ = apply_rotary_pos_emb(q, q, cos[rows, columns], sin[rows, columns])
     k, _ = apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=2)

@@ -158,6 +158,7 @@ def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[lis
 def _settle(model: nn.Module, eyes: vision.Seeing, tokens: PreTrainedTokenizerFast, data: rooms.Rooms) -> torch.Tensor:
     """Bring video tokens to unit scale, give the categories' words to the language model; returns all video tokens."""
     features = vision.features(model.model.visual, data.frames)
+    # the merger's last layer is linear: dividing its weights divides the tokens
     scale = features.pow(2).mean().sqrt()
     last = model.model.visual.merger.mlp[2]
     with torch.no_grad():

@@ -173,6 +173,7 @@ def label(rooms: Rooms) -> Labels:
     bearing = np.arctan2(y, x)
     view = np.round((bearing - np.pi / 2) / (2 * np.pi / views)).astype(int) % views
     pixels = rooms.seen[..., 0]
+    # squarely faced but hidden there: the view that shows most of it
     faced = np.take_along_axis(pixels, view[..., None], 2)[..., 0]
     view = np.where(faced >= ENOUGH, view, pixels.argmax(2))
     column, row = (np.take_along_axis(rooms.seen[..., k], view[..., None], 2)[..., 0] for k in (1, 2))

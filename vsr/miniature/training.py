@@ -21,10 +21,16 @@ from vsr.miniature.corpus import embeddings
 from vsr.models.folders import build_config
 
 SIZES = {
-    "text": dict(hidden_size=192, intermediate_size=448, num_hidden_layers=6, num_attention_heads=6,
-                 num_key_value_heads=6, mrope_section=[4, 6, 6]),
-    "vision": dict(embed_dim=128, depth=3, num_heads=4, mlp_ratio=4),
-}  # fmt: skip
+    "text": {
+        "hidden_size": 192,
+        "intermediate_size": 448,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "mrope_section": [4, 6, 6],
+    },
+    "vision": {"embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 4},
+}
 OUTWARD, OUTWARD_SCALE = ("o_proj", "down_proj"), 0.3  # these write into the residual stream
 
 FIND = {
@@ -129,6 +135,7 @@ def new_model(tokens: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForCondition
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     """Matrices (N, rows, columns) with their singular values moved near 1."""
     a, b, c = COEFFICIENTS
+    # the smaller Gram matrix is the cheaper one; x @ x.mT wants few rows
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -153,6 +160,7 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     mean = self.state[p].setdefault("mean", torch.zeros_like(p))
+                    # Nesterov's momentum; its scale does not matter, orthogonalising takes it away
                     mean.mul_(group["momentum"]).add_(p.grad)
                     shapes.setdefault(p.shape, []).append((p, p.grad + group["momentum"] * mean))
             for shape, pairs in shapes.items():

@@ -39,6 +39,7 @@ def encode(visual: nn.Module, patches: Tensor, grid: tuple[int, int] = GRID) -> 
     """Video tokens (views, P / 4, hidden) of patches (views, P, 588) whose two frames of a pair are equal.
 
     The same numbers as the tower's own forward, which loops over frames in attention; here views are a batch."""
+    # both frames of a pair are the same picture: the convolution over two is a product with the summed weights
     weight = visual.patch_embed.proj.weight  # (D, 3, 2, 14, 14)
     x = patches @ weight.sum(2).reshape(len(weight), -1).T
     order = merge_order(grid)
@@ -79,6 +80,7 @@ class Heads(nn.Module):
     def values(self, tokens: Tensor, word: Tensor) -> Tensor:
         """VALUES (M, 10) of the object named `word` (M, D) in `tokens` (M, D)."""
         x = self.norm(tokens)
+        # the word as a question: added, so that one small network serves all categories
         y = x + 4 * F.normalize(word, dim=-1)
         return self.single(x) + self.down(F.silu(self.gate(y)) * self.up(y))
 
@@ -111,6 +113,7 @@ class Views:
         tokens = encode(seeing.visual, pixels_of(frames))
         truth = self.present[room, view].to(tokens).clamp(max=1)
         logits = seeing.heads.presence(tokens, seeing.words)
+        # objects whose home token lies in the view that is shown
         here = self.labels.home[room]
         mine = (here >= 0) & (here // self.per_view == view[:, None])
         at, slot = mine.nonzero(as_tuple=True)
