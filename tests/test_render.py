@@ -51,7 +51,7 @@ def test_same_as_brute_force(shape):
     """Points of a dense grid in a turned shape, projected by hand, fall on its pixels and on no others."""
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
     scene = one(shape, (3.0, 0.4, 1.2), (1.6, 0.9, 0.6), turn)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 121)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 101)] * 3, indexing="ij"), -1).reshape(-1, 3)
     inside = {"box": np.ones(len(grid), bool), "ellipsoid": (grid**2).sum(1) <= 1}
     inside["cylinder"] = (grid[:, :2] ** 2).sum(1) <= 1
     box = scene.objects[0]

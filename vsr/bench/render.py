@@ -44,18 +44,13 @@ def main(rooms: int = 200, width: int = 84, height: int = 84, frames: int = 8) -
     row |= {"total_s": float(spent.sum()), "cpu_s": time.process_time() - used}
     row |= {"render_ms_a_frame": 1000 * row["render_s"] / (rooms * frames), "mp4_bytes": size}
     row = {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
-    print(table(row))
+    print(f"{rooms} rooms to {frames}-frame {width}x{height} mp4 on one core")
+    for key in STAGES:
+        print(f"  {key[:-2]:<9} {row[key]:7.2f} s {1000 * row[key] / rooms:8.1f} ms a room")
+    print(f"  {'total':<9} {row['total_s']:7.2f} s, processor {row['cpu_s']:.2f} s")
+    print(f"  before it: {compiled:.2f} s of compiling, or of loading what was compiled")
     machine = {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "used_cores": 1}
     return {"machine": machine, "rows": [row]}
-
-
-def table(row: dict) -> str:
-    """One measured row in words."""
-    title = f"{row['rooms']} rooms to {row['frames']}-frame {row['width']}x{row['height']} mp4 on one core"
-    lines = [f"  {key[:-2]:<9} {row[key]:7.2f} s {1000 * row[key] / row['rooms']:8.1f} ms a room" for key in STAGES]
-    total = f"  {'total':<9} {row['total_s']:7.2f} s, processor {row['cpu_s']:.2f} s"
-    lines += [total, f"  before it: {row['compile_s']:.2f} s of compiling, or of loading what was compiled"]
-    return "\n".join([title, *lines])
 
 
 @contextlib.contextmanager

@@ -1,20 +1,28 @@
-"""What the miniature reads: the study's kinds of questions about pre-training rooms, in several wordings."""
+"""What the miniature reads: the study's kinds of questions about pre-training rooms, in several wordings, and its
+tokenizer: byte-level, so that any text survives, with the study's wording and numbers as tokens."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from vsr import paper
-from vsr.files import atomic_write
+from vsr.files import atomic_write, read_text
+from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.procedural import PRETRAIN, World
 from vsr.miniature.rooms import Rooms, read
+from vsr.models.folders import END, PAD, VISION_TOKENS
 from vsr.prompts import SUFFIXES
 from vsr.questions import tasks
+from vsr.questions.held_out import TURNS
 from vsr.questions.rules import RULES
 from vsr.scenes.scene import Scene
 
@@ -72,32 +80,20 @@ def draft(scene: Scene, seen: Mapping[str, float], order_gap: float, rng: np.ran
     return rows
 
 
-def make(shards: Sequence[Path], seed: int, world: World = PRETRAIN, workers: int = 1) -> list[Path]:
-    """The drafted questions beside each shard of rooms, made where they are missing."""
-    paths = [shard.with_suffix(f".{seed}.jsonl") for shard in shards]
-    todo = [(shard, path, seed, world) for shard, path in zip(shards, paths, strict=True) if not path.is_file()]
-    if workers == 1 or len(todo) < 2:
-        for job in todo:
-            _make_shard(*job)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_make_shard, *zip(*todo, strict=True)))
-    return paths
-
-
-def _make_shard(shard: Path, path: Path, seed: int, world: World) -> None:
-    rooms = read([shard])
-    lines = []
-    for index in range(len(rooms)):
-        rng = np.random.default_rng([seed, int(rooms.seed[index])])
-        seen = rooms.first_seen(index, world)
-        lines.append(json.dumps(draft(rooms.scene(index, world), seen, 0.5 / world.fps, rng)))
-    atomic_write(path, "\n".join(lines) + "\n")
-
-
-def load(paths: Sequence[Path]) -> list[list[dict]]:
-    """The drafted questions of every room, in the rooms' order."""
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+def drafts(shards: Sequence[Path], seed: int, world: World = PRETRAIN) -> list[list[dict]]:
+    """The drafted questions of every room of some shards, in the rooms' order; kept beside each shard."""
+    found = []
+    for shard in shards:
+        path = shard.with_suffix(f".{seed}.jsonl")
+        if not path.is_file():
+            rooms, rows = read([shard]), []
+            for index in range(len(rooms)):
+                rng = np.random.default_rng([seed, int(rooms.seed[index])])
+                seen = rooms.first_seen(index, world)
+                rows.append(draft(rooms.scene(index, world), seen, 0.5 / world.fps, rng))
+            atomic_write(path, "\n".join(map(json.dumps, rows)) + "\n")
+        found += map(json.loads, read_text(path).splitlines())
+    return found
 
 
 class Corpus:
@@ -170,3 +166,77 @@ def _by_kind(rows: list[dict]) -> dict[str, list[dict]]:
 def _reworded(row: dict) -> str:
     fields = RULES[row["rules"]].templates[row["kind"]].read(row["q"])
     return OWN[("free " if row["rules"] == "vsi100k" else "") + row["kind"]].format(**fields)
+
+
+SPECIAL = (PAD, "<|im_start|>", END, *VISION_TOKENS)
+TAGS = tuple(f"<{slash}{name}>" for name in ("think", "observe", "answer") for slash in ("", "/"))
+ANSWERS = ("left", "right", "back", "front-left", "front-right", "back-left", "back-right")
+QUARTERS = ("east", "west", "north", "south")
+STEPS = ("[please fill in]", "Go forward until the ")  # of a route
+SYSTEM = "You are a helpful assistant."
+TEMPLATE = (  # Qwen2-VL's, for one system line and video or text content
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    + SYSTEM
+    + "<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' %}"
+    "<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ content['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+STD = 0.06  # of token embeddings; larger ones learn more slowly
+INTEGERS = tuple(str(n) for n in range(401))
+DECIMALS = tuple(f"{n / 10:.1f}" for n in range(801))
+
+
+def phrases(wordings: tuple[str, ...]) -> list[str]:
+    """The literal pieces between the {fields} of some wordings, each once."""
+    pieces = (literal for text in wordings for literal, *_ in Formatter().parse(text))
+    return list(dict.fromkeys(piece for piece in pieces if len(piece) > 1))
+
+
+def new_tokenizer() -> PreTrainedTokenizerFast:
+    """The miniature's tokenizer: bytes, and as one token each numbers, names of things and the boilerplate pieces of
+    the study's prompts and of pre-training's own."""
+    templates = tuple(template.text for rules in RULES.values() for template in rules.templates.values())
+    suffixes = (*paper.EVALUATION_PROMPTS.values(), *paper.TRAINING_PROMPTS.values(), paper.HARNESS_CHOICE_POST)
+    roles = (f"system\n{SYSTEM}", "user\n", "assistant\n", f"{paper.HARNESS_PRE}\n", "\nOptions:\n")
+    study = [*phrases(templates), *("\n" + suffix for suffix in suffixes), *roles, *TURNS, *STEPS, ". ", ", "]
+    own = [*phrases(WORDINGS), *MARKS]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    plain = (*TAGS, *CATALOGUE, *ANSWERS, *QUARTERS, *study, *own, *INTEGERS[10:], *DECIMALS)
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in dict.fromkeys(plain)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        chat_template=TEMPLATE,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=list(SPECIAL[1:]),
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=4096,
+    )
+
+
+def numbers(tokenizer: PreTrainedTokenizerFast, decimal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (M,) of the positive whole numbers, or of those with one decimal, and the logarithms of their
+    values."""
+    texts = [text for text in (DECIMALS if decimal else INTEGERS) if float(text) > 0]
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(texts))
+    return ids, torch.tensor([math.log(float(text)) for text in texts])
+
+
+def embeddings(tokenizer: PreTrainedTokenizerFast, width: int, generator: torch.Generator) -> torch.Tensor:
+    """First token embeddings (vocabulary, width): random, but numbers of similar size start out similar (random Fourier
+    features of the logarithm), so that what is learnt about 2.4 helps with 2.5."""
+    table = torch.randn(len(tokenizer), width, generator=generator) * STD
+    pitch = torch.randn(width, generator=generator) * 3
+    phase = torch.rand(width, generator=generator) * 2 * math.pi
+    for decimal in (False, True):
+        ids, log = numbers(tokenizer, decimal)
+        kind = torch.randn(width, generator=generator) * STD
+        table[ids] = (torch.cos(log[:, None] * pitch + phase) * STD * 2**0.5 + kind) / 2**0.5
+    return table

@@ -1,7 +1,7 @@
 """Language steps: several questions on one video share its tokens in one row; losses on answers and on attention."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb
 from vsr import paper
 from vsr.engine.inputs import positions
 from vsr.miniature.catalogue import CATALOGUE
-from vsr.miniature.corpus import Item
-from vsr.miniature.labels import VALUES, VIEWS, Labels
-from vsr.miniature.tokenizer import numbers
+from vsr.miniature.corpus import Item, numbers
+from vsr.miniature.rooms import VALUES, VIEWS, Labels
 from vsr.models.folders import END
 
 GRID = torch.tensor([[VIEWS, 4, 6]])
@@ -54,10 +53,6 @@ class Batch:
     mention: Tensor
     chosen: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
-
 
 class Packer:
     """Turns questions about rooms into batches."""
@@ -93,7 +88,7 @@ class Packer:
         ids = torch.zeros(count, length, dtype=torch.long)
         place = torch.zeros(3, count, length, dtype=torch.long)
         owner = torch.full((count, length), -2)
-        place_of, targets, named, last, mention, chosen = [], [], [], [], [], []
+        place_of, targets, named, last, mention, chosen = ([] for _ in range(6))
         for row, branch in enumerate(branches):
             ids[row, :start], place[:, row, :start], owner[row, :start] = self.prefix, self.place, -1
             at = start
@@ -109,27 +104,24 @@ class Packer:
                 spots = [at + k for k, token in enumerate(prompt) if self.category[token] >= 0]
                 mention.append((spots + [IGNORE] * NAMED)[:NAMED])
                 named += [(row, spot) for spot in spots]
-                chosen.append([at + k for k in self._standing(prompt, answer[0])])
+                stands = torch.zeros(length, dtype=torch.bool)
+                for k, token in enumerate(prompt):
+                    if token == answer[0] and answer[0] not in self.letters:
+                        stands[at + k] = True
+                    elif token == answer[0] and prompt[k + 1] == self.dot:
+                        stands[at + k + 2] = True  # a letter: the words behind it, which know of it
+                chosen.append(stands)
                 at = end
+        # a question sees the shared prefix (owner -1) and itself, never the questions beside it
         same = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == -1)
         mask = same & torch.ones(length, length, dtype=torch.bool).tril()
         mask |= torch.eye(length, dtype=torch.bool)
-        stands = torch.zeros(len(chosen), length, dtype=torch.bool)
-        for question, columns in enumerate(chosen):
-            stands[question, columns] = True
-        holds, times, values = self._truth(rooms, ids, torch.tensor(named).view(-1, 2))
+        at = torch.tensor(named).view(-1, 2)
+        holds, times, values = self._truth(rooms, ids, at)
         return Batch(
             ids, features, place, mask[:, None], torch.tensor(place_of), torch.tensor(targets),
-            torch.tensor(named).view(-1, 2), holds, times, values, torch.tensor(last), torch.tensor(mention),
-            stands,
+            at, holds, times, values, torch.tensor(last), torch.tensor(mention), torch.stack(chosen),
         )  # fmt: skip
-
-    def _standing(self, prompt: list[int], answer: int) -> list[int]:
-        """Where an answer's first token stands in a prompt; for a letter, the words behind it, which know of it."""
-        at = [k for k, token in enumerate(prompt) if token == answer]
-        if answer in self.letters:
-            return [k + 2 for k in at if prompt[k + 1] == self.dot]
-        return at
 
     def _truth(self, rooms: Sequence[int], ids: Tensor, named: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         room = torch.as_tensor(np.asarray(rooms))[named[:, 0]]
@@ -139,6 +131,7 @@ class Packer:
         holds.scatter_add_(1, self.labels.home[room].clamp(min=0), match.float())
         value = (self.labels.values[room] * match[..., None]).sum(1)
         times = match.sum(1)
+        # two chairs have no one place: what the label sums over them means nothing
         value[times != 1] = float("nan")
         return holds > 0, times, value
 
@@ -151,7 +144,7 @@ class Probes(nn.Module):
         super().__init__()
         self.found = nn.Linear(width, len(VALUES))
         self.counted = nn.Linear(width, 1)
-        self.collected = nn.Linear(width, NAMED * 2 + 1)
+        self.collected = nn.Linear(width, NAMED * 2)
         self.derived = nn.Linear(width, len(GEOMETRY))
 
 
@@ -173,36 +166,42 @@ class Objective(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name: answer, retrieve, collect (attention), found, inside (probes)."""
+        """Losses by name: of the answer, of attention (retrieve, collect, choose), of probes (the rest)."""
         model = self.model[0]
         text = model.model.language_model
         hidden = text.embed_tokens(batch.ids)
         count = batch.features.shape[1]
         hidden = torch.cat([hidden[:, : self.video], batch.features, hidden[:, self.video + count :]], 1)
         rope = text.rotary_emb(hidden, batch.positions)
+        at, last, column = batch.named, batch.last, torch.arange(batch.ids.shape[1])
+        tokens = (column >= self.video) & (column < self.video + count)
+        places = _places(batch)
         losses = {}
         for number, layer in enumerate(text.layers):
-            if number == RETRIEVE:
-                losses["retrieve"] = self._retrieve(layer, hidden, rope, batch)
-            if number == COLLECT:
-                losses["collect"] = self._collect(layer, hidden, rope, batch)
-            if number == CHOOSE:
-                losses["choose"] = self._choose(layer, hidden, rope, batch)
-            hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rope)
-            if number == RETRIEVE:
-                told = self.probes.counted(hidden[batch.named[:, 0], batch.named[:, 1]])[:, 0]
-                losses["counted"] = F.smooth_l1_loss(told, batch.times.float(), beta=0.1)
-                known = ~batch.values[:, 0].isnan()
-                at = batch.named[known]
-                losses["found"] = F.smooth_l1_loss(
-                    self.probes.found(hidden[at[:, 0], at[:, 1]]), batch.values[known], beta=0.1
+            # Attention is taught by what a head should look at, (M, heads or 1, L).
+            if number == RETRIEVE:  # from a category's word at its video tokens
+                seen = batch.holds.any(1)
+                wanted = hidden.new_zeros(int(seen.sum()), 1, len(column))
+                wanted[:, 0, tokens] = batch.holds[seen].float()
+                losses["retrieve"] = _missed(attention(layer, hidden, rope, at[seen], batch.mask, TAUGHT_HEADS), wanted)
+            if number == COLLECT:  # from the prompt's last token: head i at the i-th category
+                wanted = (column == batch.mention[..., None]).float()
+                losses["collect"] = _missed(attention(layer, hidden, rope, last, batch.mask, NAMED), wanted)
+            if number == CHOOSE:  # from the prompt's last token at the answer, where it stands in the prompt
+                stands = batch.chosen.any(1)
+                wanted = batch.chosen[stands][:, None].float()
+                losses["choose"] = _missed(
+                    attention(layer, hidden, rope, last[stands], batch.mask, TAUGHT_HEADS), wanted
                 )
+            hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rope)
+            words, end = hidden[at[:, 0], at[:, 1]], hidden[last[:, 0], last[:, 1]]
+            if number == RETRIEVE:
+                losses["counted"] = _close(self.probes.counted(words)[:, 0], batch.times.float())
+                losses["found"] = _close(self.probes.found(words), batch.values)
             if number == COLLECT:
-                places = self._places(batch)
-                wanted = torch.cat([places.flatten(1), self._several(batch)], 1)
-                losses["inside"] = _close(self._read(self.probes.collected, hidden, batch), wanted)
+                losses["inside"] = _close(self.probes.collected(end), places.flatten(1))
             if number == DERIVE:
-                losses["derived"] = _close(self._read(self.probes.derived, hidden, batch), geometry(places))
+                losses["derived"] = _close(self.probes.derived(end), geometry(places))
         hidden = text.norm(hidden)[batch.place[:, 0], batch.place[:, 1]]
         losses["answer"] = self._answer(model.lm_head(hidden), batch.target)
         return losses
@@ -219,54 +218,20 @@ class Objective(nn.Module):
                 loss = loss.masked_scatter(number, spread)
         return loss.mean()
 
-    def _retrieve(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
-        """How little the first heads look from a category's word at its video tokens."""
-        seen = batch.holds.any(1)
-        at = batch.named[seen]
-        weights = attention(layer, hidden, rope, at, batch.mask, range(TAUGHT_HEADS))
-        count = batch.features.shape[1]
-        found = (weights[..., self.video : self.video + count] * batch.holds[seen][:, None]).sum(-1)
-        return -torch.log(found + 1e-6).mean()
 
-    def _choose(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
-        """How little the first heads look from the last token of the prompt at the answer, where it stands in it."""
-        stands = batch.chosen.any(1)
-        if not stands.any():
-            return hidden.new_zeros(())
-        weights = attention(layer, hidden, rope, batch.last[stands], batch.mask, range(TAUGHT_HEADS))
-        found = (weights * batch.chosen[stands][:, None]).sum(-1)
-        return -torch.log(found + 1e-6).mean()
+def _missed(weights: Tensor, wanted: Tensor) -> Tensor:
+    """How little attention (M, heads, L) goes where it is wanted (0 or 1); rows that want nothing do not count."""
+    found = (weights * wanted).sum(-1)
+    counts = (wanted.sum(-1) > 0).expand_as(found)
+    return -torch.log(found + 1e-6)[counts].mean() if counts.any() else found.sum() * 0
 
-    def _collect(self, layer: nn.Module, hidden: Tensor, rope: tuple, batch: Batch) -> Tensor:
-        """How little head i looks from the last token of the prompt at the i-th category."""
-        weights = attention(layer, hidden, rope, batch.last, batch.mask, range(NAMED))
-        found = weights.gather(2, batch.mention.clamp(min=0)[..., None])[..., 0]
-        return -torch.log(found + 1e-6)[batch.mention >= 0].mean()
 
-    @staticmethod
-    def _read(probe: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-        return probe(hidden[batch.last[:, 0], batch.last[:, 1]])
-
-    @classmethod
-    def _places(cls, batch: Batch) -> Tensor:
-        """Where the categories are that a question names, (Q, NAMED, 2); nan where there is none or several."""
-        places = batch.values[cls._mentioned(batch), :2]
-        return places.masked_fill((batch.mention == IGNORE)[..., None], float("nan"))
-
-    @classmethod
-    def _several(cls, batch: Batch) -> Tensor:
-        """How often the first category occurs that a question names, about unit scale, (Q, 1); nan unless it occurs
-        several times, which is what questions of number ask about."""
-        times = batch.times[cls._mentioned(batch)[:, :1]].float()
-        none = (batch.mention[:, :1] == IGNORE) | (times < 2)
-        return ((times - 3) / 2).masked_fill(none, float("nan"))
-
-    @staticmethod
-    def _mentioned(batch: Batch) -> Tensor:
-        """The rows of `named` that a question's mentions are, (Q, NAMED); the first row where there is no mention."""
-        at = torch.full(batch.ids.shape, 0, device=batch.ids.device)
-        at[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named), device=at.device)
-        return at[batch.last[:, :1].expand_as(batch.mention), batch.mention.clamp(min=0)]
+def _places(batch: Batch) -> Tensor:
+    """Where the categories are that a question names, (Q, NAMED, 2); nan where there is none or several."""
+    row = torch.zeros_like(batch.ids)  # (B, L): which row of `named` a token is
+    row[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named))
+    places = batch.values[row[batch.last[:, :1].expand_as(batch.mention), batch.mention.clamp(min=0)], :2]
+    return places.masked_fill((batch.mention == IGNORE)[..., None], float("nan"))
 
 
 def geometry(places: Tensor) -> Tensor:
@@ -277,6 +242,7 @@ def geometry(places: Tensor) -> Tensor:
     scale = front.norm(dim=-1) * side.norm(dim=-1) + 1e-6
     cos = (front * side).sum(-1) / scale
     sin = (front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]) / scale
+    # five names are four choices and a target, which comes last; only fewer ask for a turn
     five = ~places[:, 4, 0].isnan()
     turn = torch.stack([cos, sin], 1).masked_fill(five[:, None], float("nan"))
     others = (places[:, :-1] - places[:, -1:]).norm(dim=-1).clamp(min=1e-3).log()
@@ -288,14 +254,15 @@ def _close(read: Tensor, truth: Tensor) -> Tensor:
     return F.smooth_l1_loss(read[known], truth[known], beta=0.1)
 
 
-def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: Tensor, heads: Sequence[int]) -> Tensor:
-    """Attention weights (M, heads, L) of some heads of a layer at the query places `at` (M, 2), row and column."""
+def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Attention weights (M, heads, L) of a layer's first heads at the query places `at` (M, 2), row and column."""
     attn, normed = layer.self_attn, layer.input_layernorm(hidden)
     size, group = attn.head_dim, attn.num_key_value_groups
     rows, columns = at.unbind(1)
     cos, sin = rope
-    q = attn.q_proj(normed[rows, columns]).view(len(at), -1, size)[:, list(heads)]
-    k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in heads]]
+    q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]  # no rows are allowed
+    # queries at the few places asked for, keys everywhere: the layer's own weights are never kept by sdpa
+    k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(heads)]]
     q, _ = apply_rotary_pos_emb(q, q, cos[rows, columns], sin[rows, columns])
     k, _ = apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=2)
     scores = torch.einsum("mhd,mlhd->mhl", q, k[rows]) * attn.scaling

@@ -4,40 +4,122 @@ The rooms are those of `vsr.miniature.procedural.PRETRAIN`, which differ from th
 and seeds; answering is stopped early. What is taught is never false.
 """
 
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from vsr import runs
+from vsr.engine.decoding import answer_many
 from vsr.files import append_jsonl, atomic_write, read_json, read_jsonl, write_json
-from vsr.miniature import corpus, labels, rooms, seeing, state
-from vsr.miniature import recipe as plan
-from vsr.miniature.language import Packer
-from vsr.miniature.recipe import Plan
-from vsr.miniature.talking import Talking
-from vsr.models import folders
+from vsr.miniature import corpus, rooms, vision
+from vsr.miniature.catalogue import CATALOGUE
+from vsr.miniature.language import GRID, Objective, Packer
+from vsr.miniature.training import FULL, SMOKE, Lesson, Optimiser, Plan, fit, new_model
+from vsr.models import folders, suppressed
+from vsr.questions.question import Question
 from vsr.runs import Run
+from vsr.scoring import score
+from vsr.scoring.answers import final_answer
 
-PRETRAIN = runs.Stage("pretrain", 1, ())
+PRETRAIN = runs.Stage("pretrain", 2, ())
 PROBES = "probes.safetensors"
+WORD_NORM = 0.1  # root mean square of the categories' embeddings
+WEIGHTS = {
+    "answer": 1.0,
+    "retrieve": 0.3,
+    "collect": 0.3,
+    "found": 2.0,
+    "counted": 0.3,
+    "inside": 2.0,
+    "derived": 1.0,
+    "choose": 0.3,
+}
+WARM = 50
+ANSWER_TOKENS = 3
 
 
-def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan | None = None, workers: int = 1) -> Run:
+class Talking:
+    """The language stages: questions about rooms whose video tokens are known, the vision tower at rest. `features`
+    (rooms, video tokens, D); the last `plan.held` rooms are for gates."""
+
+    def __init__(
+        self,
+        model: Qwen2VLForConditionalGeneration,
+        packer: Packer,
+        questions: corpus.Corpus,
+        features: Tensor,
+        plan: Plan,
+    ):
+        self.model, self.packer, self.corpus, self.features, self.plan = model, packer, questions, features, plan
+        self.objective = Objective(model, packer.tokenizer, packer.video)
+
+    def train(self, seed: int, path: Path, log: Callable[..., None], gate: Callable[[Lesson], None]) -> None:
+        """All lessons, from the checkpoint at `path` if there is one; `gate` is called at the end of each."""
+        plan, text = self.plan, self.model.model.language_model
+        lessons = {lesson.name: lesson for lesson in plan.language}
+        ends = dict(zip(accumulate(lesson.steps for lesson in plan.language), lessons, strict=True))
+
+        def losses(step: int) -> dict[str, Tensor]:
+            lesson = lessons[ends[min(end for end in ends if step < end)]]
+            rng = np.random.default_rng([seed, 2, step])
+            rooms = rng.integers(len(self.features) - plan.held, size=plan.rooms_per_step)
+            count = range(plan.questions_per_room)
+            asked = [[self.corpus.item(room, lesson.weights, lesson.tags, rng) for _ in count] for room in rooms]
+            return self.objective(self.packer.pack(rooms, asked, self.features[torch.from_numpy(rooms)]))
+
+        outer = [self.model.get_input_embeddings().weight, *self.objective.parameters()]
+        optimiser = Optimiser([text.layers, text.norm], outer, plan.language_muon, plan.language_adam, plan.decay)
+        modules = {"model": self.model, "probes": self.objective.probes}
+        fit(path, modules, optimiser, ends, losses, WEIGHTS, WARM, plan, log, lambda name: gate(lessons[name]))
+
+    @torch.no_grad()
+    def exam(self, weights: Mapping[str, float], shuffled: bool = False) -> dict[str, float]:
+        """Mean score in percent by kind of question on the held-out rooms, with their own or with the next one's
+        video."""
+        rng = np.random.default_rng(0)
+        held = range(len(self.features) - self.plan.held, len(self.features))
+        end = self.model.config.text_config.eos_token_id
+        scores = defaultdict(list)
+        for number, room in enumerate(held):
+            shown = held[(number + 1) % len(held)] if shuffled else room
+            kinds = [kind for kind in weights if kind in self.corpus.drafts[room]]
+            items = [self.corpus.item(room, {kind: 1.0}, 0.0, rng) for kind in kinds]
+            prompts = [self.packer.prompt(item) for item in items]
+            told = answer_many(
+                self.model, None, GRID, prompts, ANSWER_TOKENS, end, suppressed(self.packer.tokenizer),
+                features=self.features[shown],
+            )  # fmt: skip
+            for kind, item, ids in zip(kinds, items, told, strict=True):
+                text = self.packer.tokenizer.decode(ids, skip_special_tokens=True)
+                scores[kind].append(_score(item.response, text))
+        return {kind: round(100 * float(np.mean(found)), 1) for kind, found in scores.items()}
+
+
+def _score(truth: str, text: str) -> float:
+    kind = "object_abs_distance" if truth[0].isdigit() else "object_rel_direction"
+    return score(Question("", "", "", kind, "", None, truth), final_answer(text))
+
+
+def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan | None = None) -> Run:
     """Make a base model in `out`: `base/` (loadable, with manifest), `gates.json`, `log.jsonl`; rooms in `out/rooms`.
 
-    An interrupted run continues from its last checkpoint; a finished one with the same settings and code is left alone.
+    An interrupted run continues from its last checkpoint; a finished one with the same recipe and seed is left alone.
     """
-    recipe = recipe or (plan.SMOKE if smoke else plan.FULL)
+    recipe = recipe or (SMOKE if smoke else FULL)
     out = Path(out)
     run = Run.open(out, "run", PRETRAIN, None, about={"recipe": asdict(recipe)}, inputs={}, seed=seed)
     if run.finished:
         return run
-    shards = rooms.make(out / "rooms", recipe.rooms, seed, workers=workers)
-    drafts = corpus.load(corpus.make(shards, seed, workers=workers))
-    train(run, recipe, seed, rooms.read(shards), drafts)
+    shards = rooms.make(out / "rooms", recipe.rooms, seed)
+    train(run, recipe, seed, rooms.read(shards), corpus.drafts(shards, seed))
     return run
 
 
@@ -55,39 +137,39 @@ def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[lis
         write_json(known, gates)
         print(f"gate {name}: {numbers}", flush=True)
 
-    tokens = state.new_tokenizer()
-    model = state.new_model(tokens, seed)
-    truth = labels.label(data)
-    eyes = seeing.Seeing(model.model.visual, model.config.text_config.hidden_size)
-    views = seeing.Views(data, truth)
-    seeing.train(eyes, views, recipe, seed, run.path / "see.safetensors", log)
-    passed("see", seeing.gate(eyes, views, recipe.held))
+    tokens = corpus.new_tokenizer()
+    model = new_model(tokens, seed)
+    truth = rooms.label(data)
+    eyes = vision.Seeing(model.model.visual, model.config.text_config.hidden_size)
+    views = vision.Views(data, truth)
+    vision.train(eyes, views, recipe, seed, run.path / "see.safetensors", log)
+    passed("see", vision.gate(eyes, views, recipe.held))
     features = _settle(model, eyes, tokens, data)
-    packer = Packer(model, tokens, truth)
-    talk = Talking(model, packer, corpus.Corpus(data, drafts), features, recipe)
+    talk = Talking(model, Packer(model, tokens, truth), corpus.Corpus(data, drafts), features, recipe)
 
-    def exam(stage: plan.Stage) -> None:
-        true, shuffled = talk.exam(stage.weights), talk.exam(stage.weights, shuffled=True)
-        passed(stage.name, {"true": true, "shuffled": shuffled})
+    def exam(lesson: Lesson) -> None:
+        true, shuffled = talk.exam(lesson.weights), talk.exam(lesson.weights, shuffled=True)
+        passed(lesson.name, {"true": true, "shuffled": shuffled})
 
     talk.train(seed, run.path / "talk.safetensors", log, exam)
     _ship(run, model, tokens, eyes, gates)
 
 
-def _settle(model: nn.Module, eyes: seeing.Seeing, tokens: object, data: rooms.Rooms) -> torch.Tensor:
+def _settle(model: nn.Module, eyes: vision.Seeing, tokens: PreTrainedTokenizerFast, data: rooms.Rooms) -> torch.Tensor:
     """Bring video tokens to unit scale, give the categories' words to the language model; returns all video tokens."""
-    features = seeing.features(model.model.visual, data.frames)
+    features = vision.features(model.model.visual, data.frames)
+    # the merger's last layer is linear: dividing its weights divides the tokens
     scale = features.pow(2).mean().sqrt()
     last = model.model.visual.merger.mlp[2]
     with torch.no_grad():
         last.weight /= scale
         last.bias /= scale
-        words = nn.functional.normalize(eyes.words, dim=-1) * eyes.words.shape[1] ** 0.5 * state.WORD_NORM
-        model.get_input_embeddings().weight[state.category_ids(tokens)] = words
+        words = nn.functional.normalize(eyes.words, dim=-1) * eyes.words.shape[1] ** 0.5 * WORD_NORM
+        model.get_input_embeddings().weight[tokens.convert_tokens_to_ids(list(CATALOGUE))] = words
     return features / scale
 
 
-def _ship(run: Run, model: nn.Module, tokens: object, eyes: seeing.Seeing, gates: dict) -> None:
+def _ship(run: Run, model: nn.Module, tokens: object, eyes: vision.Seeing, gates: dict) -> None:
     """Weights in bfloat16 with configuration, tokenizer, the read-outs of the vision tower and a manifest."""
     folder = run.path.parent / "base"
     folders.save(model.to(torch.bfloat16), tokens, folder)

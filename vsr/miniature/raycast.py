@@ -25,6 +25,7 @@ def _local(matrix, x, y, z):
 def _hit(shape, o, d):
     """Distance along ray o + t d to the unit primitive from outside, or inf."""
     if shape == BOX:
+        # slabs: the ray is inside from the last face it enters to the first it leaves
         enter, leave = -np.inf, np.inf
         for k in range(3):
             if abs(d[k]) > 1e-12:
@@ -33,6 +34,7 @@ def _hit(shape, o, d):
             elif abs(o[k]) > 1:
                 return np.inf
         return enter if NEAR < enter <= leave else np.inf
+    # |o + t d| = 1, a quadratic in t; a cylinder leaves the third axis out and gets lids below
     round_z = 1.0 if shape == ELLIPSOID else 0.0
     a = d[0] * d[0] + d[1] * d[1] + round_z * d[2] * d[2]
     b = o[0] * d[0] + o[1] * d[1] + round_z * o[2] * d[2]
@@ -74,11 +76,12 @@ def _normal(shape, inverse, x, y, z):
 def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
     """How much light of a square ceiling lamp (side 2 * spread) reaches each floor texel, (rows, columns) in [0, 1]."""
     light = np.ones((rows, columns))
-    for m in range(4):
+    for m in range(4):  # a corner of the lamp each: soft edges in four steps
         shade = np.zeros((rows, columns), np.bool_)
         x_lamp, y_lamp = lamp[0] + spread * (2 * (m % 2) - 1), lamp[1] + spread * (2 * (m // 2) - 1)
         for p in range(len(shape)):
             radius = np.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2)
+            # a sphere around the primitive, thrown from lamp to floor, bounds the texels worth a ray
             share = 1 - min(center[p, 2] + radius, 0.9 * lamp[2]) / lamp[2]  # of the way from shadow to lamp
             x_far, y_far = x_lamp + (center[p, 0] - x_lamp) / share, y_lamp + (center[p, 1] - y_lamp) / share
             left = int((min(center[p, 0] - radius, x_far - radius / share) - low[0]) / TEXEL)
@@ -91,7 +94,7 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
                         x, y = low[0] + (j + 0.5) * TEXEL, low[1] + (i + 0.5) * TEXEL
                         o = _local(inverse[p], x_lamp - center[p, 0], y_lamp - center[p, 1], lamp[2] - center[p, 2])
                         d = _local(inverse[p], x - x_lamp, y - y_lamp, -lamp[2])
-                        shade[i, j] = _hit(shape[p], o, d) < 1.01
+                        shade[i, j] = _hit(shape[p], o, d) < 1.01  # 1 is the floor, where boxes stand
         light -= 0.25 * shade
     return light
 
@@ -166,6 +169,7 @@ def _bounds(center, axes, half, view, tan, width, height):
             continue
         column, row = (aside / ahead / tan[0] + 1) / 2 * width, (1 - above / ahead / tan[1]) / 2 * height
         left, right, top, bottom = min(left, column), max(right, column), min(top, row), max(bottom, row)
+    # a box that crosses the eye's plane has no finite outline: all samples are tried
     if behind == 8:
         return 0, 0, 0, 0
     if behind:
@@ -183,6 +187,7 @@ def trace(shape, inverse, center, axes, half, view, tan, depth, first):
         o = _local(inverse[p], view[0, 0] - center[p, 0], view[0, 1] - center[p, 1], view[0, 2] - center[p, 2])
         if max(abs(o[0]), abs(o[1]), abs(o[2])) <= 1:
             continue
+        # a ray is linear in x and y, so its three parts are turned once, not for each sample
         f = _local(inverse[p], view[1, 0], view[1, 1], view[1, 2])
         r = _local(inverse[p], view[2, 0], view[2, 1], view[2, 2])
         u = _local(inverse[p], view[3, 0], view[3, 1], view[3, 2])

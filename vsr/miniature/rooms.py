@@ -1,13 +1,16 @@
-"""Rooms for pre-training: rendered once, encoded and decoded as every video of the study is, kept as arrays."""
+"""Rooms for pre-training, rendered once, encoded and decoded as every video of the study is, kept as arrays; and what
+every video token should tell of them: dense labels from the boxes and what the camera saw of them."""
 
+import contextlib
 import io
 import math
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save
 
 from vsr.errors import VsrError
@@ -20,6 +23,10 @@ from vsr.video import encode_mp4
 
 SLOTS = 14  # objects a room at most
 SHARD = 250
+CELL = 28  # pixels a side of one video token
+VIEWS = 8
+VALUES = ("x", "y", "reach_x", "reach_y", "z", "half_height", "log_longest", "log_range", "cos", "sin")
+ENOUGH = 8  # pixels
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,12 @@ class Rooms:
                 boxes.append(Box(label, np.array([x, y, z]), np.array(size), axes, shape=label))
         east, north, west, south = self.walls[index].astype(float)
         floor = np.array([[-west, -south], [east, -south], [east, north], [-west, north]])
-        counts: dict[str, int] = {}
-        for box in boxes:
-            counts[box.label] = counts.get(box.label, 0) + 1
         return Scene(
             id=f"room-{self.seed[index]:06d}",
             dataset="rooms",
             objects=tuple(boxes),
             room_size=(east + west) * (north + south),
-            counts=counts,
+            counts=dict(Counter(box.label for box in boxes)),
             floor=floor,
         )
 
@@ -72,21 +76,21 @@ class Rooms:
         return clear_times(labels, self.seen[index, slots, :, 0].T / pixels, world.fps / world.hold)
 
 
-def make(folder: str | Path, count: int, seed: int, world: World = PRETRAIN, workers: int = 1) -> list[Path]:
+def make(folder: str | Path, count: int, seed: int, world: World = PRETRAIN) -> list[Path]:
     """Shards of `count` rooms of the pre-training split, made where they are missing; other seeds, other rooms."""
-    folder = Path(folder)
-    starts = range(0, count, SHARD)
     first = SPLITS["pretrain"] + 50_000 * seed
-    print_ = fingerprint({name.name: getattr(world, name.name) for name in fields(World)})
-    paths = [folder / f"rooms-{print_}-{first + start}-{min(SHARD, count - start)}.safetensors" for start in starts]
-    todo = [(path, first + s, min(SHARD, count - s), world) for path, s in zip(paths, starts, strict=True)]
-    todo = [job for job in todo if not job[0].is_file()]
-    if workers == 1 or len(todo) < 2:
-        for job in todo:
-            _make_shard(*job)
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_make_shard, *zip(*todo, strict=True)))
+    identity = fingerprint({name.name: getattr(world, name.name) for name in fields(World)})
+    paths = []
+    for start in range(0, count, SHARD):
+        size = min(SHARD, count - start)
+        paths.append(Path(folder) / f"rooms-{identity}-{first + start}-{size}.safetensors")
+        if not paths[-1].is_file():
+            rows = []
+            for number in range(first + start, first + start + size):
+                # a room too small for its furniture is left out: another seed is as good
+                with contextlib.suppress(VsrError):
+                    rows.append(room_arrays(make_room(number, world), number, world))
+            atomic_write(paths[-1], save({key: np.stack([row[key] for row in rows]) for key in rows[0]}))
     return paths
 
 
@@ -96,16 +100,6 @@ def read(paths: list[Path]) -> Rooms:
         raise VsrError("no rooms to read: ask for at least one")
     shards = [load_file(str(path)) for path in paths]
     return Rooms(**{f.name: np.concatenate([shard[f.name] for shard in shards]) for f in fields(Rooms)})
-
-
-def _make_shard(path: Path, first: int, count: int, world: World) -> None:
-    rows = []
-    for seed in range(first, first + count):
-        try:
-            rows.append(room_arrays(make_room(seed, world), seed, world))
-        except VsrError:  # a room too small for its furniture; another seed is as good
-            continue
-    atomic_write(path, save({key: np.stack([row[key] for row in rows]) for key in rows[0]}))
 
 
 def room_arrays(scene: Scene, seed: int, world: World) -> dict[str, np.ndarray]:
@@ -149,4 +143,90 @@ def _where(ids: np.ndarray) -> np.ndarray:
         for k, place in ((1, columns), (2, rows)):
             out[:, view, k] = np.bincount(index, place[inside], SLOTS)[:SLOTS] / np.maximum(pixels, 1)
         out[:, view, 0] = pixels
+    return out
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`home` (N, SLOTS), the token of the video that should know the object, -1 for an empty slot; `kind` (N, SLOTS);
+    `values` (N, SLOTS, len(VALUES)), about unit scale; `walls` (N, V, 4), log distance to the east, north, west and
+    south wall, nan where the view does not show it; `tokens`, video tokens a room."""
+
+    home: torch.Tensor
+    kind: torch.Tensor
+    values: torch.Tensor
+    walls: torch.Tensor
+    tokens: int
+
+
+def headings() -> np.ndarray:
+    """Headings of the views in radians, (V,): from north, turning to the left."""
+    return np.pi / 2 + np.arange(VIEWS) * 2 * np.pi / VIEWS
+
+
+def label(rooms: Rooms) -> Labels:
+    """Dense labels of all rooms. An object belongs to one token only, in the view that faces it most squarely, so that
+    objects can be counted; if it is hidden there, in the view that shows it best."""
+    _, views, height, width, _ = rooms.frames.shape
+    columns, rows = width // CELL, height // CELL
+    x, y = rooms.box[..., 0], rooms.box[..., 1]
+    bearing = np.arctan2(y, x)
+    view = np.round((bearing - np.pi / 2) / (2 * np.pi / views)).astype(int) % views
+    pixels = rooms.seen[..., 0]
+    # squarely faced but hidden there: the view that shows most of it
+    faced = np.take_along_axis(pixels, view[..., None], 2)[..., 0]
+    view = np.where(faced >= ENOUGH, view, pixels.argmax(2))
+    column, row = (np.take_along_axis(rooms.seen[..., k], view[..., None], 2)[..., 0] for k in (1, 2))
+    column, row = (np.clip(place // CELL, 0, n - 1).astype(int) for place, n in ((column, columns), (row, rows)))
+    home = np.where(rooms.kind >= 0, view * rows * columns + row * columns + column, -1)
+    return Labels(
+        home=torch.from_numpy(home),
+        kind=torch.from_numpy(rooms.kind.astype(np.int64)),
+        values=torch.from_numpy(_values(rooms.box)),
+        walls=torch.from_numpy(_walls(rooms.walls)),
+        tokens=views * rows * columns,
+    )
+
+
+def _values(box: np.ndarray) -> np.ndarray:
+    """VALUES of every slot, (N, SLOTS, 10) float32; zeros in empty slots."""
+    x, y, z, width, depth, height, yaw = np.moveaxis(box.astype(np.float64), -1, 0)
+    cos, sin = np.abs(np.cos(yaw)), np.abs(np.sin(yaw))
+    away = np.hypot(x, y)
+    longest = np.maximum(np.maximum(width, depth), height)
+    safe = np.where(away > 0, away, 1.0)
+    values = np.stack(
+        [
+            x / 2,
+            y / 2,
+            (width * cos + depth * sin) / 2,
+            (width * sin + depth * cos) / 2,
+            z - 0.5,
+            height / 2,
+            np.log(np.where(longest > 0, longest, 1.0)),
+            np.log(safe) - 0.7,
+            x / safe,
+            y / safe,
+        ],
+        axis=-1,
+    )
+    return np.where((longest > 0)[..., None], values, 0.0).astype(np.float32)
+
+
+def _walls(walls: np.ndarray) -> np.ndarray:
+    """Log distances by view, (N, V, 4), nan where the wall is not faced."""
+    outward = np.arange(4) * np.pi / 2
+    faced = np.cos(headings()[:, None] - outward[None]) > 0.5
+    return np.where(faced[None], np.log(walls)[:, None], np.nan).astype(np.float32)
+
+
+def presence(labels: Labels, categories: int) -> torch.Tensor:
+    """How many objects of each category belong to each token, uint8 (N, tokens, categories)."""
+    count = len(labels.home)
+    out = torch.zeros(count, labels.tokens, categories, dtype=torch.uint8)
+    room = torch.arange(count)[:, None].expand(-1, SLOTS)
+    real = labels.home >= 0
+    out.index_put_(
+        (room[real], labels.home[real], labels.kind[real]), torch.ones((), dtype=torch.uint8), accumulate=True
+    )
     return out

@@ -1,24 +1,33 @@
-"""Teaching the vision tower to see: dense labels at every video token, no language yet."""
+"""The vision stage: views of rooms -> dense labels at every video token, until the tokens tell what stands where; no
+language yet."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-from vsr.miniature.labels import VALUES
+from vsr.miniature.catalogue import CATALOGUE
+from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
+from vsr.miniature.training import Optimiser, Plan, fit
 from vsr.video import MEAN, STD
 
 GRID = (4, 6)  # patches of a frame, rows and columns
+WEIGHTS = {"presence": 1.0, "values": 2.0, "walls": 1.0}
+WARM = 100
 
 
-def merge_order(grid: tuple[int, int] = GRID) -> torch.Tensor:
+def merge_order(grid: tuple[int, int] = GRID) -> Tensor:
     """Patches of a frame in Qwen2-VL's order (blocks of 2 x 2), as index into row-major order, (P,)."""
     rows, columns = grid
     index = torch.arange(rows * columns).view(rows // 2, 2, columns // 2, 2)
     return index.permute(0, 2, 1, 3).reshape(-1)
 
 
-def pixels_of(frames: torch.Tensor) -> torch.Tensor:
+def pixels_of(frames: Tensor) -> Tensor:
     """Normalised patches (views, P, 588) of uint8 or float frames (views, H, W, 3) in [0, 255], one frame a pair."""
     rows, columns = GRID
     x = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
@@ -26,10 +35,11 @@ def pixels_of(frames: torch.Tensor) -> torch.Tensor:
     return x.reshape(len(frames), rows * columns, 588)
 
 
-def encode(visual: nn.Module, patches: torch.Tensor, grid: tuple[int, int] = GRID) -> torch.Tensor:
+def encode(visual: nn.Module, patches: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
     """Video tokens (views, P / 4, hidden) of patches (views, P, 588) whose two frames of a pair are equal.
 
     The same numbers as the tower's own forward, which loops over frames in attention; here views are a batch."""
+    # both frames of a pair are the same picture: the convolution over two is a product with the summed weights
     weight = visual.patch_embed.proj.weight  # (D, 3, 2, 14, 14)
     x = patches @ weight.sum(2).reshape(len(weight), -1).T
     order = merge_order(grid)
@@ -63,12 +73,100 @@ class Heads(nn.Module):
         self.down = nn.Linear(256, len(VALUES))
         self.walls = nn.Linear(width, 4)
 
-    def presence(self, tokens: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    def presence(self, tokens: Tensor, words: Tensor) -> Tensor:
         """Logits (..., C) that a token (..., D) holds each category; `words` (C, D)."""
         return self.scale * self.norm(tokens) @ F.normalize(words, dim=-1).T + self.bias
 
-    def values(self, tokens: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+    def values(self, tokens: Tensor, word: Tensor) -> Tensor:
         """VALUES (M, 10) of the object named `word` (M, D) in `tokens` (M, D)."""
         x = self.norm(tokens)
+        # the word as a question: added, so that one small network serves all categories
         y = x + 4 * F.normalize(word, dim=-1)
         return self.single(x) + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+BRIGHTNESS, TINT, NOISE = 0.08, 6.0, 2.0  # of a view's channels (factor and offset), and of its pixels
+
+
+class Seeing(nn.Module):
+    """The vision tower with its read-outs and the categories' words."""
+
+    def __init__(self, visual: nn.Module, width: int):
+        super().__init__()
+        self.visual, self.heads = visual, Heads(width)
+        self.words = nn.Parameter(torch.randn(len(CATALOGUE), width) * 0.06)
+
+
+class Views:
+    """Frames and labels by room and heading."""
+
+    def __init__(self, rooms: Rooms, labels: Labels):
+        self.frames = torch.from_numpy(rooms.frames)
+        self.count, self.views = self.frames.shape[:2]
+        self.per_view = labels.tokens // self.views
+        self.labels = labels
+        self.present = presence(labels, len(CATALOGUE)).view(self.count, self.views, self.per_view, -1)
+
+    def losses(self, seeing: Seeing, frames: Tensor, room: Tensor, view: Tensor) -> tuple[dict, float, Tensor]:
+        """On `frames` (M, H, W, 3) of rooms (M,) at headings (M,): losses by name, F1 of presence, mean absolute errors
+        of VALUES."""
+        tokens = encode(seeing.visual, pixels_of(frames))
+        truth = self.present[room, view].to(tokens).clamp(max=1)
+        logits = seeing.heads.presence(tokens, seeing.words)
+        # objects whose home token lies in the view that is shown
+        here = self.labels.home[room]
+        mine = (here >= 0) & (here // self.per_view == view[:, None])
+        at, slot = mine.nonzero(as_tuple=True)
+        token = tokens[at, here[at, slot] % self.per_view]
+        read = seeing.heads.values(token, seeing.words[self.labels.kind[room[at], slot]])
+        values = self.labels.values[room[at], slot]
+        walls = self.labels.walls[room, view]
+        faced = ~walls.isnan()
+        told = seeing.heads.walls(seeing.heads.norm(tokens)).mean(1)
+        losses = {
+            "presence": F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((1, 2)).mean(),
+            "values": F.smooth_l1_loss(read, values, beta=0.1),
+            "walls": F.smooth_l1_loss(told[faced], walls[faced], beta=0.1),
+        }
+        hits, claims = ((logits > 0) & (truth > 0)).sum(), (logits > 0).sum() + (truth > 0).sum()
+        return losses, 2 * float(hits) / max(1.0, float(claims)), (read - values).abs().mean(0)
+
+
+def train(seeing: Seeing, views: Views, plan: Plan, seed: int, path: Path, log: Callable[..., None]) -> None:
+    """Train for the plan's vision steps, from the checkpoint at `path` if there is one."""
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([seed, 1, step])
+        room = torch.from_numpy(rng.integers(views.count - plan.held, size=plan.views))
+        view = torch.from_numpy(rng.integers(views.views, size=plan.views))
+        return views.losses(seeing, disturbed(views.frames[room, view], rng), room, view)[0]
+
+    optimiser = Optimiser([seeing], [], plan.vision_muon, plan.vision_adam, decay=0.5)
+    fit(path, {"seeing": seeing}, optimiser, {plan.vision_steps: "see"}, losses, WEIGHTS, WARM, plan, log)
+
+
+def disturbed(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """Views (M, H, W, 3) in other light and with camera noise."""
+    noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    shape = (len(frames), 1, 1, 3)
+    bright, tint = (torch.randn(shape, generator=noise) for _ in range(2))
+    return frames * (1 + BRIGHTNESS * bright) + TINT * tint + NOISE * torch.randn(frames.shape, generator=noise)
+
+
+@torch.no_grad()
+def gate(seeing: Seeing, views: Views, held: int) -> dict[str, float]:
+    """F1 of presence and mean absolute errors of the values on the held-out rooms."""
+    room = torch.arange(views.count - held, views.count).repeat_interleave(views.views)
+    view = torch.arange(views.views).repeat(held)
+    _, f1, errors = views.losses(seeing, views.frames[room, view].float(), room, view)
+    return {name: round(float(x), 4) for name, x in zip(("f1", *VALUES), (f1, *errors), strict=True)}
+
+
+@torch.no_grad()
+def features(visual: nn.Module, frames: np.ndarray, batch: int = 50) -> Tensor:
+    """Video tokens (N, tokens, D) of rooms' frames (N, V, H, W, 3)."""
+    parts = []
+    for start in range(0, len(frames), batch):
+        some = torch.from_numpy(frames[start : start + batch])
+        parts.append(encode(visual, pixels_of(some.flatten(0, 1))).unflatten(0, some.shape[:2]).flatten(1, 2))
+    return torch.cat(parts)
