@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from baseline_setup import die_at
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder, small_study
 
 from vsr import models, profiles, runs
@@ -71,6 +72,7 @@ def test_seeds_and_beta_have_runs_of_their_own_and_the_base_comes_back_bare(stud
     loaded = models.load(profile.base)
     before = {name: p.clone() for name, p in loaded.model.named_parameters()}
     paths = [train("grpo", profile, data, out, 1, beta=beta, loaded=loaded).path for beta in (None, 0.0, 0.5)]
+    assert train("grpo", profile, data, out, 1, beta=profile.beta, on_step=die_at(1)).path == paths[0]  # the same run
     assert [path.name for path in paths] == [
         "grpo-vanilla-seed1", "grpo-vanilla-seed1-beta0", "grpo-vanilla-seed1-beta0.5",
     ]  # fmt: skip

@@ -107,10 +107,12 @@ class Study:
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
+        # the profile's own, given as a number too, is one run: two workers would ask for one folder
+        others = dict.fromkeys(None if beta == self.profile.beta else beta for beta in betas)
         wanted = [
             {"method": "grpo", "mode": mode, "seed": seed, "beta": beta}
             for mode in modes
-            for beta in betas
+            for beta in others
             for seed in range(self.profile.seeds)
         ]
         return self._train(wanted, Curves if live else None)
@@ -121,7 +123,7 @@ class Study:
         from vsr import train
         from vsr.train import launch
 
-        folders = [self.results / train.run_name(**one) for one in wanted]
+        folders = [self.results / train.run_name(self.profile, **one) for one in wanted]
         shown = curves and curves(folders, self.profile.max_steps)
         where = {"profile": self.profile, "data": self.train, "out": self.results}
         if launch.offered() == 1:

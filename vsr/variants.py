@@ -97,7 +97,8 @@ def train(variants: dict[str, Study]) -> list[Path]:
         for seed in range(variant.profile.seeds):
             todo.append(Job(name, train_alone, {"seed": seed, **common}))
             names.append(f"{name}, seed {seed}")
-    folders = [job.arguments["out"] / run_name("grpo", job.arguments["seed"], MODE) for job in todo]
+    asked = [job.arguments for job in todo]
+    folders = [one["out"] / run_name(one["profile"], "grpo", one["seed"], MODE) for one in asked]
     run_all(todo, Curves(folders, max(variant.profile.max_steps for variant in variants.values()), labels=names))
     return folders
 

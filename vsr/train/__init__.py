@@ -76,9 +76,9 @@ def train(
     from vsr.train.data import rows_of
     from vsr.train.fit import fit
 
+    path = Path(out) / run_name(profile, method, seed, mode, beta, budget)
     ablated = "beta" if beta not in (None, profile.beta) else None
     profile = profile if beta is None else replace(profile, beta=beta)
-    path = Path(out) / run_name(method, seed, mode, beta, budget)
     functions = rewards.trl_rewards(mode)
 
     def arguments(settings: runs.Settings):
@@ -144,12 +144,17 @@ def train(
 
 
 def run_name(
-    method: str, seed: int, mode: str = "vanilla", beta: float | None = None, budget: int | None = None
+    profile: Profile,
+    method: str,
+    seed: int,
+    mode: str = "vanilla",
+    beta: float | None = None,
+    budget: int | None = None,
 ) -> str:
-    """The folder of a run: grpo-<mode>-seed<seed>, with -beta<beta> where it is not the profile's (None);
+    """The folder of a run: grpo-<mode>-seed<seed>, with -beta<beta> where it is not the profile's (given or None);
     <method>-seed<seed>, or <method>-compute-seed<seed> with a budget."""
     if method == "grpo":
-        return f"grpo-{mode}-seed{seed}" + ("" if beta is None else f"-beta{beta:g}")
+        return f"grpo-{mode}-seed{seed}" + ("" if beta in (None, profile.beta) else f"-beta{beta:g}")
     return f"{method}-{'compute-' if budget else ''}seed{seed}"
 
 

@@ -70,7 +70,7 @@ class Training:
     @property
     def folder(self) -> Path:
         """The run's."""
-        return Path(self.out) / run_name(self.method, self.seed, self.mode, self.beta, self.budget)
+        return Path(self.out) / run_name(self.profile, self.method, self.seed, self.mode, self.beta, self.budget)
 
     @property
     def here(self) -> Path:
