@@ -12,7 +12,7 @@ from vsr.paper import TASKS
 from vsr.report import evaluations as methods
 from vsr.report import figures, figures_answers, figures_training, plotting, training_logs
 from vsr.report.evaluations import BASE, COLUMNS, GRPO_V, evaluation
-from vsr.report.training_logs import FORMAT, KL, Training
+from vsr.report.training_logs import FORMAT, KL, TrainingLog
 
 SKILLS = {BASE: 0.3, methods.DPO: 0.35, methods.SFT: 0.5, GRPO_V: 0.8}
 
@@ -186,9 +186,9 @@ def test_the_kl_share_is_its_part_of_the_norms(finished):
 
 
 # --- reading logs ---
-def made_up(curve: list[float]) -> Training:
+def made_up(curve: list[float]) -> TrainingLog:
     rows = tuple({"step": i + 1, FORMAT: value} for i, value in enumerate(curve))
-    return Training("run", "run-1", "think", 0.0, 0, Path(), rows)
+    return TrainingLog("run", "run-1", "think", 0.0, 0, Path(), rows)
 
 
 def test_curves_fall_end_and_arrive_where_they_do():

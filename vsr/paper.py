@@ -140,7 +140,7 @@ VSI_100K: tuple[DatasetPart, ...] = (
 
 
 @dataclass(frozen=True)
-class Row:
+class PrintedRow:
     """One printed row: `average` and the eight `scores` in the order of TASKS, in percent. `where` names the table."""
 
     where: str
@@ -155,13 +155,13 @@ class Row:
         return self.scores[list(TASKS).index(task)]
 
 
-def _row(where: str, backbone: str, method: str, mode: str, average: float, *scores: float) -> Row:
-    return Row(where, backbone, method, mode, average, scores)
+def _row(where: str, backbone: str, method: str, mode: str, average: float, *scores: float) -> PrintedRow:
+    return PrintedRow(where, backbone, method, mode, average, scores)
 
 
 _2B, _7B = "Qwen2-VL-2B", "Qwen2-VL-7B"
 
-TABLE_1: tuple[Row, ...] = (
+TABLE_1: tuple[PrintedRow, ...] = (
     _row("Table 1", _2B, "base", "think", 22.9, 18.4, 4.3, 31.5, 17.3, 28.3, 22.9, 26.2, 16.8),
     _row("Table 1", _2B, "base", "observe", 21.8, 16.8, 1.7, 32.7, 22.7, 28.8, 27.6, 26.2, 18.1),
     _row("Table 1", _2B, "base", "vanilla", 23.3, 21.4, 3.4, 32.3, 31.1, 26.7, 27.7, 24.7, 18.9),
@@ -170,7 +170,7 @@ TABLE_1: tuple[Row, ...] = (
     _row("Table 1", _7B, "base", "vanilla", 32.2, 39.4, 25.0, 25.8, 43.2, 32.6, 30.9, 27.8, 32.6),
 )
 
-TABLE_2: tuple[Row, ...] = (
+TABLE_2: tuple[PrintedRow, ...] = (
     _row("Table 2", _2B, "base", "vanilla", 23.3, 21.4, 3.4, 32.3, 31.1, 26.7, 27.7, 24.7, 18.9),
     _row("Table 2", _2B, "SFT", "vanilla", 29.6, 29.6, 23.5, 47.4, 33.5, 26.9, 28.3, 28.8, 18.6),
     _row("Table 2", _2B, "DPO", "vanilla", 23.9, 21.7, 3.7, 34.8, 32.4, 27.1, 28.5, 24.2, 18.6),
@@ -192,7 +192,7 @@ TABLE_2: tuple[Row, ...] = (
 )
 
 
-def published(backbone: str, method: str, mode: str, table: tuple[Row, ...] = TABLE_2) -> Row:
+def published(backbone: str, method: str, mode: str, table: tuple[PrintedRow, ...] = TABLE_2) -> PrintedRow:
     """The printed row of one backbone, method and mode; KeyError if the table has none."""
     for row in table:
         if (row.backbone, row.method, row.mode) == (backbone, method, mode):

@@ -29,7 +29,7 @@ BEFORE_RESPONSE = f"{END}\n<|im_start|>assistant\n"
 
 
 @dataclass
-class Batch:
+class QuestionBatch:
     """B rooms with their questions packed behind one prefix each, L tokens a row.
 
     `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
@@ -75,7 +75,7 @@ class Packer:
         text = item.prompt + BEFORE_RESPONSE
         return torch.cat([self.prefix, torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])])
 
-    def pack(self, rooms: Sequence[int], asked: Sequence[Sequence[Item]], features: Tensor) -> Batch:
+    def pack(self, rooms: Sequence[int], asked: Sequence[Sequence[Item]], features: Tensor) -> QuestionBatch:
         """The batch of some rooms' items; `features` (B, video tokens, D)."""
         start = len(self.prefix)
         texts = [item.prompt + BEFORE_RESPONSE for items in asked for item in items]
@@ -118,7 +118,7 @@ class Packer:
         mask |= torch.eye(length, dtype=torch.bool)
         at = torch.tensor(named).view(-1, 2)
         holds, times, values = self._truth(rooms, ids, at)
-        return Batch(
+        return QuestionBatch(
             ids, features, place, mask[:, None], torch.tensor(place_of), torch.tensor(targets),
             at, holds, times, values, torch.tensor(last), torch.tensor(mention), torch.stack(chosen),
         )  # fmt: skip
@@ -165,7 +165,7 @@ class Objective(nn.Module):
         for name, tensor in zip(("ids0", "soft0", "row0", "ids1", "soft1", "row1"), table, strict=True):
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: QuestionBatch) -> dict[str, Tensor]:
         """Losses by name: of the answer, of attention (retrieve, collect, choose), of probes (the rest)."""
         model = self.model[0]
         text = model.model.language_model
@@ -226,7 +226,7 @@ def _missed(weights: Tensor, wanted: Tensor) -> Tensor:
     return -torch.log(found + 1e-6)[counts].mean() if counts.any() else found.sum() * 0
 
 
-def _places(batch: Batch) -> Tensor:
+def _places(batch: QuestionBatch) -> Tensor:
     """Where the categories are that a question names, (Q, NAMED, 2); nan where there is none or several."""
     row = torch.zeros_like(batch.ids)  # (B, L): which row of `named` a token is
     row[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named))

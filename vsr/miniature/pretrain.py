@@ -22,7 +22,7 @@ from vsr.files import append_jsonl, atomic_write, read_json, read_jsonl, write_j
 from vsr.miniature import corpus, rooms, vision
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.language import GRID, Objective, Packer
-from vsr.miniature.training import FULL, SMOKE, Lesson, Optimiser, Plan, fit, new_model
+from vsr.miniature.training import FULL, SMOKE, Lesson, Optimiser, Recipe, fit, new_model
 from vsr.models import folders, suppressed
 from vsr.questions.question import Question
 from vsr.runs import Run
@@ -56,7 +56,7 @@ class Talking:
         packer: Packer,
         questions: corpus.Corpus,
         features: Tensor,
-        plan: Plan,
+        plan: Recipe,
     ):
         self.model, self.packer, self.corpus, self.features, self.plan = model, packer, questions, features, plan
         self.objective = Objective(model, packer.tokenizer, packer.video)
@@ -108,7 +108,7 @@ def _score(truth: str, text: str) -> float:
     return score(Question("", "", "", kind, "", None, truth), final_answer(text))
 
 
-def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan | None = None) -> Run:
+def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Recipe | None = None) -> Run:
     """Make a base model in `out`: `base/` (loadable, with manifest), `gates.json`, `log.jsonl`; rooms in `out/rooms`.
 
     An interrupted run continues from its last checkpoint; a finished one with the same recipe and seed is left alone.
@@ -123,7 +123,7 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Plan |
     return run
 
 
-def train(run: Run, recipe: Plan, seed: int, data: rooms.Rooms, drafts: list[list[dict]]) -> None:
+def train(run: Run, recipe: Recipe, seed: int, data: rooms.Rooms, drafts: list[list[dict]]) -> None:
     """All stages on rooms with their drafted questions, and the shipped files."""
     known = run.path / "gates.json"
     gates: dict[str, dict] = read_json(known) if known.is_file() else {}

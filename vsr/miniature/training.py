@@ -80,7 +80,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Recipe:
     """The whole recipe. `held` rooms are kept for the gates; `views` are headings a vision step, `rooms_per_step` x
     `questions_per_room` questions a language step; `checkpoint` steps between two checkpoints."""
 
@@ -104,8 +104,8 @@ class Plan:
     log: int = 50
 
 
-FULL = Plan()
-SMOKE = Plan(
+FULL = Recipe()
+SMOKE = Recipe(
     rooms=8,
     held=2,
     vision_steps=2,
@@ -246,7 +246,7 @@ def fit(
     losses: Callable[[int], dict[str, Tensor]],
     weights: Mapping[str, float],
     warm: int,
-    plan: Plan,
+    plan: Recipe,
     log: Callable[..., None],
     ended: Callable[[str], None] = lambda name: None,
 ) -> None:

@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_
 
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
-from vsr.miniature.training import Optimiser, Plan, fit
+from vsr.miniature.training import Optimiser, Recipe, fit
 from vsr.video import MEAN, STD
 
 GRID = (4, 6)  # patches of a frame, rows and columns
@@ -132,7 +132,7 @@ class Views:
         return losses, 2 * float(hits) / max(1.0, float(claims)), (read - values).abs().mean(0)
 
 
-def train(seeing: Seeing, views: Views, plan: Plan, seed: int, path: Path, log: Callable[..., None]) -> None:
+def train(seeing: Seeing, views: Views, plan: Recipe, seed: int, path: Path, log: Callable[..., None]) -> None:
     """Train for the plan's vision steps, from the checkpoint at `path` if there is one."""
 
     def losses(step: int) -> dict[str, Tensor]:

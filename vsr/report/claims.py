@@ -43,7 +43,7 @@ class AuditRow:
         return abs(self.printed - self.mean) > ROUNDING + 1e-9
 
 
-def audit(rows: tuple[paper.Row, ...] = paper.TABLE_1 + paper.TABLE_2) -> list[AuditRow]:
+def audit(rows: tuple[paper.PrintedRow, ...] = paper.TABLE_1 + paper.TABLE_2) -> list[AuditRow]:
     """Every printed average checked against its own row."""
     names = [f"{row.backbone} {row.method} {row.mode}" for row in rows]
     means = [sum(row.scores) / len(row.scores) for row in rows]

@@ -11,7 +11,18 @@ from vsr.report import training_logs as logs
 from vsr.report.judgements import COLLAPSE
 from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, curves, name_runs, not_run, style, title
 from vsr.report.tables import NOT_RUN
-from vsr.report.training_logs import ACCURACY, ENDS, FORMAT, KL, SMOOTH, TOTAL, Training, ablation, mean_curve, smooth
+from vsr.report.training_logs import (
+    ACCURACY,
+    ENDS,
+    FORMAT,
+    KL,
+    SMOOTH,
+    TOTAL,
+    TrainingLog,
+    ablation,
+    mean_curve,
+    smooth,
+)
 
 BETA_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 PARTS = {  # a part of the gradient's norm -> its name, colour and line
@@ -65,12 +76,12 @@ def distance(results: str | Path) -> Figure:
     return _curves("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
 
 
-def _over(runs: list[Training], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> float:
+def _over(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> float:
     """The mean over runs of a measure of their curves."""
     return float(np.mean([measure(run.curve(key)) for run in runs]))
 
 
-def _by_beta(betas: dict[float, list[Training]], key: str) -> list[tuple]:
+def _by_beta(betas: dict[float, list[TrainingLog]], key: str) -> list[tuple]:
     """A line of `_curves` for each KL coefficient."""
     labels = [f"beta {beta:g} ({len(runs)} seed{'s' * (len(runs) > 1)})" for beta, runs in betas.items()]
     rows = zip(betas.values(), BETA_STYLES, labels, strict=False)
@@ -84,10 +95,10 @@ def _curves(what: str, lines: list[tuple], text: str, limits: tuple, part: int =
     axes = fig.subplots()
     for runs, key, *look in lines:
 
-        def each(run: Training, key: str = key) -> np.ndarray:
+        def each(run: TrainingLog, key: str = key) -> np.ndarray:
             return smooth(run.curve(key), part) if part else run.curve(key)
 
-        def mean(some: list[Training], key: str = key) -> np.ndarray:
+        def mean(some: list[TrainingLog], key: str = key) -> np.ndarray:
             return smooth(mean_curve(some, lambda run: run.curve(key)), part or SMOOTH)
 
         curves(axes, runs, each, mean, *look)
@@ -112,7 +123,7 @@ def gradient_shares(results: str | Path) -> Figure:
     for axes, (beta, runs) in zip(panels, betas.items(), strict=False):
         for key, (label, colour, line) in PARTS.items():
 
-            def each(run: Training, key: str = key) -> np.ndarray:
+            def each(run: TrainingLog, key: str = key) -> np.ndarray:
                 # steps that did not measure it, or where it is 0, are gaps on a logarithmic axis
                 return np.where(run.curve(key) > 0, run.curve(key), np.nan)
 

@@ -18,7 +18,7 @@ from vsr.report import evaluations as e
 from vsr.report import training_logs
 from vsr.report.evaluations import BASE, GRPO_O, GRPO_T, GRPO_V, SFT, Evaluation, Method, evaluation
 from vsr.report.tables import NOT_RUN
-from vsr.report.training_logs import ACCURACY, FORMAT, Training
+from vsr.report.training_logs import ACCURACY, FORMAT, TrainingLog
 from vsr.scoring import intervals
 from vsr.scoring.intervals import LEVEL, Effect, between, draw, effect
 from vsr.scoring.rewards import is_shell
@@ -228,7 +228,7 @@ def share(groups: list[list[bool]]) -> Effect:
 
 
 def _of_runs(
-    what: str, found: Effect, runs: list[Training], verdict=None, bar: float = 0.0, unit: str = "points"
+    what: str, found: Effect, runs: list[TrainingLog], verdict=None, bar: float = 0.0, unit: str = "points"
 ) -> Finding:
     return Finding(what, found, verdict(found, bar) if verdict else "", tuple(run.id for run in runs), unit)
 

@@ -192,7 +192,7 @@ def table_2(results: str | Path) -> Table:
     bases = {row.backbone: row for row in rest if row.method == "base"}
     return Table(
         "table2",
-        f"Table 2. Training: profile {Path(results).name} beside the paper",
+        f"Table 2. TrainingLog: profile {Path(results).name} beside the paper",
         TABLE_2_COLUMNS,
         (*rows, *(published_row(row, bases[row.backbone]) for row in rest)),
         (INTERVALS, SEEDS, AVERAGES, "Gains are paired on the same questions.", WITHIN),
@@ -227,7 +227,7 @@ def write_all(results: str | Path, out: str | Path) -> list[Path]:
     return [path for make in (table_1, table_2, honesty) for path in write(make(results), Path(out))]
 
 
-def published_row(row: paper.Row, base: paper.Row | None = None) -> Row:
+def published_row(row: paper.PrintedRow, base: paper.PrintedRow | None = None) -> Row:
     """A printed row; its mean over the six trained tasks and its gain over `base` follow from what is printed."""
     values: dict[str, Value | None] = {"overall": Value(row.average), "trained": Value(_six(row))}
     values |= {task: Value(score) for task, score in zip(paper.TASKS, row.scores, strict=True)}
@@ -276,7 +276,7 @@ def _debiased(found: Evaluation) -> Value | None:
     return kept and kept.value("overall")
 
 
-def _six(row: paper.Row) -> float:
+def _six(row: paper.PrintedRow) -> float:
     return sum(row.score(task) for task in paper.TRAINED) / len(paper.TRAINED)
 
 

@@ -21,7 +21,7 @@ ENDS, SMOOTH = 10, 20  # the first and last tenth of training; curves are smooth
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingLog:
     """One finished run: `rows` is log.jsonl, one dict a step."""
 
     name: str
@@ -50,29 +50,29 @@ class Training:
         return list(read_jsonl(self.path / "completions.jsonl"))
 
 
-def find(results: str | Path) -> list[Training]:
+def find(results: str | Path) -> list[TrainingLog]:
     """The finished GRPO runs in `results`, by mode, falling beta and seed."""
     found = [_read(run) for run in find_runs(results, "grpo") if (run.path / "log.jsonl").is_file()]
     return sorted(found, key=lambda run: (run.mode, -run.beta, run.seed))
 
 
-def _read(run: Run) -> Training:
+def _read(run: Run) -> TrainingLog:
     rows, manifest = tuple(read_jsonl(run.path / "log.jsonl")), run.manifest
     if not rows or any("step" not in row for row in rows):
         raise VsrError(f"{run.path / 'log.jsonl'}: a line without 'step', or none at all; train again with 'vsr train'")
     mode, beta = run.about["mode"], float(manifest["settings"]["beta"])
-    return Training(run.path.name, manifest["id"], mode, beta, manifest["seed"], run.path, rows)
+    return TrainingLog(run.path.name, manifest["id"], mode, beta, manifest["seed"], run.path, rows)
 
 
-def by_beta(runs: Iterable[Training]) -> dict[float, list[Training]]:
+def by_beta(runs: Iterable[TrainingLog]) -> dict[float, list[TrainingLog]]:
     """Runs by KL coefficient, the largest first."""
-    found: dict[float, list[Training]] = {}
+    found: dict[float, list[TrainingLog]] = {}
     for run in runs:
         found.setdefault(run.beta, []).append(run)
     return dict(sorted(found.items(), reverse=True))
 
 
-def ablation(results: str | Path) -> dict[float, list[Training]]:
+def ablation(results: str | Path) -> dict[float, list[TrainingLog]]:
     """The runs by beta in the mode with tags that was trained with most of them; think where modes tie."""
     runs = find(results)
     modes = [by_beta(run for run in runs if run.mode == mode) for mode in TAGGED_MODES]
@@ -86,7 +86,7 @@ def smooth(curve: np.ndarray, part: int = SMOOTH) -> np.ndarray:
     return np.array([_mean(window) for window in windows])
 
 
-def mean_curve(runs: list[Training], value: Callable[[Training], np.ndarray]) -> np.ndarray:
+def mean_curve(runs: list[TrainingLog], value: Callable[[TrainingLog], np.ndarray]) -> np.ndarray:
     """The mean of a curve over runs, as far as the shortest goes."""
     curves = [value(run) for run in runs]
     length = min(map(len, curves))

@@ -112,7 +112,7 @@ def read_segments(path: str | Path, scan: str, vertices: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Group:
+class Annotated:
     """One annotated object: its number in the annotation, the annotator's label and its segments."""
 
     object_id: int
@@ -120,7 +120,7 @@ class Group:
     segments: tuple[int, ...]
 
 
-def read_aggregation(path: str | Path, scan: str, segments: str) -> list[Group]:
+def read_aggregation(path: str | Path, scan: str, segments: str) -> list[Annotated]:
     """The objects of an aggregation file that must refer to the segments file of that name."""
     groups, numbers = [], {}
     for i, entry in enumerate(_field(path, scan, "segGroups", "objects", segments)):
@@ -136,7 +136,7 @@ def read_aggregation(path: str | Path, scan: str, segments: str) -> list[Group]:
             raise VsrError(f"{where}: segments = {_short(listed)}, expected a list of segment numbers; {REMEDY}")
         if numbers.setdefault(number, i) != i:
             raise VsrError(f"{where}: objectId {number} is also segGroups[{numbers[number]}]'s")
-        groups.append(Group(number, " ".join(label.split()), tuple(listed)))
+        groups.append(Annotated(number, " ".join(label.split()), tuple(listed)))
     return groups
 
 

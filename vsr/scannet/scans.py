@@ -20,7 +20,7 @@ from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint, hash_files, read_json
 from vsr.progress import track
 from vsr.scannet.files import (
-    Group,
+    Annotated,
     Labels,
     ScanFiles,
     read_aggregation,
@@ -86,7 +86,7 @@ def read_scan(files: ScanFiles) -> Scan:
     return Scan(scene, areas(points, files.id), tuple(notes))
 
 
-def _owners(segments: np.ndarray, groups: list[Group], notes: list[str]) -> np.ndarray:
+def _owners(segments: np.ndarray, groups: list[Annotated], notes: list[str]) -> np.ndarray:
     """The group of each vertex, -1 for none. A segment that two groups list goes to the later one, as in ScanNet's own
     loaders."""
     known, inverse = np.unique(segments, return_inverse=True)
