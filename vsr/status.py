@@ -7,6 +7,7 @@ from vsr import markdown
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.progress import duration
+from vsr.runs import EARLIER, MANIFEST
 from vsr.workers import Beat, held, last_beat
 
 SILENT = 600.0  # seconds without a sign of life, or 20 steps' time where that is longer
@@ -41,8 +42,9 @@ def statuses(results: str | Path) -> list[Status]:
     results = Path(results)
     if not results.is_dir():
         raise VsrError(f"{results}: no such folder; name a results folder with --out")
-    folders = sorted(path.parent for path in results.rglob("manifest.json"))
-    return [_status(folder, str(folder.relative_to(results))) for folder in folders]
+    names = sorted(path.parent.relative_to(results) for path in results.rglob(MANIFEST))
+    # nobody waits for those that stepped aside
+    return [_status(results / name, str(name)) for name in names if EARLIER not in name.parts]
 
 
 def table(found: list[Status]) -> str:
