@@ -192,7 +192,7 @@ def table_2(results: str | Path) -> Table:
     bases = {row.backbone: row for row in rest if row.method == "base"}
     return Table(
         "table2",
-        f"Table 2. TrainingLog: profile {Path(results).name} beside the paper",
+        f"Table 2. Training: profile {Path(results).name} beside the paper",
         TABLE_2_COLUMNS,
         (*rows, *(published_row(row, bases[row.backbone]) for row in rest)),
         (INTERVALS, SEEDS, AVERAGES, "Gains are paired on the same questions.", WITHIN),
