@@ -241,7 +241,7 @@ def test_odd_but_usable_annotations_are_noted(whole, tmp_path):
     notes = read_json(tmp_path / "out" / "manifest.json")["notes"][folder.name]
     for wanted in (
         "object 0 'box fort': 0 points, no box", "1 segments not in the mesh", "shares segments with an earlier object",
-        "label 'box fort' is not in the label table", "object 2 '",
+        "label 'floor' is not in the label table", "object 2 '",
     ):  # fmt: skip
         assert any(wanted in note for note in notes), (wanted, notes)
     assert read_questions(tmp_path / "out" / "questions.jsonl")

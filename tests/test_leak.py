@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from made_runs import write_manifest
 
 from vsr.cli import main
 from vsr.errors import VsrError
@@ -110,7 +111,7 @@ def test_training_refuses_a_folder_that_leaks(tmp_path):
 def test_the_warning_stands_in_tables_of_every_format(tmp_path):
     caution = "trained on 2 scenes that show rooms of VSI-Bench (a, b): scores on VSI-Bench are inflated"
     run = tmp_path / "eval-base-vanilla-true"
-    write_json(run / "manifest.json", {"id": "x"})
+    write_manifest(run, "answer", id="x")
     summary = {"overall": 40.0, "tasks": {}, "run": "x"}
     for name, told in (("clean", {}), ("leaked", {"warning": caution})):
         write_json(run / "summary.json", {**summary, "model": {"name": name, **told}})

@@ -62,7 +62,7 @@ def test_deleting_a_run_changes_what_it_fed_and_nothing_else(project, tmp_path):
     claims.write(results, results / "tables")
     after = {path.name: path.read_text() for path in (results / "tables").iterdir()}
     changed = {Path(name).stem for name in after if after[name] != before[name]}
-    assert changed == {"table2", "honesty"}  # no claim had all its runs
+    assert changed == {"table2", "honesty", "compared"}  # no claim had all its runs
     lines = {when: files["table2.csv"].splitlines() for when, files in (("before", before), ("after", after))}
     gone = [line for line in lines["after"] if line.startswith("ours: SFT,vanilla")]
     assert len(gone) == len(tables.TABLE_2_COLUMNS)
