@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from made_runs import write_manifest
 from small import small_folder, write_video
 
 from vsr import evaluate, models, profiles, prompts, scoring
@@ -14,6 +15,7 @@ from vsr.errors import VsrError
 from vsr.files import append_jsonl, read_json, read_jsonl
 from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
+from vsr.report.evaluations import BASE, GRPO_V
 from vsr.video import decode, patchify
 
 COUNT = ("object_counting", "How many chair(s) are in this room?", None)
@@ -202,6 +204,24 @@ def test_an_adapter_is_asked_with_the_training_prompts(loaded, folder, tmp_path)
     assert run.manifest["about"]["prompts"] == "train"
     untrained = evaluate.evaluate("base", dataset.load(folder), "think", "true", profile, tmp_path)
     assert untrained.manifest["about"]["prompts"] == "evaluate"
+
+
+def test_an_adapter_is_never_taken_for_the_base(folder, tmp_path):
+    """By its run or by the folder in it, it is the same evaluation; a foreign one is nobody's."""
+    base = small_folder(tmp_path)
+    adapted = models.add_lora(models.load(str(base)).model, PROFILE)
+    run = tmp_path / "grpo-vanilla-seed3"
+    adapted.save_pretrained(str(run / "adapter"))
+    profile = profiles.get("smoke", base=str(base), frames=4, max_new_tokens=2)
+    asked = (dataset.load(folder), "vanilla", "true", profile, tmp_path)
+    foreign = evaluate.evaluate(str(run), *asked)
+    assert foreign.about["method"] == "unknown"
+    write_manifest(run, "grpo", seed=3, finished=False)
+    found = [evaluate.evaluate(str(named), *asked) for named in (run, run / "adapter")]
+    assert found[0].manifest == found[1].manifest
+    assert found[0].about.items() >= {"method": "grpo", "trained_mode": "vanilla", "train_seed": 3}.items()
+    assert [one.path.name for one in GRPO_V.find(tmp_path)] == [found[0].path.name]
+    assert BASE.find(tmp_path) == []
 
 
 def test_repeated_ids_are_refused(loaded, folder, tmp_path):

@@ -4,7 +4,6 @@ Answering and scoring are stages of their own: a changed scoring rule, or other 
 that are there again; nothing is asked twice."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from vsr import models, prompts, scoring
 from vsr.engine.decoding import answer_scenes
 from vsr.engine.inputs import FeatureCache, video_features
 from vsr.errors import VsrError, unknown
-from vsr.files import append_jsonl, atomic_write, fingerprint, read_json, read_jsonl, write_json
+from vsr.files import append_jsonl, fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from vsr.models import Loaded
 from vsr.paper import MODES
 from vsr.profiles import VIDEOS, Profile
@@ -82,7 +81,8 @@ def opened(
     asked = ask(model, bench, mode, video, profile, limit)
     info = asked.info
     name = f"eval-{info['name']}-{mode}-{video}" + (f"-first{limit}" if limit else "")
-    about = {**_trained(model), "mode": mode, "video": video, "prompts": asked.stage, "limit": limit, "model": info}
+    about = {"mode": mode, "video": video, "prompts": asked.stage, "limit": limit, "model": info}
+    about |= _trained(model, info)
     seed = profile.seed if video == "shuffled" else 0  # nothing else is left to chance
     inputs = _hashes(bench, asked.scenes, asked.shown)
     return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
@@ -101,13 +101,15 @@ def ask(model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile:
     return Asked(settings, info, mode, video, stage, scenes, shown)
 
 
-def _trained(model: Loaded | str) -> dict:
-    """What `about` says of the training behind a model: method, its prompt, seed, beta, budget."""
-    manifest = Path(str(model)) / "manifest.json"
-    if isinstance(model, Loaded) or not manifest.is_file():
+def _trained(model: Loaded | str, info: dict) -> dict:
+    """What `about` says of the training behind a model: method, its prompt, seed, beta, budget. An adapter that no run
+    of ours tells of is "unknown": it must never be taken for the base."""
+    if info["adapter_hash"] is None:
         return {"method": "base"}
-    training = read_json(manifest)
-    about = training.get("about", {})
+    folder = Path("" if isinstance(model, Loaded) else model)
+    manifest = (folder.parent if folder.name == "adapter" else folder) / "manifest.json"
+    training = read_json(manifest) if folder.name and manifest.is_file() else {}
+    about = {"method": "unknown"} | training.get("about", {})
     kept = {key: about.get(key) for key in ("method", "beta", "budget", "ablated")}
     return kept | {"trained_mode": about.get("mode"), "train_seed": training.get("seed")}
 
@@ -122,7 +124,7 @@ def constant(bench: QuestionSet, out: str | Path, profile: Profile) -> Run:
     if not run.finished:
         questions = [question for asked in scenes.values() for question in asked]
         rows = [_row(q, about["constants"][scoring.task_of(q.question_type)]) for q in questions]
-        atomic_write(run.path / SAMPLES, lines_of(rows))
+        write_jsonl(run.path / SAMPLES, rows)
         run.finish()
     return scored(run, profile)
 
@@ -200,13 +202,8 @@ def _resume(samples: Path, scenes: dict[str, list[Question]]) -> set[str]:
         answered[row["scene_name"]] = answered.get(row["scene_name"], 0) + 1
     done = {scene for scene, asked in scenes.items() if answered.get(scene) == len(asked)}
     if rows:
-        atomic_write(samples, lines_of(row for row in rows if row["scene_name"] in done))
+        write_jsonl(samples, (row for row in rows if row["scene_name"] in done))
     return done
-
-
-def lines_of(rows) -> str:
-    """Rows (dicts) as the text of a jsonl file."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _answer(
@@ -276,9 +273,9 @@ def scored(run: Run, profile: Profile) -> Run:
         return run
     rows = list(read_jsonl(run.path / SAMPLES))
     scores = scoring.score_samples(rows)
-    if any(row["score"] != score for row, score in zip(rows, scores, strict=True)):  # answered under other rules
+    if any(row.get("score") != score for row, score in zip(rows, scores, strict=True)):  # answered under other rules
         rows = [row | {"score": float(score)} for row, score in zip(rows, scores, strict=True)]
-        atomic_write(run.path / SAMPLES, lines_of(rows))
+        write_jsonl(run.path / SAMPLES, rows)
     facts = {
         **scoring.summarise(rows, resamples=settings.bootstrap, seed=settings.seed),
         **run.manifest["settings"],

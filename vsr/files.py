@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vsr.errors import VsrError
@@ -84,6 +84,11 @@ def append_jsonl(path: str | Path, row: dict) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """All rows of a jsonl file; atomic."""
+    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:

@@ -5,14 +5,13 @@ Each takes every Nth scene that is left. What they have answered lies in `.shard
 `vsr.workers.watch`) and, at its end, result.json. A scene answered in full is never asked again, by any number
 of processes."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import torch
 from vsr import evaluate as one
 from vsr import models, workers
 from vsr.errors import VsrError
-from vsr.files import atomic_write, read_json, read_jsonl, write_json
+from vsr.files import read_json, read_jsonl, write_json, write_jsonl
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, QUIET, track
 from vsr.questions.dataset import QuestionSet
@@ -100,7 +99,7 @@ def evaluate(
     shards = [Shard(str(here / str(i)), todo[i::number], os.getpid(), **what) for i in range(number)]
     speed = _work(shards, run.path, len(asked.scenes))
     answered = _gather(run.path, asked)
-    atomic_write(run.path / SAMPLES, _lines(row for scene in asked.scenes for row in answered[scene]))
+    write_jsonl(run.path / SAMPLES, (row for scene in asked.scenes for row in answered[scene]))
     shutil.rmtree(here)
     one.close(run, processes=number, **speed)
     return one.scored(run, profile)
@@ -117,15 +116,11 @@ def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:
         for row in read_jsonl(file) if file.is_file() else ():
             rows.setdefault(row["scene_name"], []).append(row)
         whole |= {scene: rows[scene] for scene in rows if len(rows[scene]) == len(asked.scenes.get(scene, ()))}
-    atomic_write(here / WHOLE, _lines(row for scene in whole for row in whole[scene]))
+    write_jsonl(here / WHOLE, (row for scene in whole for row in whole[scene]))
     for shard, lock in zip(shards, held, strict=True):
         shutil.rmtree(shard)
         lock.release()
     return whole
-
-
-def _lines(rows: Iterable[dict]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _work(shards: list[Shard], folder: Path, total: int) -> dict:

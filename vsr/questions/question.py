@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vsr.errors import VsrError
-from vsr.files import atomic_write, read_text
+from vsr.files import read_text, write_jsonl
 
 NUMERICAL = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 DIRECTIONS = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard")
@@ -86,10 +86,5 @@ def from_row(row: object, where: str) -> Question:
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
     """One json line a question, in the order given; atomic."""
-    rows = []
-    for question in questions:
-        row = asdict(question)
-        if row["pruned"] is None:
-            del row["pruned"]
-        rows.append(json.dumps(row, ensure_ascii=False))
-    atomic_write(path, "".join(row + "\n" for row in rows))
+    rows = map(asdict, questions)
+    write_jsonl(path, ({key: row[key] for key in row if key != "pruned" or row[key] is not None} for row in rows))

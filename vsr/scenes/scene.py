@@ -1,6 +1,5 @@
 """What every scene is, whichever door it came through, and scenes as json lines: read back bit for bit."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vsr.errors import VsrError
-from vsr.files import atomic_write, read_jsonl
+from vsr.files import read_jsonl, write_jsonl
 
 # what a row holds of a scene, its camera and its boxes, in the order of the file
 PLAIN, CAMERA = ("id", "dataset", "room_size", "height", "palette", "counts"), ("position", "yaw", "pitch", "fov")
@@ -90,7 +89,7 @@ class Scene:
 
 def save_scenes(path: str | Path, scenes: Iterable[Scene]) -> None:
     """One json line a scene; atomic."""
-    atomic_write(path, "".join(json.dumps(to_row(scene), ensure_ascii=False) + "\n" for scene in scenes))
+    write_jsonl(path, map(to_row, scenes))
 
 
 def load_scenes(path: str | Path) -> list[Scene]:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from vsr.errors import Stopped, VsrError
-from vsr.files import atomic_write, read_jsonl
+from vsr.files import read_jsonl, write_jsonl
 from vsr.progress import track
 from vsr.workers import Heart
 
@@ -38,7 +38,7 @@ class AdapterTrainer:
 
     def require_finite(self, what: str, values: Iterable[Tensor], step: int) -> None:
         """VsrError, naming the step, if any number is not: from there on nothing could be learnt any more."""
-        if not all(bool(value.isfinite().all()) for value in values):
+        if not _finite(values):
             raise VsrError(
                 f"{Path(self.args.output_dir).name}: step {step} of {self.state.max_steps}: its {what} is not finite, "
                 f"at a learning rate of {self.args.learning_rate:g}; set a lower one and train again (the last "
@@ -55,7 +55,7 @@ class AdapterTrainer:
         step = self.state.global_step
         folder = Path(self.args.output_dir) / f"checkpoint-{step}"
         due = self.is_world_process_zero() and step % rollout_steps(self.args) == 0 < step
-        if due and not folder.exists() and all(bool(weight.isfinite().all()) for weight in self.weights()):
+        if due and not folder.exists() and _finite(self.weights()):
             self._save_checkpoint(self.model, trial=None)
 
     def create_model_card(self, *_, **__) -> None:
@@ -76,6 +76,11 @@ class AdapterTrainer:
                 f"{folder}: could not be written ({str(error).splitlines()[0]}); free some space and run it again: "
                 "it continues from the checkpoint before"
             ) from None
+
+
+def _finite(values: Iterable[Tensor]) -> bool:
+    """Whether all numbers are; a GPU is waited for once, not for every tensor."""
+    return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
 
 def rollout_steps(args: TrainingArguments) -> int:
@@ -145,7 +150,7 @@ def cut_logs(folder: Path, step: int) -> None:
     for name in ("log.jsonl", "completions.jsonl"):
         if (folder / name).is_file():
             kept = [row for row in read_jsonl(folder / name) if row["step"] <= step]
-            atomic_write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            write_jsonl(folder / name, kept)
 
 
 class Stop(TrainerCallback):
