@@ -79,6 +79,21 @@ def test_a_cell_that_hangs_is_ended():
 
 
 @pytest.mark.slow
+def test_two_runs_in_one_checkout_both_finish(tmp_path):
+    """Their kernels' sockets lie in a folder of each one's own."""
+    source = small_book(ROOT / "results" / "smoke" / "twice", "import time\ntime.sleep(2)")
+    code = (
+        "import sys; from pathlib import Path; from vsr import notebooks, profiles; "
+        "notebooks.run_all([Path(sys.argv[1])], profiles.get('smoke'), Path(sys.argv[2]), {})"
+    )
+    command, outs = [sys.executable, "-c", code, str(source)], [tmp_path / "a", tmp_path / "b"]
+    started = [subprocess.Popen([*command, str(out)], cwd=ROOT) for out in outs]
+    assert [process.wait(300) for process in started] == [0, 0]
+    assert all((out / "notebooks" / "99_small.ipynb").is_file() for out in outs)
+    assert not list(ROOT.glob("kernel-ipc*"))
+
+
+@pytest.mark.slow
 def test_the_whole_study_runs_in_profile_smoke_and_is_then_left_alone():
     command = [sys.executable, "-m", "vsr.cli", "run", "--profile", "smoke"]
     first = subprocess.run([*command, "--fresh"], cwd=ROOT, capture_output=True, text=True)

@@ -67,7 +67,7 @@ def test_reports_do_not_import_torch():
     files = [file for name in NO_TORCH for file in sorted((PACKAGE / name).rglob("*.py")) or [PACKAGE / name]]
     names = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files]
     code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
-    assert len(names) > 15
+    assert len(names) >= 20
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

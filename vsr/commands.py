@@ -176,10 +176,11 @@ def cmd_status(args: argparse.Namespace) -> None:
 
 
 def cmd_clean(args: argparse.Namespace) -> None:
-    """list the runs that no current setting uses (those that stepped aside), then remove them"""
+    """list the runs and rooms that no current setting uses (those that stepped aside), then remove them"""
     from vsr import runs
 
-    found = runs.earlier(_out(args))
+    places = [_out(args)] + [runs.ROOT / "data"] * (args.out is None)  # rooms of other settings step aside too
+    found = [path for place in places for path in runs.earlier(place)]
     for path in found:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         print(f"{size / 2**20:8.1f} MiB  {path}")
@@ -192,7 +193,8 @@ def cmd_clean(args: argparse.Namespace) -> None:
             print("nothing was removed; 'vsr clean --yes' does it")
             return
     for path in found:
-        shutil.rmtree(path)
+        if path.exists():  # not one inside another that has just gone
+            shutil.rmtree(path)
     print(f"removed {len(found)}")
 
 

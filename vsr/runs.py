@@ -120,11 +120,10 @@ class Run:
         lock = workers.hold(path)
         found = _ours(path)  # read again: another process may just have ended
         if found.get("identity") != identity:
-            aside = path.parent / EARLIER / name / identity
-            _step_aside(path, found, who)
-            if aside.is_dir():
-                os.replace(aside, path)
-                print(f"{name}: the earlier run of these settings is back", file=sys.stderr, flush=True)
+            if path.is_dir() and any(path.iterdir()):
+                why = "; ".join(differences(found, who)) or "it has no manifest of this version"
+                step_aside(path, found.get("identity", "unnamed"), why)
+            come_back(path, identity)
             found = _ours(path)
         if fresh and found:
             shutil.rmtree(path)
@@ -184,8 +183,8 @@ def find(out: str | Path, stage: str | None = None, **about: object) -> list[Run
 
 
 def earlier(results: str | Path) -> list[Path]:
-    """The runs below `results` that stepped aside: what `vsr clean` offers to remove."""
-    return sorted(path.parent for path in Path(results).glob(f"**/{EARLIER}/*/*/{MANIFEST}"))
+    """What stepped aside below a folder of runs, or of rooms: what `vsr clean` offers to remove."""
+    return sorted(path for path in Path(results).glob(f"**/{EARLIER}/*/*") if path.is_dir())
 
 
 def _all(out: Path) -> Iterator[tuple[Path, dict]]:
@@ -218,21 +217,29 @@ def _ours(path: Path) -> dict:
         return {}
 
 
-def _step_aside(path: Path, found: dict, wanted: dict) -> None:
-    """Move what is in the folder to where its own identity finds it again; one line says what differs."""
-    if not path.is_dir() or not any(path.iterdir()):
-        return
-    home = path.parent / EARLIER / path.name
-    aside = home / found.get("identity", "unnamed")
+def step_aside(path: Path, identity: str, why: str) -> None:
+    """Move a folder to where its identity finds it again, and say in one line `why` and where."""
+    aside = path.parent / EARLIER / path.name / identity
     while aside.exists():  # a folder whose manifest was lost, or one copied here by hand
         aside = aside.with_name(f"{aside.name}-again")
+    _move(path, aside)
+    print(f"{path.name}: {why}; the earlier one is kept in {aside}", file=sys.stderr, flush=True)
+
+
+def come_back(path: Path, identity: str) -> None:
+    """Move the folder of that identity, if one stepped aside, to where it was."""
+    aside = path.parent / EARLIER / path.name / identity
+    if aside.is_dir():
+        _move(aside, path)
+        print(f"{path.name}: the earlier one of these settings is back", file=sys.stderr, flush=True)
+
+
+def _move(path: Path, target: Path) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        os.replace(path, aside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
     except OSError as error:
-        raise VsrError(f"{path}: could not be moved to {aside} ({error.strerror}); choose another --out") from None
-    why = "; ".join(differences(found, wanted)) or "it has no manifest of this version"
-    print(f"{path.name}: {why}; the earlier run is kept in {aside}", file=sys.stderr, flush=True)
+        raise VsrError(f"{path}: could not be moved to {target} ({error.strerror}); choose another --out") from None
 
 
 def differences(before: dict, after: dict) -> list[str]:

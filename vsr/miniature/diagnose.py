@@ -30,10 +30,12 @@ from vsr.runs import Run, Stage
 from vsr.scenes.scene import Box, Scene
 from vsr.scoring import intervals, readable, score, task_of
 from vsr.scoring.rewards import format as follows_format
+from vsr.train import STAGES
 from vsr.train import train as train_adapter
 
 NAME = "diagnosis"
-DIAGNOSE = Stage("diagnose", 1, ())
+ANSWERED = {name for stage in evaluate.ANSWER.values() for name in stage.settings}
+DIAGNOSE = Stage("diagnose", 1, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
 BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
@@ -129,8 +131,8 @@ def diagnose(
     info = models.describe(**arguments)
     asked = {"bench": bench, "train": train}
     inputs = {name: fingerprint([asdict(q) for q in data.questions]) for name, data in asked.items()}
-    about = {"model": info, "sampled": sampled, "profile": asdict(profile)}
-    run = Run.open(out, NAME, DIAGNOSE, None, about=about, inputs=inputs, seed=profile.seed)
+    about = {"model": info, "sampled": sampled}
+    run = Run.open(out, NAME, DIAGNOSE, profile, about=about, inputs=inputs, seed=profile.seed)
     if run.finished:
         return run
     loaded, rows = models.load(**arguments), {}

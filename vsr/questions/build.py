@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +19,7 @@ from vsr.questions import held_out, tasks
 from vsr.questions import rules as rule_sets
 from vsr.questions.question import FIELDS, FREE_DIRECTION, Draft, Question, write_questions
 from vsr.questions.rules import Rules
-from vsr.runs import EARLIER, differences
+from vsr.runs import come_back, differences, step_aside
 from vsr.scenes.geometry import turn_angle
 from vsr.scenes.scene import Box, Scene, save_scenes, to_row
 
@@ -226,21 +224,15 @@ def build_rooms(
 
 def _claimed(folder: Path, about: dict) -> bool:
     """Make the folder that of `about`: what else is in it steps aside. Whether nothing is left to do."""
-    manifest, mark, home = folder / "manifest.json", about["fingerprint"], folder.parent / EARLIER / folder.name
+    manifest, mark = folder / "manifest.json", about["fingerprint"]
     found = read_json(manifest) if manifest.is_file() else {}
-    if found and found.get("fingerprint") != mark:
-        # never deleted: an hour of filming may be in it
-        aside = home / str(found.get("fingerprint", "unnamed"))
-        while aside.exists():
-            aside = aside.with_name(f"{aside.name}-again")
-        _move(folder, aside)
+    if found and found.get("fingerprint") != mark:  # never deleted: an hour of filming may be in it
         now = json.loads(json.dumps(about))  # tuples become lists, as in the manifest
         settings = [{name: one.get(name) for name in about if name != "fingerprint"} for one in (found, now)]
         why = "; ".join(differences(*({"settings": one, **one} for one in settings)))
-        print(f"{folder.name}: {why}; the earlier one is kept in {aside}", file=sys.stderr, flush=True)
-    if not folder.exists() and (home / mark).is_dir():
-        _move(home / mark, folder)
-        print(f"{folder.name}: the earlier one of these settings is back", file=sys.stderr, flush=True)
+        step_aside(folder, str(found.get("fingerprint", "unnamed")), why)
+    if not folder.exists():
+        come_back(folder, mark)
     found = read_json(manifest) if manifest.is_file() else {}
     if not found:
         write_json(manifest, about)  # from now on the folder is known to be of these settings, finished or not
@@ -248,14 +240,6 @@ def _claimed(folder: Path, about: dict) -> bool:
         return False
     videos = len(list((folder / "videos").glob("*.mp4")))
     return found["hashes"]["questions.jsonl"] == hash_files(folder / "questions.jsonl") and videos >= found["rooms"]
-
-
-def _move(folder: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder, target)
-    except OSError as error:
-        raise VsrError(f"{folder}: could not be moved to {target} ({error.strerror}); choose another --out") from None
 
 
 def _film(folder: Path, scene: Scene, world: "World") -> dict[str, float]:
