@@ -3,21 +3,24 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made_runs import write_manifest
 from small import small_folder, write_video
+from test_committed import alike
 
 from vsr import evaluate, models, profiles, prompts, scoring
 from vsr.errors import VsrError
-from vsr.files import append_jsonl, read_json, read_jsonl
+from vsr.files import append_jsonl, read_json, read_jsonl, write_json
 from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
 from vsr.report.evaluations import BASE, GRPO_V
 from vsr.video import decode, patchify
 
+GOLDEN = Path(__file__).resolve().parent / "golden" / "trajectories.json"
 COUNT = ("object_counting", "How many chair(s) are in this room?", None)
 NEAR = ("object_rel_distance", "Which of these objects is the closest to the bed?", ("A. table", "B. door"))
 SIZE = ("room_size_estimation", "What is the size of this room?", None)
@@ -272,3 +275,25 @@ def test_answering_reads_the_settings_it_declares_and_no_other(loaded, folder, t
     asked = evaluate.ask("base", dataset.load(folder), mode, "true", profile, None)
     evaluate.answer(loaded, dataset.load(folder), asked, tmp_path / "samples.jsonl")
     assert asked.settings.read == set(evaluate.ANSWER[mode].settings)
+
+
+def test_answers_and_scores_change_with_their_versions_only(loaded, folder, tmp_path):
+    """Eleven of twelve answers: on another processor the last bits may turn a near tie, a change of prompt, frames or
+    decoding turns them all. The scores are of made-up responses; the last of their four decimals may round elsewhere."""
+    run = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
+    said = ["3", "B", "about 2 metres", "", "2.5", "A. table", "4", "<answer>B</answer>", "1", "none", "b", "10"]
+    made = [row | {"response": text} for row, text in zip(rows(run), said, strict=True)]
+    found = {
+        "answer": {"version": evaluate.ANSWER["vanilla"].version, "answers": [row["response"] for row in rows(run)]},
+        "score": {"version": evaluate.SCORE.version, "summary": scoring.summarise(made, resamples=50)},
+    }
+    golden = read_json(GOLDEN)
+    if pytest.renew_golden:
+        write_json(GOLDEN, golden | found)
+        return
+    renew = "renew with 'pytest tests/test_evaluate.py --renew-golden'"
+    assert {stage: golden[stage]["version"] for stage in found} == {s: found[s]["version"] for s in found}, renew
+    pairs = zip(found["answer"]["answers"], golden["answer"]["answers"], strict=True)
+    assert sum(one == other for one, other in pairs) >= 11, f"answers changed: bump the version of ANSWER and {renew}"
+    same = alike(*(json.dumps(one["score"]["summary"], sort_keys=True) for one in (found, golden)))
+    assert same, f"scores changed: bump the version of SCORE and {renew}"
