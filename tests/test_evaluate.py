@@ -279,7 +279,7 @@ def test_answering_reads_the_settings_it_declares_and_no_other(loaded, folder, t
 
 def test_answers_and_scores_change_with_their_versions_only(loaded, folder, tmp_path):
     """Eleven of twelve answers: on another processor the last bits may turn a near tie, a change of prompt, frames or
-    decoding turns them all. The scores are of made-up responses; the last of their four decimals may round elsewhere."""
+    decoding turns them all. Scores are of made-up responses; the last of their four decimals may round elsewhere."""
     run = evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
     said = ["3", "B", "about 2 metres", "", "2.5", "A. table", "4", "<answer>B</answer>", "1", "none", "b", "10"]
     made = [row | {"response": text} for row, text in zip(rows(run), said, strict=True)]
