@@ -144,21 +144,6 @@ def check_processor(
             raise VsrError(f"{source}: {PREPROCESSING} says {name}={given[name]}, Qwen2-VL's {known[name]}")
 
 
-def tiny_config() -> dict:
-    """Sizes of the miniature, in transformers' names: about 2.5M parameters with a vocabulary of 1.5k."""
-    return {
-        "text": {
-            "hidden_size": 192,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 2,
-            "mrope_section": [4, 6, 6],
-        },
-        "vision": {"embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 2},
-    }
-
-
 def shape(sizes: dict, **ids: int) -> Qwen2VLConfig:
     """The Qwen2-VL configuration of some sizes, with the ids of special tokens where given."""
     text, tied = dict(sizes["text"]), sizes.get("tied", True)
