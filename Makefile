@@ -5,6 +5,8 @@ GPUS ?= 1
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# one process more than cores: tests wait for notebooks' kernels, jobs and locks
+PYTEST = $(BIN)/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 RUN := $(BIN)/vsr run --profile $(PROFILE) --gpus $(GPUS) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: reproduce test kernels lab clean
@@ -15,14 +17,13 @@ reproduce: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10
+	$(PYTEST) --durations 10
 
-# the fast tests with the arithmetic of processors without vectors, and of those with AVX2
+# the suite with the arithmetic of processors without vectors, and of those with AVX2
 kernels: $(VENV)/.installed
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott ONEDNN_MAX_CPU_ISA=SSE41 \
-		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
-	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell ONEDNN_MAX_CPU_ISA=AVX2 \
-		$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
+		NPY_DISABLE_CPU_FEATURES="AVX2 FMA3" $(PYTEST)
+	ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST)
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
