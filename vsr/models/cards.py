@@ -141,19 +141,11 @@ def _scores(found: list[dict]) -> str:
         return "Not evaluated yet.\n"
     rows = []
     for one in found:
-        averages = [_value(one, "overall"), _value(one, "trained")]
-        tasks = [_value(one["tasks"].get(task, {}), "score") for task in TASKS]
-        rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *averages, *tasks))
+        scores = [Value.read(one, over) or "–" for over in ("overall", "trained", *TASKS)]
+        rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *scores))
     head = ("prompt", "video", "data", "questions", "average", "trained six", *TASKS.values())
     ids = ", ".join(one["run"] for one in found)
     return f"{markdown.table(head, rows)}\nPercent, 95 % intervals over scenes. Evaluations: {ids}.\n"
-
-
-def _value(part: dict, key: str) -> str:
-    if part.get(key) is None:
-        return "–"
-    low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
-    return str(Value(part[key], low, high))
 
 
 def _not_run(about: dict, found: list[dict], alone: bool) -> list[str]:

@@ -43,11 +43,12 @@ class AuditRow:
         return abs(self.printed - self.mean) > ROUNDING + 1e-9
 
 
-def audit(rows: tuple[paper.PrintedRow, ...] = paper.TABLE_1 + paper.TABLE_2) -> list[AuditRow]:
+def audit() -> list[AuditRow]:
     """Every printed average checked against its own row."""
-    names = [f"{row.backbone} {row.method} {row.mode}" for row in rows]
-    means = [sum(row.scores) / len(row.scores) for row in rows]
-    return [AuditRow(row.where, name, row.average, mean) for row, name, mean in zip(rows, names, means, strict=True)]
+    return [
+        AuditRow(row.where, f"{row.backbone} {row.method} {row.mode}", row.average, sum(row.scores) / len(row.scores))
+        for row in paper.TABLE_1 + paper.TABLE_2
+    ]
 
 
 def audit_markdown(rows: list[AuditRow]) -> str:
@@ -55,7 +56,7 @@ def audit_markdown(rows: list[AuditRow]) -> str:
     lines = []
     for row in rows:
         numbers = (f"{row.printed:.1f}", f"{row.mean:.2f}", f"{row.printed - row.mean:+.2f}")
-        lines.append([row.where, row.row, *numbers, "**beyond rounding**" if row.flagged else ""])
+        lines.append([row.where, row.row, *numbers, "**beyond rounding**" * row.flagged])
     table = markdown.table(["table", "row", "printed average", "mean of the row", "difference", ""], lines)
     return f"**Arithmetic of the published tables**\n\n{table}\nRounding explains differences up to {ROUNDING}.\n"
 
@@ -135,17 +136,16 @@ def _record(entry: Entry) -> dict:
     """As JSON, which has no nan."""
     findings = []
     for found in entry.findings:
-        numbers = {name: value for name, value in asdict(found.effect).items() if name != "seeds"}
-        numbers = {name: None if isnan(value) else round(value, 4) for name, value in numbers.items()}
-        words = {"what": found.what, "unit": found.unit, "verdict": found.verdict or None}
-        findings.append({**words, **numbers, "seeds": list(found.effect.seeds)})
-    return {
-        "claim": entry.claim.number,
-        "verdict": entry.verdict,
-        "note": entry.note,
-        "runs": list(entry.runs),
-        "findings": findings,
-    }
+        numbers = asdict(found.effect)
+        about = {
+            "what": found.what,
+            "unit": found.unit,
+            "verdict": found.verdict or None,
+            "seeds": numbers.pop("seeds"),
+        }
+        findings.append(about | {key: None if isnan(value) else round(value, 4) for key, value in numbers.items()})
+    about = {"claim": entry.claim.number, "verdict": entry.verdict, "note": entry.note}
+    return about | {"runs": entry.runs, "findings": findings}
 
 
 # --- a rerun beside the published run ---

@@ -92,13 +92,7 @@ class Evaluation:
     def value(self, column: str) -> Value | None:
         """The number of one of COLUMNS: of a single run from its summary, of several seeds their mean; None where no
         question asked for it."""
-        if len(self.runs) > 1:
-            return self.answers.value(column)
-        summary = self.summaries[0]
-        part = summary if column in AVERAGES else summary["tasks"].get(column, {})
-        keys = (column, f"{column}_low", f"{column}_high") if column in AVERAGES else ("score", "low", "high")
-        score, low, high = map(part.get, keys)
-        return None if score is None else Value(float(score), low, high)
+        return self.answers.value(column) if len(self.runs) > 1 else Value.read(self.summaries[0], column)
 
     def values(self) -> dict[str, Value | None]:
         """All COLUMNS."""

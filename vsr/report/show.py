@@ -15,6 +15,7 @@ from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import TYPES, Question
 from vsr.scoring import rewards
+from vsr.scoring.intervals import Value
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
@@ -158,17 +159,14 @@ def hacks(runs_: dict[str, list[dict]]) -> Markdown:
 def scores(summaries: dict[str, dict]) -> Markdown:
     """Score with interval by task, one row a summary."""
 
-    def cell(part: dict, key: str = "score") -> str:
-        low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
-        interval = f" [{low:.1f},\u00a0{high:.1f}]" if low is not None else ""  # no line ends inside it
-        return f"{part[key]:.1f}{interval}"
-
-    tasks = [task for task in TASKS if task in next(iter(summaries.values()))["tasks"]]
-    rows = [
-        (name, cell(s, "overall"), cell(s, "trained"), *(cell(s["tasks"][task]) for task in tasks))
-        for name, s in summaries.items()
-    ]
-    return table(("", "overall", "trained six", *(TASKS[task] for task in tasks)), rows)
+    first = next(iter(summaries.values()))
+    columns = {"overall": "overall", "trained": "trained six"}
+    columns |= {task: name for task, name in TASKS.items() if task in first["tasks"]}
+    rows = []
+    for name, summary in summaries.items():
+        values = [str(Value.read(summary, over) or "–") for over in columns]
+        rows.append((name, *(value.replace(", ", ",\u00a0") for value in values)))  # no line ends inside an interval
+    return table(("", *columns.values()), rows)
 
 
 def card(run: Path) -> Markdown:

@@ -11,34 +11,15 @@ import numpy as np
 
 from vsr import markdown
 from vsr.errors import VsrError
-from vsr.paper import TASKS, TRAINED
+from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL, Question
 from vsr.scoring import harnesses
-from vsr.scoring.answers import (
-    THRESHOLDS,
-    final_answer,
-    mean_relative_accuracy,
-    read_letter,
-    read_number,
-    same_text,
-    to_float,
-)
+from vsr.scoring.answers import THRESHOLDS, final_answer, read_letter, read_number, same_text, to_float
+from vsr.scoring.answers import mean_relative_accuracy as mean_relative_accuracy  # the notebooks' name for it
 from vsr.scoring.harnesses import Harness
 from vsr.scoring.intervals import RESAMPLES, SEED, Answers, interval, task_of
 
 SAMPLE_FIELDS = ("id", "scene_name", "question_type", "options", "ground_truth", "response")
-
-__all__ = [
-    "TASKS",
-    "TRAINED",
-    "answered",
-    "best_constant",
-    "mean_relative_accuracy",
-    "rosetta_table",
-    "score",
-    "summarise",
-    "task_of",
-]
 
 
 def score(question: Question, text: str, rules: str = "official") -> float:

@@ -12,6 +12,7 @@ With three to five seeds such an interval covers 92 to 97 %; the low end is wher
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import compress
 from statistics import NormalDist
 
 import numpy as np
@@ -62,10 +63,18 @@ class Value:
     spread: float | None = None
     seeds: int = 1
 
+    @classmethod
+    def read(cls, summary: dict, over: str) -> "Value | None":
+        """From a summary, overall, over the trained six or one task; None where no question asked for it."""
+        whole = over in MEMBERS
+        part = summary if whole else summary["tasks"].get(over, {})
+        score, low, high = map(part.get, (over, f"{over}_low", f"{over}_high") if whole else ("score", "low", "high"))
+        return None if score is None else cls(float(score), low, high)
+
     def __str__(self) -> str:
         """'35.4 [33.0, 37.9]', and ' sd 0.8' between seeds."""
-        spread = "" if self.spread is None else f" sd {self.spread:.1f}"
-        return f"{self.score:.1f}" + (f" [{self.low:.1f}, {self.high:.1f}]" if self.low is not None else "") + spread
+        interval = "" if self.low is None else f" [{self.low:.1f}, {self.high:.1f}]"
+        return f"{self.score:.1f}{interval}" + ("" if self.spread is None else f" sd {self.spread:.1f}")
 
 
 @dataclass(frozen=True)
@@ -124,16 +133,15 @@ class Answers:
 
     def points(self, over: str) -> tuple[np.ndarray, np.ndarray]:
         """Each seed's score (K,) and its draws (K, R) over `over`: overall, trained or a task; nan if not asked."""
-        sample, draws = (100 * mean_over(tasks, over) for tasks in self._tasks)
-        return sample, draws
+        return tuple(100 * mean_over(tasks, over) for tasks in self._tasks)
 
     def value(self, over: str) -> Value | None:
         """The mean over seeds with its interval and the seeds' spread; None where no question asks for it."""
         scores, draws = self.points(over)
         if np.isnan(scores).any():
             return None
-        low, high = interval(draws.mean(0), self.size)
-        bounds = (None, None) if np.isnan(low) else (low, high)
+        bounds = interval(draws.mean(0), self.size)
+        bounds = (None, None) if np.isnan(bounds[0]) else bounds
         spread = float(scores.std(ddof=1)) if len(scores) > 1 else None
         return Value(float(scores.mean()), *bounds, spread, len(scores))
 
@@ -145,8 +153,8 @@ class Answers:
         """The questions that VSI-Bench-Debiased keeps; None unless every question says."""
         if None in self.pruned or all(self.pruned):
             return None
-        kept = [i for i, pruned in enumerate(self.pruned) if not pruned]
-        fields = {name: tuple(getattr(self, name)[i] for i in kept) for name in ("ids", "scenes", "kinds", "pruned")}
+        kept = ~np.array(self.pruned)
+        fields = {name: tuple(compress(getattr(self, name), kept)) for name in ("ids", "scenes", "kinds", "pruned")}
         return replace(self, scores=self.scores[:, kept], **fields)
 
 
@@ -219,5 +227,5 @@ def between(ours: Sequence[float], theirs: Sequence[float] = (0.0,)) -> Effect:
     parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides if len(side) > 1]
     value, sizes = float(sides[0].mean() - sides[1].mean()), tuple(map(len, sides))
     if not parts:
-        return Effect(value, float("nan"), float("nan"), float("nan"), sum(sizes), 0, sizes)
+        return Effect(value, np.nan, np.nan, np.nan, sum(sizes), 0, sizes)
     return student(value, parts, sum(sizes), 0, sizes)

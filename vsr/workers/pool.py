@@ -65,7 +65,8 @@ def run_all(
         free.put(device)
     with tempfile.TemporaryDirectory(prefix="vsr-") as name:
         stacks = Path(name)
-        with ProcessPoolExecutor(number, context, _begin, (dict(os.environ), stacks, free if devices else None)) as pool:
+        told = (dict(os.environ), stacks, free if devices else None)
+        with ProcessPoolExecutor(number, context, _begin, told) as pool:
             futures = {pool.submit(_call, job): job for job in jobs}
             try:
                 _follow(futures, number, stacks, while_waiting, every)
