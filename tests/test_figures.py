@@ -51,7 +51,7 @@ def lines_of(axes, marker: str) -> list[tuple[float, float]]:
 
 
 def test_every_figure_is_drawn_even_without_runs(tmp_path):
-    for draw in figures.all_figures().values():
+    for draw in figures.ALL.values():
         fig = draw(tmp_path / "tiny")
         texts = [text.get_text() for axes in fig.axes for text in axes.texts]
         titles = [axes.get_title("left") for axes in fig.axes]

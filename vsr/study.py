@@ -18,7 +18,7 @@ from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures, figures_folder, pictures
+from vsr.report import figures_folder, pictures, plotting
 from vsr.report.pictures import Curves
 from vsr.scenes import metainfo
 from vsr.workers.pool import Job, run_all
@@ -67,7 +67,7 @@ class Study:
 
     def figure(self, figure: Figure, name: str) -> Image:
         """Write a figure as figures/<profile>/<name>.svg and .png, and show it."""
-        figures.savefig(figure, self.figures / name)
+        plotting.savefig(figure, self.figures / name)
         return pictures.image(figure)
 
     def estimate(self, mode: str = "vanilla") -> Markdown:

@@ -9,15 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from vsr import estimate, evaluate, models
+from vsr import estimate, models
 from vsr import train as training
 from vsr.errors import unknown
 from vsr.files import read_json, write_json
 from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
+from vsr.questions.dataset import QuestionSet
 from vsr.report import plotting as p
 from vsr.report import training_logs
 from vsr.report.evaluations import BASE, GRPO_V, Evaluation, evaluation
@@ -58,16 +60,12 @@ def plan(variants: dict[str, Study]) -> dict[str, dict]:
 
 def plan_rows(plans: dict[str, dict]) -> list[tuple[str, ...]]:
     """PLAN_HEAD's columns: weights estimated and counted, memory at the worst moment, seconds, and what to change."""
-    return [
-        (
-            name,
-            *(estimate.gib(found[size]) for size in ("weights", "loaded", "peak")),
-            f"{sum(found['step'].values()):.2f} s",
-            duration(found["training"]),
-            "yes" if found["fits"] else "; ".join(found["changes"]),
-        )
-        for name, found in plans.items()
-    ]
+    rows = []
+    for name, found in plans.items():
+        sizes = [estimate.gib(found[size]) for size in ("weights", "loaded", "peak")]
+        times = f"{sum(found['step'].values()):.2f} s", duration(found["training"])
+        rows.append((name, *sizes, *times, "yes" if found["fits"] else "; ".join(found["changes"])))
+    return rows
 
 
 def expect(profile: Profile, out: Path) -> Run:
@@ -80,9 +78,9 @@ def expect(profile: Profile, out: Path) -> Run:
     if run.finished:
         return run
     found, loaded = estimate.estimate(profile, mode=MODE), models.load(**arguments)
-    sizes = {"peak": found.peak, "weights": found.memory["weights"], "loaded": held_bytes(loaded.model)}
-    times = {"step": found.step, "training": found.seconds, "rates": found.device.source}
-    write_json(run.path / "estimate.json", {**sizes, **times, "fits": found.fits, "changes": found.changes})
+    plan = {"peak": found.peak, "weights": found.memory["weights"], "loaded": held_bytes(loaded.model)}
+    plan |= {"step": found.step, "training": found.seconds, "rates": found.device.source}
+    write_json(run.path / "estimate.json", plan | {"fits": found.fits, "changes": found.changes})
     run.finish(device=loaded.device_name)
     return run
 
@@ -91,41 +89,34 @@ def train(variants: dict[str, Study]) -> list[Path]:
     """vsGRPO-V of every variant and seed; the run folders. VsrError before any of them where a GPU is too small."""
     for variant in variants.values():
         estimate.require(variant.profile, MODE)
-    todo, names = [], []
-    for name, variant in variants.items():
-        common = {"profile": variant.profile, "mode": MODE, "data": variant.train, "out": variant.results}
-        for seed in range(variant.profile.seeds):
-            todo.append(Job(name, train_alone, {"seed": seed, **common}))
-            names.append(f"{name}, seed {seed}")
-    asked = [job.arguments for job in todo]
-    folders = [one["out"] / run_name(one["profile"], "grpo", one["seed"], MODE) for one in asked]
-    run_all(todo, Curves(folders, max(variant.profile.max_steps for variant in variants.values()), labels=names))
+    todo, folders = [], []
+    for name, one in variants.items():
+        for seed in range(one.profile.seeds):
+            # the data is made here, once, not by each process
+            todo.append(Job(f"{name}, seed {seed}", train_alone, {"study": one, "data": one.train, "seed": seed}))
+            folders.append(one.results / run_name(one.profile, "grpo", seed, MODE))
+    steps = max(one.profile.max_steps for one in variants.values())
+    run_all(todo, Curves(folders, steps, labels=[job.name for job in todo]))
     return folders
 
 
-def train_alone(**arguments: object) -> Run:
+def train_alone(study: Study, data: QuestionSet, seed: int) -> None:
     """vsGRPO, its peak of GPU memory free of what ran before in this process."""
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return training.train("grpo", **arguments)
+    training.train("grpo", study.profile, data, study.results, seed, mode=MODE)
 
 
 def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[str, dict]:
     """The summaries of every variant's base and of its trained models, all on the same questions."""
-    todo = []
+    found = {}
     for name, variant in variants.items():
         mine = [str(run) for run in trained if run.parent == variant.results]
-        common = {"bench": variant.bench, "mode": MODE, "video": "true", "profile": variant.profile}
-        for model in ("base", *mine):
-            arguments = {"model": model, "out": variant.results, **common}
-            todo.append(Job(f"{name}, {'trained' if model in mine else 'base'}", evaluate.evaluate, arguments))
-    run_all(todo, Counted("evaluations", len(todo)))
-    asked = [(job.name, variants[job.name.split(",")[0]], job.arguments["model"]) for job in todo]
-    return {name: variant.evaluate(MODE, "true", model) for name, variant, model in asked}
+        base, *others = variant.evaluate_all([(model, MODE, "true") for model in ("base", *mine)])
+        found |= {f"{name}, base": base} | {f"{name}, trained": one for one in others}
+    return found
 
 
 @dataclass(frozen=True)
@@ -167,8 +158,8 @@ def rows(results: str | Path) -> list[tuple[str, ...]]:
     table = []
     for one in find(results):
         numbers = [f"{value:.1f}" for value in one.memory] + [f"{value:.2f}" for value in one.step]
-        scores = [f"{run.value('overall')}" if run else NOT_RUN for run in (one.base, one.trained)]
-        table.append((one.name, *(NOT_RUN if number == "nan" else number for number in numbers), *scores))
+        numbers += [f"{run and run.value('overall')}" for run in (one.base, one.trained)]
+        table.append((one.name, *(NOT_RUN if number in ("nan", "None") else number for number in numbers)))
     return table
 
 
@@ -210,6 +201,6 @@ def tradeoff(results: str | Path) -> Figure:
         text = f"{least} instead of full precision: {share:.0%} of the memory, {costs}"
     if not variants:
         p.not_run(panels[0], "QLoRA variants")
-    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
+    p.suptitle(fig, text)
     p.name_runs(fig, [mark for one in variants for mark in one.ids])
     return fig

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
 from vsr.report.evaluations import BASE, BASE_T, GRPO_V, Method, evaluation
-from vsr.report.plotting import BLUE, GREY, PALETTE, name_runs, not_run, style, title
+from vsr.report.plotting import BLUE, GREY, PALETTE, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
 from vsr.scoring import harnesses, score_samples, summarise, task_of
 from vsr.scoring.answers import final_answer, mean_relative_accuracy, normalise, read_letter, read_number, to_float
@@ -36,9 +36,8 @@ BAR = 0.2  # of a harness's line
 # --- errors by task ---
 def numbers(samples: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """True and given numbers (N,) of samples that ask for one; nan where no number was read."""
-    true = [to_float(sample["ground_truth"]) for sample in samples]
-    given = [read_number(sample["response"]) for sample in samples]
-    return np.array(true, dtype=float), np.array(given, dtype=float)  # numpy makes nan of None
+    pairs = [(to_float(sample["ground_truth"]), read_number(sample["response"])) for sample in samples]
+    return tuple(np.array(pairs, dtype=float).T)  # numpy makes nan of None
 
 
 def relative_error(samples: list[dict]) -> float:
@@ -112,7 +111,7 @@ def errors(results: str | Path, method: Method | None = None) -> Figure:
         parts += [f"{100 * score_samples(other).mean():.0f} % of the choices are right"] if other else []
         seed = f", seed{run.runs[0].about['train_seed']}" if len(run.runs) > 1 else ""
         text = f"{run.method.label}{seed}: {', '.join(parts)}"
-    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
+    suptitle(fig, text)
     name_runs(fig, [run.runs[0].manifest["id"]] if run else [])
     return fig
 
@@ -183,30 +182,27 @@ def figure_1(results: str | Path) -> Figure:
 # --- score Rosetta ---
 @dataclass(frozen=True)
 class Fall:
-    """How the official overall score becomes a harness's, in percent: `steps` are the points that each of CAUSES adds
-    when its rule is taken over after those before it."""
+    """How the official overall score becomes a harness's own, in percent: `steps` are the points that each of CAUSES
+    adds when its rule is taken over after those before it."""
 
     name: str
     official: float
     steps: dict[str, float]
-
-    @property
-    def score(self) -> float:
-        """The harness's own headline score."""
-        return self.official + sum(self.steps.values())
+    score: float
 
 
 def falls(samples: Iterable[dict]) -> list[Fall]:
     """One fall for each harness other than the official one, of rows of samples.jsonl."""
-    samples, official, found = list(samples), harnesses.get("official"), []
+    samples, found = list(samples), []
+    official, *others = harnesses.RULES.values()
     start = summarise(samples, official, resamples=1)["overall"]
-    for other in (rules for rules in harnesses.RULES.values() if rules is not official):
-        rules, before, steps = official, start, {}
+    for other in others:
+        rules, score, steps = official, start, {}
         for cause in CAUSES:
-            rules = replace(rules, **{cause: getattr(other, cause)})
-            after = summarise(samples, rules, resamples=1)["overall"]
-            steps[cause], before = after - before, after
-        found.append(Fall(other.name, start, steps))
+            rules, before = replace(rules, **{cause: getattr(other, cause)}), score
+            score = summarise(samples, rules, resamples=1)["overall"]
+            steps[cause] = score - before
+        found.append(Fall(other.name, start, steps, score))
     return found
 
 
@@ -225,16 +221,16 @@ def waterfall(samples: Iterable[dict], source: str) -> Figure:
     """For each harness the way from the official score to its own, cause by cause; `source` names the answers."""
     found = falls(samples)
     scores = {"the official harness": found[0].official, **{fall.name: fall.score for fall in found}}
-    low, high = min(scores, key=lambda name: scores[name]), max(scores, key=lambda name: scores[name])
+    low, high = min(scores, key=scores.get), max(scores, key=scores.get)
     text = f"The same answers score {scores[low]:.1f} under {low} and {scores[high]:.1f} under {high}"
     if scores[high] - scores[low] < LEAST:
         text = f"Every harness gives these answers {scores[low]:.1f}"
     fig = Figure(figsize=(8.6, 4.8), layout="constrained")
     axes = fig.subplots()
     axes.axvline(found[0].official, color="0.3", linewidth=1.2, linestyle=":", zorder=1)
-    for y, fall in enumerate(reversed(found)):
+    for y, fall in enumerate(found[::-1]):
         _draw_fall(axes, y, fall)
-    axes.set_yticks(range(len(found)), [fall.name for fall in reversed(found)])
+    axes.set_yticks(range(len(found)), [fall.name for fall in found[::-1]])
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.margins(x=0.18)
     axes.grid(axis="y", visible=False)
