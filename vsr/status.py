@@ -16,8 +16,7 @@ ATTENTION = {"silent", "stopped", "dead"}
 
 @dataclass(frozen=True)
 class Status:
-    """One run. `state` is 'finished', 'running', 'silent' (alive, but no step for long), 'stopped' (on purpose, with a
-    checkpoint) or 'dead' (its process ended before its work did)."""
+    """One run: 'finished', 'running', 'silent' (alive, but no step for long), 'stopped' (on purpose) or 'dead'."""
 
     name: str
     state: str

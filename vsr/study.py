@@ -71,15 +71,12 @@ class Study:
         return pictures.image(figure)
 
     def estimate(self, mode: str = "vanilla") -> Markdown:
-        """What a GRPO run of this profile and its evaluation need here, before they run; on a CPU on one thread, as
-        studies train."""
+        """What a GRPO run of this profile and its evaluation need here, before they run."""
         with devices.one_thread():
             return Markdown(estimate.estimate(self.profile, mode=mode).table())
 
     def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
-        """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.
-
-        Run now, or read if finished; the model is loaded only if there is something left to answer."""
+        """The summary of a model ('base' or a trained run's folder): evaluated now, or read if that is finished."""
         from vsr import shards
 
         run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
@@ -118,8 +115,7 @@ class Study:
         return self._train(wanted, Curves if live else None)
 
     def _train(self, wanted: Sequence[dict], curves: Callable[..., Curves] | None) -> list[Path]:
-        """The run folders of several trainings: side by side, or, where more devices are offered, one after another,
-        each on all of them, in processes that outlive this one."""
+        """The run folders of several trainings: side by side, or one after another on all devices offered."""
         from vsr import train
         from vsr.train import launch
 
@@ -140,8 +136,7 @@ class Study:
         return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
-        """SFT and DPO for every seed on GRPO's questions; with `budget_of` (GRPO's run folders, one a seed) for as many
-        token passes as those runs took. The run folders."""
+        """SFT and DPO for every seed, with as many token passes as the GRPO runs `budget_of` took; the run folders."""
         from vsr.train import token_passes
 
         wanted = [

@@ -51,8 +51,7 @@ def studies(study: Study, quantizations: Sequence[str], **changes: object) -> di
 
 
 def plan(variants: dict[str, Study]) -> dict[str, dict]:
-    """What each variant is expected to need, by the dry runs of `vsr estimate`, and how large its weights are once
-    loaded: the estimate.json of its run `plan`."""
+    """What each variant is expected to need: the estimate.json of its run `plan`."""
     todo = [Job(n, expect, {"profile": v.profile, "out": v.results}) for n, v in variants.items()]
     run_all(todo, Counted("estimates", len(todo)))
     return {n: read_json(v.results / PLAN / "estimate.json") for n, v in variants.items()}
@@ -69,9 +68,8 @@ def plan_rows(plans: dict[str, dict]) -> list[tuple[str, ...]]:
 
 
 def expect(profile: Profile, out: Path) -> Run:
-    """The run `plan` of one variant; nothing is trained. Its estimate.json has `peak` and `weights` (bytes), `step`
-    (seconds by phase) and `training` (seconds) as estimated, `loaded` (bytes) as measured, `fits`, and `changes` that
-    would make it fit."""
+    """The run `plan` of one variant; nothing is trained. Its estimate.json has `peak` and `weights` (bytes), `step` and
+    `training` (seconds) as estimated, `loaded` (bytes) as measured, `fits`, and `changes` that would make it fit."""
     arguments = models.arguments("base", profile)
     about = {"mode": MODE, "model": models.describe(**arguments), "profile": asdict(profile)}
     run = Run.open(out, PLAN, ESTIMATE, None, about=about, inputs={}, seed=profile.seed)
@@ -121,8 +119,7 @@ def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[st
 
 @dataclass(frozen=True)
 class Variant:
-    """One quantisation: where it was trained ("" if it was not), its size (MiB) and the seconds of a step without
-    vision, each as estimated and as measured, what base and trained models scored, and the runs behind all that."""
+    """One quantisation; memory (MiB) and a step's seconds are as estimated and as measured, "" is no device."""
 
     name: str
     device: str
@@ -173,8 +170,7 @@ def loss(results: str | Path) -> dict[str, Effect]:
 
 @p.style()
 def tradeoff(results: str | Path) -> Figure:
-    """A row a variant: score before and after training with intervals, memory, and seconds a step. The title tells
-    what the smallest variant, the best of equally small ones, saves and costs."""
+    """A row a variant: score before and after training, memory, seconds a step."""
     variants, lost = find(results), loss(results)
     fig = Figure(figsize=(10.4, 1.9 + 0.55 * max(2, len(variants))), layout="constrained")
     panels = fig.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
@@ -195,6 +191,7 @@ def tradeoff(results: str | Path) -> Figure:
     text = "Quantised bases: quality, memory and speed"
     if lost:
         found = {one.name: one for one in variants}
+        # the smallest variant, and of equally small ones the best
         least = min(lost, key=lambda name: (round(found[name].memory[1]), -lost[name].value))
         share, slower = (getattr(found[least], part)[1] / getattr(found[FULL], part)[1] for part in ("memory", "step"))
         costs = f"{slower:.1f} times the seconds a step, {lost[least]} points"

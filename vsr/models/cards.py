@@ -45,8 +45,7 @@ model = PeftModel.from_pretrained(base, "adapter")
 
 
 def write(run: str | Path, manifest: dict | None = None) -> Path:
-    """Write the card of the adapter in a run folder, `manifest` being the run's as it will be when that is not on disk
-    yet; the card's path."""
+    """Write the card of the adapter in a run folder; `manifest` where the run's is not on disk yet. The card's path."""
     run = Path(run)
     path = adapter_folder(run) / CARD
     atomic_write(path, text(run, manifest or read_json(run / "manifest.json")))
@@ -54,16 +53,14 @@ def write(run: str | Path, manifest: dict | None = None) -> Path:
 
 
 def refresh(model: str | Path) -> None:
-    """Write the card again after an evaluation of `model`; nothing where that is no run folder with an adapter, or one
-    that may only be read."""
+    """Write the card again after an evaluation of `model`, if that is a run folder that may be written."""
     folder = Path(model) / "adapter"
     if (Path(model) / "manifest.json").is_file() and folder.is_dir() and os.access(folder, os.W_OK):
         write(model)
 
 
 def text(run: Path, manifest: dict, merged: str = "") -> str:
-    """The card: front matter, how it was made, scores, what was not run, how to use it. `merged` says instead of the
-    last how the adapter became a model of its own."""
+    """The card; `merged` says how the adapter became a model of its own."""
     found, about = evaluations(run), manifest["about"]
     others = runs.find(run.resolve().parent, manifest["stage"], **about)  # this training under other seeds
     alone = all(other.manifest["seed"] == manifest["seed"] for other in others)
@@ -82,8 +79,7 @@ def text(run: Path, manifest: dict, merged: str = "") -> str:
 
 
 def evaluations(run: Path) -> list[dict]:
-    """The summaries of finished evaluations beside a run folder of the very adapter in it, with `dataset`, the kinds of
-    rooms that were asked about."""
+    """The summaries of evaluations of the very adapter in `run`, with `dataset`, the kinds of rooms asked about."""
     mark, found = adapter_hash(run), []
     for one in runs.find(run.resolve().parent, "answer"):
         if one.about["model"]["adapter_hash"] == mark and (one.path / "summary.json").is_file():

@@ -13,9 +13,7 @@ def figures_folder(results: str | Path) -> Path:
 
 
 def write_all(results: str | Path) -> list[Path]:
-    """Every table, figure and verdict from run folders alone: tables and ledger in `results`/tables, figures in their
-    folder; where the profile has published results, what differs from them too. The paths written; a second call
-    writes the same bytes."""
+    """Every table, verdict and figure, from run folders alone: the paths written, and the same bytes each time."""
     from vsr.report import claims, figures, tables
 
     results, out = Path(results), Path(results) / "tables"

@@ -77,8 +77,7 @@ class Entry:
 
 
 def judge(claim: Claim, results: str | Path) -> Entry:
-    """The ledger's line for one claim: "not run" as soon as one of its runs is missing, "cannot tell at this size"
-    where it is about something larger than the profile."""
+    """The ledger's line for one claim; where its test found nothing, the verdict and the note say why."""
     try:
         findings = TESTS[claim.number](Path(results))
     except UndecidedError as lack:
@@ -120,8 +119,7 @@ def describe(found: Finding) -> str:
 
 
 def write(results: str | Path, out: str | Path) -> list[Path]:
-    """claims.md, claims.json and audit.md in `out`, and compared.md where there is a published run to compare with;
-    the paths written."""
+    """claims.md, claims.json and audit.md in `out`, and compared.md where something is published; the paths written."""
     results, out, entries = Path(results), Path(out), ledger(results)
     texts = {"claims.md": ledger_markdown(entries, results.name), "audit.md": audit_markdown(audit())}
     if theirs := published(results):
@@ -156,11 +154,10 @@ def published(results: str | Path) -> Path | None:
 
 
 def compared(ours: str | Path, theirs: str | Path | None) -> str:
-    """Markdown: every claim's verdict and effects and Table 2's gains over the base, yours beside the published ones.
-
-    Two runs of one study differ by rounding that grows in training, so effects are set against intervals, not bytes."""
+    """Markdown: verdicts, effects and Table 2's gains over the base, yours beside the published ones."""
     if theirs is None:
         return f"Nothing is published for profile {Path(ours).name}."
+    # two runs of one study differ by rounding that grows in training: intervals are compared, not bytes
     rows, equal = [], 0
     for mine, other in zip(ledger(ours), ledger(theirs), strict=True):
         number, same = f"claim {mine.claim.number}", mine.verdict == other.verdict

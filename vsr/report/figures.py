@@ -1,5 +1,4 @@
-"""Figures of scores from run folders alone: a title says what the figure shows, computed from the numbers in it; what
-was not run is said."""
+"""Figures of scores from run folders alone: titles are computed from the numbers shown; what was not run is said."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Figures of the answers themselves: what kind of error an answer is, how typical a truth is, Figure 1's counterpart,
-and what each harness's rules make of the same answers (the score Rosetta).
+"""Figures of the answers themselves: errors by task, how typical a truth is, Figure 1's counterpart, and what each
+harness's rules make of the same answers (the score Rosetta).
 """
 
 import textwrap
@@ -70,8 +70,8 @@ def choices(samples: list[dict]) -> tuple[list[str], np.ndarray]:
 
 
 def truth_prior(samples: list[dict]) -> np.ndarray:
-    """The fifth 0..4 (N,) within its question type that each sample's truth is in, by how it would score as a constant
-    answer to all questions of the type; 4 holds the most typical truths."""
+    """The fifth 0..4 (N,) within its question type that each truth is in, by how it would score as a constant answer; 4
+    holds the most typical truths."""
     kinds = np.array([sample["question_type"] for sample in samples])
     fifths = np.zeros(len(samples), dtype=int)
     for kind in np.unique(kinds):
@@ -91,9 +91,7 @@ def truth_prior(samples: list[dict]) -> np.ndarray:
 
 @style()
 def errors(results: str | Path, method: Method | None = None) -> Figure:
-    """One seed's answers task by task: numbers given against true ones, and which choice was taken for which.
-
-    `method` is vsGRPO-V where it was run, else the base."""
+    """One seed's answers task by task, of `method`, or of vsGRPO-V where it was run, else of the base."""
     run = next((run for m in ([method] if method else [GRPO_V, BASE]) if (run := evaluation(results, m))), None)
     fig = Figure(figsize=(10.5, 5.8), layout="constrained")
     samples = run.samples() if run else []
@@ -151,8 +149,7 @@ def _draw_choices(axes: Axes, samples: list[dict]) -> str:
 # --- Figure 1 ---
 @style()
 def figure_1(results: str | Path) -> Figure:
-    """Figure 1's counterpart: one question answered plainly and after thinking, the first where the two differ most in
-    score."""
+    """Figure 1's counterpart: the question whose plain and thought-out answers differ most in score."""
     runs = {method.mode: evaluation(results, method) for method in (BASE, BASE_T)}
     heading, text = "The same question, plainly and after thinking", NOT_RUN
     if all(runs.values()):
@@ -182,8 +179,7 @@ def figure_1(results: str | Path) -> Figure:
 # --- score Rosetta ---
 @dataclass(frozen=True)
 class Fall:
-    """How the official overall score becomes a harness's own, in percent: `steps` are the points that each of CAUSES
-    adds when its rule is taken over after those before it."""
+    """How the `official` overall score becomes a harness's own, in percent: the points that each of CAUSES adds."""
 
     name: str
     official: float
@@ -194,7 +190,7 @@ class Fall:
 def falls(samples: Iterable[dict]) -> list[Fall]:
     """One fall for each harness other than the official one, of rows of samples.jsonl."""
     samples, found = list(samples), []
-    official, *others = harnesses.RULES.values()
+    official, *others = harnesses.RULES.values()  # rules are taken over one after the other, so steps add up
     start = summarise(samples, official, resamples=1)["overall"]
     for other in others:
         rules, score, steps = official, start, {}

@@ -24,8 +24,7 @@ PARTS = {  # a part of the gradient's norm -> its colour, line and name
 
 @style()
 def figure3_left(results: str | Path) -> Figure:
-    """Format reward over training for each KL coefficient: every seed thin, their smoothed mean thick. The title tells
-    where it ends, and whether it fell on the way."""
+    """Format reward over training for each KL coefficient; the title tells where it ends, and whether it fell."""
     betas, text = dict(sorted(ablation(results).items())), "Format reward over training"
     if betas:
         mode = next(iter(betas.values()))[0].mode
@@ -40,13 +39,13 @@ def figure3_left(results: str | Path) -> Figure:
 
 @style()
 def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
-    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth; of
-    all tasks together where fewer than half of the steps asked for the one."""
+    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth."""
     betas = {beta: runs for beta, runs in ablation(results).items() if beta}
     runs = betas[min(betas)] if betas else []  # the paper's coefficient is the smallest above 0
     lines, text = [], "Rewards over training"
     if runs:
         key, what = ACCURACY.replace("mean", task), f"accuracy ({paper.TASKS[task]})"
+        # of all tasks together where fewer than half of the steps asked for the one
         if any(np.isnan(run.curve(key)).mean() > 0.5 for run in runs):
             key, what = ACCURACY, "accuracy (all tasks)"
         looks = {FORMAT: (BLUE, "--", "format"), key: (RED, "-", what), TOTAL: (GREEN, "-.", "total")}
@@ -80,8 +79,7 @@ def _by_beta(betas: dict[float, list[TrainingLog]], key: str) -> list[tuple]:
 
 
 def _over_steps(what: str, lines: list[tuple], text: str, limits: tuple, part: int = 0, height: float = 4.2) -> Figure:
-    """`what` over steps. One of `lines` is runs, the key of their logs, and colour, dashes and label; single runs are
-    as they were logged, or smoothed over a `part`-th of training."""
+    """`what` over steps. One of `lines` is runs, the key of their logs, and colour, dashes and label."""
     fig = Figure(figsize=(7.6, height), layout="constrained")
     axes = fig.subplots()
     for runs, key, *look in lines:
@@ -107,8 +105,7 @@ def _draw(axes: Axes, runs: list, curves: list[np.ndarray], colour: object, line
 
 @style()
 def gradient_shares(results: str | Path) -> Figure:
-    """The norm of the gradient's parts over training, one panel a KL coefficient above 0. The title tells the KL parts'
-    share in the sum of the norms, a mean over steps and runs."""
+    """The norm of the gradient's parts over training, one panel a KL coefficient above 0."""
     betas, shares = {beta: runs for beta, runs in sorted(ablation(results).items()) if beta}, []
     fig = Figure(figsize=(9.2, 4.2), layout="constrained")
     panels = np.atleast_1d(fig.subplots(1, max(1, len(betas)), sharey=True))

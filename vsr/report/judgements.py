@@ -33,8 +33,7 @@ PAPERS_BETA = profiles.get("paper-2b").beta
 
 
 class UndecidedError(Exception):
-    """A test that finds nothing, and why: "not run" where a run is missing, "cannot tell" where a claim is about a
-    model or a machine that no run of this profile can speak for."""
+    """A test that finds nothing, and why: a run is missing, or the claim is about another model or machine."""
 
     def __init__(self, verdict: str, why: str):
         super().__init__(why)
@@ -117,8 +116,7 @@ def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Tes
 
 
 def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0, only: str = "") -> Test:
-    """`gains`, and where the questions are VSI-Bench's own, vsGRPO-V against a printed score less a margin; `only`
-    names the profile whose model the claim is about."""
+    """`gains`, and on VSI-Bench's own questions vsGRPO-V against a printed score less a margin."""
 
     def test(results: Path) -> list[Finding]:
         if only and results.name != only:
@@ -210,8 +208,7 @@ def gpu_hours(results: Path) -> list[Finding]:
 
 
 def share(groups: list[list[bool]]) -> Effect:
-    """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
-    groups, or the exact binomial interval where that is wider."""
+    """The share in percent of rollouts that are something, given by groups answering one prompt."""
     hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
     # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
     taken = draw(len(groups))

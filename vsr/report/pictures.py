@@ -99,8 +99,7 @@ def _label(axes: Axes, box: Box, floor: np.ndarray) -> None:
 
 
 class Curves:
-    """Call it now and then: it redraws `column` of every run's log.jsonl, named by `labels` or its folder. The picture
-    stays as the cell's output."""
+    """Call it now and then: it redraws `column` of every run's log.jsonl, in the cell's one output."""
 
     def __init__(self, folders: list[Path], steps: int, column: str = "reward", labels: list[str] | None = None):
         self.folders, self.steps, self.column = folders, steps, column

@@ -1,5 +1,4 @@
-"""The study's one look, its few primitives (rows of intervals, panels that were not run), and writing figures as .svg
-and .png that do not change from call to call.
+"""The study's one look, its few primitives, and writing figures whose bytes do not change from call to call.
 
 Colours are seaborn's colour-blind palette, and methods, prompts and videos also differ by marker or place.
 """
@@ -119,8 +118,7 @@ def interval(axes: Axes, value: Value | Effect | None, y: float, colour: object,
 
 
 def interval_rows(axes: Axes, names: Iterable[str], series: Iterable[tuple], what: str) -> None:
-    """One row a name, from the top down; each of `series` is (label, values by row, colour, marker), and those of a row
-    stand a little apart, the first one highest. `what` is measured along x."""
+    """One row a name, from the top down, with one of each of `series`: (label, values by row, colour, marker)."""
     names, series = list(names), list(series)
     for y in range(len(names)):
         axes.axhspan(y - 0.5, y + 0.5, color="0.95" if y % 2 else "white", zorder=0, linewidth=0)

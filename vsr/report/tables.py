@@ -79,8 +79,7 @@ def _two_lines(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line a number: row, mode, source, column, score, low, high, spread between seeds, number of seeds; "not run"
-    stands where a score is missing."""
+    """One line a number: its row and column, score, interval, spread between seeds and their number."""
     lines = []
     for row in table.rows:
         for column in table.columns:

@@ -128,11 +128,7 @@ def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
 
 
 def best_constant(questions: Iterable[Question]) -> dict[str, tuple[str, float]]:
-    """For each official task the single answer that scores best on these questions, and its score in percent.
-
-    Chosen on the questions it is scored on, so no constant does better: numbers are searched among the edges of the
-    ten tolerance bands, kept to three digits; relative direction has one letter for its levels.
-    """
+    """For each official task the single answer that scores best on these very questions, and its score in percent."""
     by_task: dict[str, dict[str, list[Question]]] = {}
     for question in questions:
         kinds = by_task.setdefault(task_of(question.question_type), {})
@@ -144,7 +140,7 @@ def _constant(task: str, levels: list[list[Question]]) -> tuple[str, float]:
     asked = [question.ground_truth for level in levels for question in level]
     if task in NUMERICAL:
         truths, counts = np.unique([float(truth) for truth in asked], return_counts=True)
-        # a guess's score only changes where it enters or leaves one of the bands around a truth
+        # a guess's score only changes where it enters or leaves one of the ten bands around a truth
         edges = np.multiply.outer(truths, 1 + np.linspace(-0.5, 0.5, 21))
         guesses = np.unique([float(f"{edge:.3g}") for edge in edges.ravel()])
         errors = abs(np.subtract.outer(guesses, truths)) / truths  # (guesses, truths), each truth once
