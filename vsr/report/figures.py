@@ -31,7 +31,7 @@ def write_all(results: str | Path, out: str | Path) -> list[Path]:
 
 @p.style()
 def prompting(results: str | Path) -> Figure:
-    """Table 1 as bars: the three prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
+    """Table 1 as bars: prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
     runs = {mode: evaluation(results, method) for mode, (method, _) in MODES.items()}
     ours = {mode: run.values() for mode, run in runs.items() if run}
     constant = evaluation(results, CONSTANT)
@@ -64,7 +64,7 @@ def prompting(results: str | Path) -> Figure:
 
 
 def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]], constant: Evaluation | None = None) -> None:
-    """Bars of the modes that were run, with their intervals, and a line at what the best constant answer scores."""
+    """Bars of the modes that were run, with intervals, and a line at the best constant answer's score."""
     columns = ("overall", *TASKS)
     for i, (mode, (_, colour)) in enumerate(MODES.items()):
         for x, column in enumerate(columns) if mode in rows else ():
@@ -91,7 +91,7 @@ def _apart(higher: Value, lower: Value) -> bool:
 
 @p.style()
 def video_matters(results: str | Path) -> Figure:
-    """What the base scores with the true, a shuffled and no video, by task, beside the best constant answer."""
+    """What the base scores with the true, a shuffled and no video, by task."""
     shown = ("true", "shuffled", "none")
     runs = {video: run for video in shown if (run := evaluation(results, BASE, video))}
     fig = Figure(figsize=(7.6, 4.6), layout="constrained")
@@ -110,7 +110,7 @@ def video_matters(results: str | Path) -> Figure:
 
 @p.style()
 def before_after(results: str | Path) -> Figure:
-    """Every task before and after training: base, e.DPO, e.SFT and vsGRPO-V, means over seeds with intervals."""
+    """Every task before and after training: base, DPO, SFT and vsGRPO-V, means over seeds."""
     found = {method: evaluation(results, method) for method in e.LADDER}
     fig = Figure(figsize=(8.6, 6.4), layout="constrained")
     axes = fig.subplots()
@@ -127,7 +127,7 @@ def before_after(results: str | Path) -> Figure:
 
 
 def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, object, str]], results: str | Path) -> None:
-    """Both averages and every task, a mark for each of `shown` and a dotted one for the best constant answer."""
+    """Both averages and every task, a mark for each of `shown` and a dotted line for the best constant."""
     series = [(label, [run.value(row) for row in ROWS], *look) for label, (run, *look) in shown.items()]
     p.interval_rows(axes, ROWS.values(), series, "score, %")
     constant = evaluation(results, CONSTANT)
@@ -142,7 +142,7 @@ def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, obje
 
 @p.style()
 def honesty(results: str | Path) -> Figure:
-    """Every method's average with the true video, one frame, another room's video and none, and the best constant."""
+    """Every method's average with the true video, one frame, another room's video and none."""
     shown = {m: {v: evaluation(results, m, v) for v in VIDEOS} for m in e.SEEING}
     constant = evaluation(results, CONSTANT)
     fig = Figure(figsize=(8.6, 4.6), layout="constrained")
