@@ -179,7 +179,8 @@ def cmd_clean(args: argparse.Namespace) -> None:
     question = f"remove these {len(found)} for good? [y/N] "
     if args.yes or (sys.stdin.isatty() and input(question).strip().lower() == "y"):
         for path in found:
-            shutil.rmtree(path, ignore_errors=not path.exists())  # it may have gone with one around it
+            if path.exists():  # not one inside another that has just gone
+                shutil.rmtree(path)
         print(f"removed {len(found)}")
     else:
         print("nothing was removed; 'vsr clean --yes' does it")

@@ -90,8 +90,12 @@ class Study:
         self.bench  # noqa: B018  rooms are made once, not by each process
         common = {"bench": self.bench, "profile": self.profile, "out": self.results}
         todo = [
-            Job(" ".join(one), evaluate.evaluate, common | dict(zip(("model", "mode", "video"), one, strict=True)))
-            for one in wanted
+            Job(
+                f"{model} {mode} {video}",
+                evaluate.evaluate,
+                {"model": model, "mode": mode, "video": video, **common},
+            )
+            for model, mode, video in wanted
         ]
         if _devices() == 1:
             run_all(todo, Counted("evaluations", len(todo)))

@@ -53,6 +53,7 @@ def prompting(results: str | Path) -> Figure:
     averages = {mode: value for mode, values in ours.items() if (value := values["overall"])}
     ranked = sorted(averages, key=lambda mode: -averages[mode].score)
     text = ", ".join(f"{mode} {averages[mode].score:.1f}" for mode in ranked)
+    # a title never calls a winner that the intervals do not show
     if missing := [mode for mode in MODES if mode not in averages]:
         text = f"{', '.join(missing)} {NOT_RUN}"
     elif _apart(averages[ranked[0]], averages[ranked[1]]):

@@ -81,6 +81,7 @@ def smooth(curve: np.ndarray, part: int = SMOOTH) -> np.ndarray:
 
 def mean_curve(curves: list[np.ndarray]) -> np.ndarray:
     """The mean over runs, as far as the shortest goes."""
+    # (runs, steps), nan where a run has ended or tells nothing
     return pandas.DataFrame(curves).iloc[:, : min(map(len, curves))].mean().to_numpy()
 
 
@@ -97,6 +98,7 @@ def end(curve: np.ndarray) -> float:
 def fall(curve: np.ndarray) -> float:
     """From the highest mean over any tenth of training down to that over the last one."""
     width = max(1, len(curve) // ENDS)
+    # the first whole window ends at step `width`
     return float(pandas.Series(curve).rolling(width, min_periods=1).mean()[width - 1 :].max()) - end(curve)
 
 

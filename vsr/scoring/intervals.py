@@ -62,7 +62,7 @@ class Value:
     @classmethod
     def read(cls, summary: dict, over: str) -> "Value | None":
         """From a summary, overall, over the trained six or one task; None where no question asked for it."""
-        whole = over in MEMBERS
+        whole = over in MEMBERS  # averages stand at the top of a summary, tasks below
         part = summary if whole else summary["tasks"].get(over, {})
         names = (over, f"{over}_low", f"{over}_high") if whole else ("score", "low", "high")
         numbers = [None if part.get(name) is None else float(part[name]) for name in names]
