@@ -51,7 +51,7 @@ def check_parameters(book: Path, given: dict) -> None:
 
 
 def _inputs(book: Path, profile: Profile, given: dict) -> str:
-    """What a finished notebook depends on: its source, the package (base model included), profile and data."""
+    """What a finished notebook depends on: its source, the package, profile and data."""
     data = Path(profile.data) / "manifest.json"
     return fingerprint({
         "notebook": hash_files(book),
@@ -150,7 +150,7 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
 
 
 def _tidy(path: Path) -> None:
-    """Keep of metadata and paths only what does not change from machine to machine, and the duration."""
+    """Keep of metadata and paths only what is the same on every machine, and the duration."""
     book = json.loads(path.read_text(encoding="utf-8"))
     book["metadata"]["papermill"] = {"duration": round(book["metadata"]["papermill"]["duration"], 1)}
     for cell in book["cells"]:

@@ -81,7 +81,7 @@ def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:
 
 
 def _answer(what: dict, folder: Path, parts: list[list[str]], before: int) -> None:
-    """Have every part of the scenes answered by a process of its own; `before` scenes were answered already."""
+    """Have each part of the scenes answered by a process of its own, after `before` others."""
     folders = [folder / FOLDER / str(i) for i in range(len(parts))]
     jobs = [
         Job(f"{folder.name}, process {place.name} of {len(parts)}", _work, what | {"folder": place, "part": part})

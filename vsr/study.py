@@ -76,7 +76,7 @@ class Study:
             return Markdown(estimate.estimate(self.profile, mode=mode).table())
 
     def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
-        """The summary of a model ('base' or a trained run's folder): evaluated now, or read if that is finished."""
+        """The summary of 'base' or a trained run's folder: evaluated now, or read if finished."""
         from vsr import shards
 
         run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
@@ -84,7 +84,7 @@ class Study:
         return read_json(run.path / "summary.json")
 
     def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
-        """The summaries of several (model, mode, video): two at a time on a laptop, each on all GPUs of a node."""
+        """The summaries of several (model, mode, video): side by side, or each on all GPUs."""
         from vsr import evaluate
 
         self.bench  # noqa: B018  rooms are made once, not by each process
@@ -119,7 +119,7 @@ class Study:
         return self._train(wanted, Curves if live else None)
 
     def _train(self, wanted: Sequence[dict], curves: Callable[..., Curves] | None) -> list[Path]:
-        """The run folders of several trainings: side by side, or one after another on all devices offered."""
+        """The run folders of trainings: side by side, or one after another on all devices."""
         from vsr import train
         from vsr.train import launch
 
@@ -167,7 +167,7 @@ def base_card() -> dict:
 
 
 def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:
-    """The study of a profile; `settings` changes some of its values, `results` is the folder for runs."""
+    """The study of a profile, some of its values changed by `settings`, with its runs in `results`."""
     chosen = profiles.get(profile, **(settings or {}))
     return Study(chosen, Path(results or runs.ROOT / "results" / profile).resolve())
 

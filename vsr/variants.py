@@ -119,7 +119,7 @@ def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[st
 
 @dataclass(frozen=True)
 class Variant:
-    """One quantisation; memory (MiB) and a step's seconds are as estimated and as measured, "" is no device."""
+    """One quantisation; memory (MiB) and a step's seconds as estimated and as measured."""
 
     name: str
     device: str
@@ -162,7 +162,7 @@ def rows(results: str | Path) -> list[tuple[str, ...]]:
 
 
 def loss(results: str | Path) -> dict[str, Effect]:
-    """Each quantised variant's trained score minus full precision's in points, paired on the same questions."""
+    """Each quantised variant's trained score minus full precision's, in points."""
     trained = {one.name: one.trained.answers for one in find(results) if one.trained}
     if FULL not in trained:
         return {}

@@ -61,7 +61,7 @@ def write(run: str | Path, manifest: dict | None = None) -> Path:
 
 
 def refresh(model: str | Path) -> None:
-    """Write the card again after an evaluation of `model`, if that is a run folder that may be written."""
+    """Write the card again after an evaluation, if `model` is a run folder that may be written."""
     folder = Path(model) / "adapter"
     if (Path(model) / "manifest.json").is_file() and folder.is_dir() and os.access(folder, os.W_OK):
         write(model)

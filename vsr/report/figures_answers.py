@@ -189,7 +189,7 @@ def figure_1(results: str | Path) -> Figure:
 # --- score Rosetta ---
 @dataclass(frozen=True)
 class Fall:
-    """How the `official` overall score becomes a harness's own, in percent: the points that each of CAUSES adds."""
+    """How the `official` score becomes a harness's own: the points that each of CAUSES adds."""
 
     name: str
     official: float

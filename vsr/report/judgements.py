@@ -33,7 +33,7 @@ PAPERS_BETA = profiles.get("paper-2b").beta
 
 
 class UndecidedError(Exception):
-    """A test that finds nothing, and why: a run is missing, or the claim is about another model or machine."""
+    """A test that finds nothing: a run is missing, or the claim is about another model."""
 
     def __init__(self, verdict: str, why: str):
         super().__init__(why)
@@ -42,7 +42,7 @@ class UndecidedError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: `what` in words, its effect in `unit`, the runs, and a verdict, "" if it only stands beside."""
+    """`what` was compared, its effect in `unit`, the runs, and a verdict, "" without a vote."""
 
     what: str
     effect: Effect
@@ -77,7 +77,7 @@ def combine(verdicts: list[str]) -> str:
 # --- pairs of evaluations ---
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against theirs over everything, the trained six or one task; `verdict` says what its interval means."""
+    """Ours against theirs over all, the trained six or one task; `verdict` reads its interval."""
 
     ours: Method
     theirs: Method

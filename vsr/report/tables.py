@@ -53,7 +53,7 @@ def write(table: Table, out: Path) -> list[Path]:
 
 
 def cell(row: Row, column: str) -> str:
-    """The text of a cell: the number with its interval, "not run", or a dash for what was not asked."""
+    """The text of a cell: a number with its interval, "not run" or a dash."""
     found = row.values.get(column, NOT_RUN)  # what is missing was not run; None was not asked
     return "–" if found is None else str(found)
 

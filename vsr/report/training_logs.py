@@ -103,6 +103,6 @@ def fall(curve: np.ndarray) -> float:
 
 
 def arrival(curve: np.ndarray, level: float) -> float:
-    """The share of training, 0 to 1, after which the smoothed curve first is at `level`; 1 if it never is."""
+    """The share of training after which the smoothed curve first is at `level`; 1 if it never is."""
     there = np.flatnonzero(smooth(curve) >= level)
     return float(there[0]) / len(curve) if len(there) else 1.0

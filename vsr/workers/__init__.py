@@ -153,7 +153,7 @@ def _boot() -> str:
 
 @dataclass(frozen=True)
 class Hung:
-    """How a process ended: after `step` of `total` steps in `run` none for `seconds`; `stacks` says where it stood."""
+    """How a process ended: after `step` of `total` steps in `run` none for `seconds`."""
 
     run: Path
     step: int
