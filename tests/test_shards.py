@@ -1,10 +1,12 @@
 """An evaluation shared out among processes ends with the bytes of one process, whatever was killed on the way."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from small import small_folder, write_video
@@ -16,6 +18,7 @@ from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
 from vsr.study import Study
 from vsr.train import launch
+from vsr.workers.pool import STACKS
 
 TESTS = Path(__file__).resolve().parent
 SCENES = [f"room{i:02d}" for i in range(12)]
@@ -59,13 +62,14 @@ def same(run, other) -> bool:
     return all((run.path / name).read_bytes() == (other.path / name).read_bytes() for name in COMPARED)
 
 
-def kill(items, *_):
+def kill(*_):
     """In place of the progress: once a scene is answered, kill -9 a process that works."""
-    for number, item in enumerate(items):
-        if number == 0:
-            working = [child for child in psutil.Process().children() if "vsr.shards" in child.cmdline()]
-            working[0].kill()
-        yield item
+
+    def shown(_):
+        for worker in multiprocessing.active_children()[:1]:
+            os.kill(worker.pid, signal.SIGKILL)
+
+    return shown
 
 
 @pytest.mark.slow
@@ -91,13 +95,13 @@ def test_hung_then_killed_it_says_so_and_no_scene_is_answered_twice(stage, tmp_p
     out, run = tmp_path / "2", "eval-base-vanilla-true"
     with monkeypatch.context() as patch:
         patch.setenv("VSR_HUNG_SECONDS", "0.001")
-        with pytest.raises(VsrError, match=r"-vanilla-true: hung in step \d of 6, .*the same command continues"):
+        with pytest.raises(VsrError, match=r"-vanilla-true/\S+: hung in step \d of 6, .*the same command continues"):
             on(2, stage, out)
-    stacks = (out / run / shards.FOLDER).glob(f"*/{shards.STACKS}")
+    stacks = (out / run / shards.FOLDER).glob(f"*/{STACKS}")
     assert any("most recent call first" in path.read_text() for path in stacks)
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "track", kill)
-        with pytest.raises(VsrError, match=rf"{run}: process [01] of 2 was killed by SIGKILL"):
+        patch.setattr(shards, "Counted", kill)
+        with pytest.raises(VsrError, match=rf"{run}, process [01] of 2.*: its process was killed"):
             on(2, stage, out)
     kept = [row for file in (out / run).rglob("samples.jsonl") for row in read_jsonl(file)]
     answered = [scene for scene, _ in {(row["scene_name"], row["id"]) for row in kept}]
@@ -157,5 +161,5 @@ def test_an_error_in_a_process_is_told(stage, tmp_path):
     settings = replace(profile, base=str(tmp_path / "model"))
     small_folder(tmp_path).rename(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(VsrError, match=r"process 0 of 2 ended with exit code 2(.|\n)*its weights cannot be read"):
+    with pytest.raises(VsrError, match=r"eval-base-vanilla-true, process [01] of 2: .*its weights cannot be read"):
         shards.evaluate("base", data, "vanilla", "true", settings, tmp_path / "out", 2)

@@ -11,6 +11,11 @@ from vsr import profiles
 from vsr.errors import VsrError
 from vsr.files import read_json, write_json
 
+SCENES = {  # what a door cannot do without
+    "scannet": "FOLDER is missing, a copy of ScanNet v2",
+    "metainfo": "FILE is missing, VSI-Bench's meta_info json",
+}
+
 
 def _changes(args: argparse.Namespace) -> dict:
     return profiles.changes(args.set) | ({} if args.seed is None else {"seed": args.seed})
@@ -45,65 +50,49 @@ def cmd_doctor(args: argparse.Namespace) -> None:
 
 def cmd_build(args: argparse.Namespace) -> None:
     """build questions from scenes: questions.jsonl, a parquet table and a manifest"""
-    from vsr.questions import build
+    from vsr.questions import build, dataset
+    from vsr.scenes import metainfo
 
-    profile = _profile(args)
+    profile, data = _profile(args), Path("data")
+    if args.scenes is None and args.door in SCENES:
+        raise VsrError(f"vsr build {args.door}: --scenes {SCENES[args.door]}")
     if args.door == "procedural":
         number = args.rooms or (profile.train_rooms if args.split == "train" else profile.bench_rooms)
-        folder = args.out or Path("data") / f"{args.split}-{number}-{args.rules}"
+        folder = args.out or data / f"{args.split}-{number}-{args.rules}"
         build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
-    elif args.door == "scannet":
-        folder = _build_scannet(args, profile.seed)
-        if folder is None:
-            return
     elif args.door == "vsi100k":
-        from vsr.questions import dataset
-
-        folder = args.out or Path("data") / "vsi100k"
-        dataset.build_vsi100k(
-            args.scenes or "OPPOer/VSI-100k", folder, paper_scenes=args.paper_scenes, seed=profile.seed
-        )
-    else:
-        from vsr.scenes import metainfo
-
-        if args.scenes is None:
-            raise VsrError("vsr build metainfo: --scenes FILE is missing, VSI-Bench's meta_info json")
-        folder = args.out or Path("data") / f"{args.scenes.stem}-{args.rules}"
+        folder = args.out or data / "vsi100k"
+        hub = args.scenes or "OPPOer/VSI-100k"
+        dataset.build_vsi100k(hub, folder, paper_scenes=args.paper_scenes, seed=profile.seed)
+    elif args.door == "metainfo":
+        folder = args.out or data / f"{args.scenes.stem}-{args.rules}"
         questions = build.build(metainfo.read_scenes(args.scenes), args.rules, seed=profile.seed)
         build.write(folder, questions, args.rules, profile.seed)
+    else:
+        folder = args.out or data / f"scannet-{args.rules}"
+        if not _build_scannet(args, folder, profile.seed):
+            return
     print(f"{folder}: {build.describe(folder)}")
 
 
-def _build_scannet(args: argparse.Namespace, seed: int) -> Path | None:
-    """The folder built from raw scans, with what went wrong on stderr; None after a dry run."""
+def _build_scannet(args: argparse.Namespace, folder: Path, seed: int) -> bool:
+    """Build from raw scans, what went wrong on stderr; False after a dry run."""
     from vsr.scannet import from_scans
 
-    if args.scenes is None:
-        raise VsrError("vsr build scannet: --scenes FOLDER is missing, a copy of ScanNet v2")
     plan = from_scans.plan(args.scenes, args.list, split=args.split, paper_scenes=args.paper_scenes)
     if args.dry_run:
         print(from_scans.dry_run(plan, args.labels))
-        return None
-    folder = args.out or Path("data") / f"scannet-{args.rules}"
-    failed = from_scans.build_scans(
-        folder,
-        plan,
-        args.rules,
-        seed=seed,
-        labels=args.labels,
-        workers=args.workers,
-        paper_counts=args.paper_counts,
-        videos=args.videos,
-        strict=args.strict,
-    )
+        return False
+    how = {name: getattr(args, name) for name in ("labels", "workers", "paper_counts", "videos", "strict")}
+    failed = from_scans.build_scans(folder, plan, args.rules, seed=seed, **how)
     if plan.left_out:
         print(f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans", file=sys.stderr)
     if plan.warning:
         print(f"warning: {plan.warning}", file=sys.stderr)
     if failed:
-        total = len(plan.folders)
-        print(f"{len(failed)} of {total} scans had errors:\n{from_scans.summary(failed)}", file=sys.stderr)
-    return folder
+        count = f"{len(failed)} of {len(plan.folders)} scans"
+        print(f"{count} had errors:\n{from_scans.summary(failed)}", file=sys.stderr)
+    return True
 
 
 def cmd_agree(args: argparse.Namespace) -> None:
@@ -131,8 +120,8 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     model = str(adapters.adapter_folder(args.adapter)) if args.adapter else "base"
     given = args.bench and dataset.open_bench(args.bench, args.config, args.subset)
     chosen = given or study.Study(profile, _out(args)).bench
-    if given and given.missing:
-        print(f"{len(given.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
+    if chosen.missing:
+        print(f"{len(chosen.missing)} videos are missing, their questions count as wrong", file=sys.stderr)
     run = shards.evaluate(model, chosen, args.mode, args.video, profile, _out(args), args.gpus, args.limit)
     if args.adapter:
         cards.refresh(args.adapter)
@@ -150,20 +139,20 @@ def cmd_train(args: argparse.Namespace) -> None:
     from vsr.questions import dataset
     from vsr.train import launch, token_passes, train
 
-    profile, out = _profile(args), _out(args)
+    profile, out, mode = _profile(args), _out(args), args.mode or "vanilla"
     launch.check(args.gpus, args.accelerate_config)
-    estimate.require(profile, args.mode or "vanilla")
+    estimate.require(profile, mode)
     budget = token_passes(args.compute_of) if args.compute_of else None
-    deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
-    how = {"mode": args.mode or "vanilla", "budget": budget, "fresh": args.fresh}
+    how = {"seed": profile.seed, "mode": mode, "budget": budget, "fresh": args.fresh}
     data = dataset.load(args.data) if args.data else study.Study(profile, out).train
     if args.gpus > 1:
-        where = (str(data.folder.resolve()), str(out.resolve()))
-        training = launch.Training(args.method, profile, *where, profile.seed, **how, max_hours=args.max_hours)
-        print(f"written to {launch.train(training, args.gpus, args.accelerate_config)}")
-        return
-    run = train(args.method, profile, data, out, profile.seed, **how, deadline=deadline)
-    print(f"written to {run.path}")
+        where = str(data.folder.resolve()), str(out.resolve())
+        training = launch.Training(args.method, profile, *where, **how, max_hours=args.max_hours)
+        folder = launch.train(training, args.gpus, args.accelerate_config)
+    else:
+        deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
+        folder = train(args.method, profile, data, out, **how, deadline=deadline).path
+    print(f"written to {folder}")
 
 
 def cmd_status(args: argparse.Namespace) -> None:
@@ -187,15 +176,14 @@ def cmd_clean(args: argparse.Namespace) -> None:
     if not found:
         print(f"{_out(args)}: nothing to remove")
         return
-    if not args.yes:
-        asked = sys.stdin.isatty() and input(f"remove these {len(found)} for good? [y/N] ").strip().lower() == "y"
-        if not asked:
-            print("nothing was removed; 'vsr clean --yes' does it")
-            return
-    for path in found:
-        if path.exists():  # not one inside another that has just gone
-            shutil.rmtree(path)
-    print(f"removed {len(found)}")
+    question = f"remove these {len(found)} for good? [y/N] "
+    if args.yes or (sys.stdin.isatty() and input(question).strip().lower() == "y"):
+        for path in found:
+            if path.exists():  # not one inside another that has just gone
+                shutil.rmtree(path)
+        print(f"removed {len(found)}")
+    else:
+        print("nothing was removed; 'vsr clean --yes' does it")
 
 
 def cmd_estimate(args: argparse.Namespace) -> None:
@@ -203,8 +191,10 @@ def cmd_estimate(args: argparse.Namespace) -> None:
     from vsr import estimate
     from vsr.estimate import devices
 
-    device = devices.named(args.gpu, args.gpu_gib) if args.gpu else args.gpu_gib and devices.of_size(args.gpu_gib)
-    print(estimate.estimate(_profile(args), device or None, args.mode).table())
+    device = devices.of_size(args.gpu_gib) if args.gpu_gib else None
+    if args.gpu:
+        device = devices.named(args.gpu, args.gpu_gib)
+    print(estimate.estimate(_profile(args), device, args.mode).table())
 
 
 def cmd_report(args: argparse.Namespace) -> None:
@@ -252,9 +242,9 @@ def cmd_diagnose(args: argparse.Namespace) -> None:
     from vsr.miniature import diagnose
     from vsr.report import show
 
-    profile = _profile(args)
-    here = study.Study(profile, _out(args))
-    run = diagnose.diagnose(args.model or profile.base, here.fresh(args.rooms), here.train, here.results, profile)
+    here = study.Study(_profile(args), _out(args))
+    base = args.model or here.profile.base
+    run = diagnose.diagnose(base, here.fresh(args.rooms), here.train, here.results, here.profile)
     print(show.diagnosis(here.results).data)
     print(f"\nwritten to {run.path / 'diagnosis.json'}")
 

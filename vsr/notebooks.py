@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import chdir
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,24 +19,20 @@ FOLDER = runs.ROOT / "notebooks"
 
 
 def find(only: str | None = None, start: str | None = None) -> list[Path]:
-    """Notebook sources in order; `only` is one number or name or several with commas, `start` the first to run."""
+    """Notebook sources in order; `only` names some with commas between, `start` the first."""
     books = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
     if not books:
         raise VsrError(f"{FOLDER}: no notebooks; run vsr from a checkout of the repository")
-    names = [book.stem for book in books]
 
-    def pick(word: str) -> str:
-        hits = [name for name in names if name == word or name.startswith(word.zfill(2) + "_")]
-        if not hits:
-            raise unknown("notebook", word, names)
-        return hits[0]
+    def pick(word: str) -> Path:
+        for book in books:
+            if book.stem == word or book.stem.startswith(word.zfill(2) + "_"):
+                return book
+        raise unknown("notebook", word, [book.stem for book in books])
 
-    if only:
-        wanted = {pick(word.strip()) for word in only.split(",")}
-        books = [book for book in books if book.stem in wanted]
-    if start:
-        books = [book for book in books if book.stem >= pick(start)]
-    return books
+    wanted = {pick(word.strip()) for word in only.split(",")} if only else set(books)
+    first = pick(start) if start else books[0]
+    return [book for book in books if book in wanted and book >= first]
 
 
 def parameters(book: Path) -> dict[str, str]:
@@ -54,17 +51,15 @@ def check_parameters(book: Path, given: dict) -> None:
 
 
 def _inputs(book: Path, profile: Profile, given: dict) -> str:
-    """What a finished notebook depends on: its source, the package (base model included), profile and data."""
-    data = Path(profile.data)
-    return fingerprint(
-        {
-            "notebook": hash_files(book),
-            "package": hash_files(runs.ROOT / "vsr"),
-            "profile": asdict(profile),
-            "data": hash_files(data / "manifest.json") if (data / "manifest.json").is_file() else profile.data,
-            "given": given,
-        }
-    )
+    """What a finished notebook depends on: its source, the package, profile and data."""
+    data = Path(profile.data) / "manifest.json"
+    return fingerprint({
+        "notebook": hash_files(book),
+        "package": hash_files(runs.ROOT / "vsr"),
+        "profile": asdict(profile),
+        "data": hash_files(data) if data.is_file() else profile.data,
+        "given": given,
+    })  # fmt: skip
 
 
 def _expected_seconds(executed: Path) -> float | None:
@@ -83,8 +78,7 @@ def run_all(
     fresh: bool = False,
     cell_hours: float | None = None,
 ) -> None:
-    """Execute `books` into `out/notebooks`; one line each, with the time spent and what is left. A cell that takes
-    longer than `cell_hours` is a failure."""
+    """Execute `books` into `out/notebooks`; a cell that takes longer than `cell_hours` is a failure."""
     folder = out / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     given = {"profile": profile.name, "settings": changes, "results": os.path.relpath(out, runs.ROOT)}
@@ -105,11 +99,14 @@ def run_all(
         atomic_write(stamp, mark)
         rest = [expected[later] for later in books[number:]]
         left = f", about {duration(sum(filter(None, rest)))} left" if any(rest) else ""
-        print(f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}", flush=True)
+        print(
+            f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}",
+            flush=True,
+        )
 
 
 def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) -> float:
-    """One notebook; on failure the partial copy stays beside the others and the message names the cell."""
+    """One notebook; on failure the partial copy stays and the message names the cell."""
     import papermill
     from nbclient.exceptions import CellTimeoutError
     from traitlets.config import Config
@@ -117,24 +114,23 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
     partial = folder / f"{book.stem}.partial.ipynb"
     (folder / f".{book.stem}.done").unlink(missing_ok=True)
     started = time.monotonic()
-    here = Path.cwd()
     old = os.environ.get(EXECUTED)
-    sockets = tempfile.TemporaryDirectory(prefix="vsr-")
     os.environ[EXECUTED] = "1"
-    os.chdir(runs.ROOT)  # notebooks name files relative to the repository; executed copies carry no machine's path
     try:
-        papermill.execute_notebook(
-            str(book.relative_to(runs.ROOT)),
-            os.path.relpath(partial, runs.ROOT),
-            parameters=given,
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            log_output=False,
-            execution_timeout=cell_hours and max(1, round(3600 * cell_hours)),
-            cwd=str(runs.ROOT),
-            # sockets in a folder of their own: in the working directory those of two runs would be one another's
-            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets.name}/kernel"}}),
-        )
+        # notebooks name files relative to the repository, so that executed copies carry no machine's path; sockets have
+        # a folder of their own: in the working directory those of two runs would be one another's
+        with chdir(runs.ROOT), tempfile.TemporaryDirectory(prefix="vsr-") as sockets:
+            papermill.execute_notebook(
+                str(book.relative_to(runs.ROOT)),
+                os.path.relpath(partial),
+                parameters=given,
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                log_output=False,
+                execution_timeout=cell_hours and max(1, round(3600 * cell_hours)),
+                cwd=str(runs.ROOT),
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+            )
     except papermill.PapermillExecutionError as error:
         message = "\n".join(str(error).strip().splitlines()[-12:])
         raise VsrError(
@@ -147,8 +143,6 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
             "'vsr status' shows how far its runs are; the same command continues"
         ) from None
     finally:
-        sockets.cleanup()
-        os.chdir(here)
         os.environ.pop(EXECUTED) if old is None else os.environ.update({EXECUTED: old})
     _tidy(partial)
     os.replace(partial, folder / book.name)
@@ -156,8 +150,7 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
 
 
 def _tidy(path: Path) -> None:
-    """Keep of papermill's metadata only what does not change from machine to machine, and the duration; paths in the
-    repository, as warnings have them, become relative to it."""
+    """Keep of metadata and paths only what is the same on every machine, and the duration."""
     book = json.loads(path.read_text(encoding="utf-8"))
     book["metadata"]["papermill"] = {"duration": round(book["metadata"]["papermill"]["duration"], 1)}
     for cell in book["cells"]:

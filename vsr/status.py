@@ -16,8 +16,7 @@ ATTENTION = {"silent", "stopped", "dead"}
 
 @dataclass(frozen=True)
 class Status:
-    """One run. `state` is 'finished', 'running', 'silent' (alive, but no step for long), 'stopped' (on purpose, with a
-    checkpoint) or 'dead' (its process ended before its work did)."""
+    """One run: 'finished', 'running', 'silent' (alive, but no step for long), 'stopped' (on purpose) or 'dead'."""
 
     name: str
     state: str
@@ -27,14 +26,10 @@ class Status:
         """Name, state, step, steps a minute, last sign of life."""
         if self.beat is None or self.state == "finished":
             return (self.name, self.state, "", "", "")
-        age, beat = self.beat.age, self.beat
-        return (
-            self.name,
-            self.state + (f": {beat.stopped}" if self.state == "stopped" else ""),
-            f"{beat.step}/{beat.total}",
-            f"{60 * beat.rate:.1f}",
-            "before a restart, or elsewhere" if age is None else f"{duration(age)} ago",
-        )
+        beat, age = self.beat, self.beat.age
+        state = f"stopped: {beat.stopped}" if self.state == "stopped" else self.state
+        last = "before a restart, or elsewhere" if age is None else f"{duration(age)} ago"
+        return (self.name, state, f"{beat.step}/{beat.total}", f"{60 * beat.rate:.1f}", last)
 
 
 def statuses(results: str | Path) -> list[Status]:
@@ -56,13 +51,9 @@ def table(found: list[Status]) -> str:
 def _status(folder: Path, name: str) -> Status:
     beat = last_beat(folder)
     if held(folder):
-        return Status(name, "silent" if _silent(beat) else "running", beat)
-    if read_json(folder / "manifest.json").get("finished"):
+        # no beat, or one of another boot, says nothing
+        late = beat and beat.age is not None and beat.age > max(SILENT, 20 / beat.rate if beat.rate else 0.0)
+        return Status(name, "silent" if late else "running", beat)
+    if read_json(folder / MANIFEST).get("finished"):
         return Status(name, "finished", beat)
     return Status(name, "stopped" if beat and beat.stopped else "dead", beat)
-
-
-def _silent(beat: Beat | None) -> bool:
-    if beat is None or beat.age is None:
-        return False
-    return beat.age > max(SILENT, 20 / beat.rate if beat.rate else 0.0)

@@ -18,7 +18,7 @@ from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures, figures_folder, pictures
+from vsr.report import figures_folder, pictures, plotting
 from vsr.report.pictures import Curves
 from vsr.scenes import metainfo
 from vsr.workers.pool import Job, run_all
@@ -67,19 +67,16 @@ class Study:
 
     def figure(self, figure: Figure, name: str) -> Image:
         """Write a figure as figures/<profile>/<name>.svg and .png, and show it."""
-        figures.savefig(figure, self.figures / name)
+        plotting.savefig(figure, self.figures / name)
         return pictures.image(figure)
 
     def estimate(self, mode: str = "vanilla") -> Markdown:
-        """What a GRPO run of this profile and its evaluation need here, before they run; on a CPU on one thread, as
-        studies train."""
+        """What a GRPO run of this profile and its evaluation need here, before they run."""
         with devices.one_thread():
             return Markdown(estimate.estimate(self.profile, mode=mode).table())
 
     def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
-        """The summary of a model ('base' or a trained run's folder) under one prompt mode and one kind of video.
-
-        Run now, or read if finished; the model is loaded only if there is something left to answer."""
+        """The summary of 'base' or a trained run's folder: evaluated now, or read if finished."""
         from vsr import shards
 
         run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
@@ -87,13 +84,17 @@ class Study:
         return read_json(run.path / "summary.json")
 
     def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
-        """The summaries of several (model, mode, video): two at a time on a laptop, each on all GPUs of a node."""
+        """The summaries of several (model, mode, video): side by side, or each on all GPUs."""
         from vsr import evaluate
 
         self.bench  # noqa: B018  rooms are made once, not by each process
         common = {"bench": self.bench, "profile": self.profile, "out": self.results}
         todo = [
-            Job(f"{model} {mode} {video}", evaluate.evaluate, {"model": model, "mode": mode, "video": video, **common})
+            Job(
+                f"{model} {mode} {video}",
+                evaluate.evaluate,
+                {"model": model, "mode": mode, "video": video, **common},
+            )
             for model, mode, video in wanted
         ]
         if _devices() == 1:
@@ -101,7 +102,7 @@ class Study:
         return [self.evaluate(mode, video, model) for model, mode, video in wanted]
 
     def hot(self, factor: float) -> "Study":
-        """The same study at `factor` times the learning rate with one seed, its runs in a folder of their own."""
+        """The same study at `factor` times the learning rate with one seed, in a folder of its own."""
         profile = replace(self.profile, learning_rate=factor * self.profile.learning_rate, seeds=1)
         return Study(profile, self.results / f"hot-{factor:g}")
 
@@ -118,8 +119,7 @@ class Study:
         return self._train(wanted, Curves if live else None)
 
     def _train(self, wanted: Sequence[dict], curves: Callable[..., Curves] | None) -> list[Path]:
-        """The run folders of several trainings: side by side, or, where more devices are offered, one after another,
-        each on all of them, in processes that outlive this one."""
+        """The run folders of trainings: side by side, or one after another on all devices."""
         from vsr import train
         from vsr.train import launch
 
@@ -128,7 +128,8 @@ class Study:
         where = {"profile": self.profile, "data": self.train, "out": self.results}
         if launch.offered() == 1:
             run_all(
-                [Job(folder.name, train.train, one | where) for folder, one in zip(folders, wanted, strict=True)], shown
+                [Job(folder.name, train.train, one | where) for folder, one in zip(folders, wanted, strict=True)],
+                shown,
             )
             return folders
         where |= {"data": str(self.train.folder), "out": str(self.results)}
@@ -140,8 +141,7 @@ class Study:
         return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
-        """SFT and DPO for every seed on GRPO's questions; with `budget_of` (GRPO's run folders, one a seed) for as many
-        token passes as those runs took. The run folders."""
+        """SFT and DPO for every seed, with the token passes of the GRPO runs `budget_of`; the run folders."""
         from vsr.train import token_passes
 
         wanted = [
@@ -153,7 +153,7 @@ class Study:
 
 
 def _devices() -> int:
-    """For one evaluation: the GPUs that `vsr run --gpus` offers; on a CPU one, where evaluations run side by side."""
+    """For one evaluation: the GPUs offered; on a CPU one, where evaluations run side by side."""
     import torch
 
     from vsr.train import launch
@@ -167,13 +167,13 @@ def base_card() -> dict:
 
 
 def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:
-    """The study of a profile; `settings` changes some of its values, `results` is the folder for runs."""
+    """The study of a profile, some of its values changed by `settings`, with its runs in `results`."""
     chosen = profiles.get(profile, **(settings or {}))
     return Study(chosen, Path(results or runs.ROOT / "results" / profile).resolve())
 
 
 def shared_file(name: str) -> Path:
-    """A file of VSI-Bench's public data, which is no part of this repository; VsrError says where to put it."""
+    """A file of VSI-Bench's public data; VsrError says where to get it."""
     path = SHARED / name
     if not path.is_file():
         raise VsrError(f"{name}: not found in ../shared/data; get it from VSI-Bench's repository or pass its path")
@@ -181,7 +181,7 @@ def shared_file(name: str) -> Path:
 
 
 def agreement(scenes: Path, questions: Path, results: Path, rules: str = "vsibench") -> runs.Run:
-    """Our ground truth for given questions against theirs, as the run `agree-<questions file>` with agreement.json."""
+    """Our ground truth against that of given questions: a run with agreement.json."""
     inputs = {"scenes": hash_files(scenes), "questions": hash_files(questions)}
     about = {"scenes": scenes.name, "questions": questions.name, "rules": rules}
     run = runs.Run.open(results, f"agree-{questions.stem}", AGREE, None, about=about, inputs=inputs, seed=0)

@@ -9,15 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from vsr import estimate, evaluate, models
+from vsr import estimate, models
 from vsr import train as training
 from vsr.errors import unknown
 from vsr.files import read_json, write_json
 from vsr.models.quantize import QUANTIZATIONS, held_bytes
 from vsr.profiles import Profile
 from vsr.progress import Counted, duration
+from vsr.questions.dataset import QuestionSet
 from vsr.report import plotting as p
 from vsr.report import training_logs
 from vsr.report.evaluations import BASE, GRPO_V, Evaluation, evaluation
@@ -40,7 +42,7 @@ HEAD = ("base", "MiB, estimated", "measured", "s a step, estimated", "measured",
 
 
 def studies(study: Study, quantizations: Sequence[str], **changes: object) -> dict[str, Study]:
-    """A study for each quantisation, with `changes` to the profile that all share; an empty one (0, "") is none."""
+    """A study for each quantisation, all with the same `changes`; an empty one (0, "") is none."""
     for name in quantizations:
         if name not in QUANTIZATIONS:
             raise unknown("quantization", name, QUANTIZATIONS)
@@ -49,89 +51,75 @@ def studies(study: Study, quantizations: Sequence[str], **changes: object) -> di
 
 
 def plan(variants: dict[str, Study]) -> dict[str, dict]:
-    """What each variant is expected to need, by the dry runs of `vsr estimate`, and how large its weights are once
-    loaded: the estimate.json of its run `plan`."""
+    """What each variant is expected to need: the estimate.json of its run `plan`."""
     todo = [Job(n, expect, {"profile": v.profile, "out": v.results}) for n, v in variants.items()]
     run_all(todo, Counted("estimates", len(todo)))
     return {n: read_json(v.results / PLAN / "estimate.json") for n, v in variants.items()}
 
 
 def plan_rows(plans: dict[str, dict]) -> list[tuple[str, ...]]:
-    """PLAN_HEAD's columns: weights estimated and counted, memory at the worst moment, seconds, and what to change."""
-    return [
-        (
-            name,
-            *(estimate.gib(found[size]) for size in ("weights", "loaded", "peak")),
-            f"{sum(found['step'].values()):.2f} s",
-            duration(found["training"]),
-            "yes" if found["fits"] else "; ".join(found["changes"]),
-        )
-        for name, found in plans.items()
-    ]
+    """PLAN_HEAD's columns, one row a variant."""
+    rows = []
+    for name, found in plans.items():
+        sizes = [estimate.gib(found[size]) for size in ("weights", "loaded", "peak")]
+        times = f"{sum(found['step'].values()):.2f} s", duration(found["training"])
+        rows.append((name, *sizes, *times, "yes" if found["fits"] else "; ".join(found["changes"])))
+    return rows
 
 
 def expect(profile: Profile, out: Path) -> Run:
-    """The run `plan` of one variant; nothing is trained. Its estimate.json has `peak` and `weights` (bytes), `step`
-    (seconds by phase) and `training` (seconds) as estimated, `loaded` (bytes) as measured, `fits`, and `changes` that
-    would make it fit."""
+    """The run `plan` of one variant; nothing is trained. Its estimate.json has `peak` and `weights` (bytes), `step` and
+    `training` (seconds) as estimated, `loaded` (bytes) as measured, `fits`, and `changes` that would make it fit."""
     arguments = models.arguments("base", profile)
     about = {"mode": MODE, "model": models.describe(**arguments), "profile": asdict(profile)}
     run = Run.open(out, PLAN, ESTIMATE, None, about=about, inputs={}, seed=profile.seed)
     if run.finished:
         return run
     found, loaded = estimate.estimate(profile, mode=MODE), models.load(**arguments)
-    sizes = {"peak": found.peak, "weights": found.memory["weights"], "loaded": held_bytes(loaded.model)}
-    times = {"step": found.step, "training": found.seconds, "rates": found.device.source}
-    write_json(run.path / "estimate.json", {**sizes, **times, "fits": found.fits, "changes": found.changes})
+    plan = {"peak": found.peak, "weights": found.memory["weights"], "loaded": held_bytes(loaded.model)}
+    plan |= {"step": found.step, "training": found.seconds, "rates": found.device.source}
+    write_json(run.path / "estimate.json", plan | {"fits": found.fits, "changes": found.changes})
     run.finish(device=loaded.device_name)
     return run
 
 
 def train(variants: dict[str, Study]) -> list[Path]:
-    """vsGRPO-V of every variant and seed; the run folders. VsrError before any of them where a GPU is too small."""
+    """vsGRPO-V of every variant and seed; the run folders. VsrError first where a GPU is too small."""
     for variant in variants.values():
         estimate.require(variant.profile, MODE)
-    todo, names = [], []
-    for name, variant in variants.items():
-        common = {"profile": variant.profile, "mode": MODE, "data": variant.train, "out": variant.results}
-        for seed in range(variant.profile.seeds):
-            todo.append(Job(name, train_alone, {"seed": seed, **common}))
-            names.append(f"{name}, seed {seed}")
-    asked = [job.arguments for job in todo]
-    folders = [one["out"] / run_name(one["profile"], "grpo", one["seed"], MODE) for one in asked]
-    run_all(todo, Curves(folders, max(variant.profile.max_steps for variant in variants.values()), labels=names))
+    todo, folders = [], []
+    for name, one in variants.items():
+        for seed in range(one.profile.seeds):
+            # the data is made here, once, not by each process
+            todo.append(Job(f"{name}, seed {seed}", train_alone, {"study": one, "data": one.train, "seed": seed}))
+            folders.append(one.results / run_name(one.profile, "grpo", seed, MODE))
+    steps = max(one.profile.max_steps for one in variants.values())
+    run_all(todo, Curves(folders, steps, labels=[job.name for job in todo]))
     return folders
 
 
-def train_alone(**arguments: object) -> Run:
+def train_alone(study: Study, data: QuestionSet, seed: int) -> None:
     """vsGRPO, its peak of GPU memory free of what ran before in this process."""
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    return training.train("grpo", **arguments)
+    training.train("grpo", study.profile, data, study.results, seed, mode=MODE)
 
 
 def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[str, dict]:
     """The summaries of every variant's base and of its trained models, all on the same questions."""
-    todo = []
+    found = {}
     for name, variant in variants.items():
         mine = [str(run) for run in trained if run.parent == variant.results]
-        common = {"bench": variant.bench, "mode": MODE, "video": "true", "profile": variant.profile}
-        for model in ("base", *mine):
-            arguments = {"model": model, "out": variant.results, **common}
-            todo.append(Job(f"{name}, {'trained' if model in mine else 'base'}", evaluate.evaluate, arguments))
-    run_all(todo, Counted("evaluations", len(todo)))
-    asked = [(job.name, variants[job.name.split(",")[0]], job.arguments["model"]) for job in todo]
-    return {name: variant.evaluate(MODE, "true", model) for name, variant, model in asked}
+        base, *others = variant.evaluate_all([(model, MODE, "true") for model in ("base", *mine)])
+        found |= {f"{name}, base": base} | {f"{name}, trained": one for one in others}
+    return found
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One quantisation: where it was trained ("" if it was not), its size (MiB) and the seconds of a step without
-    vision, each as estimated and as measured, what base and trained models scored, and the runs behind all that."""
+    """One quantisation; memory (MiB) and a step's seconds as estimated and as measured."""
 
     name: str
     device: str
@@ -146,7 +134,8 @@ def find(results: str | Path) -> list[Variant]:
     """The variants under `results` that have an estimate, full precision first, then by name."""
     found = []
     for path in sorted(Path(results).glob(f"{FOLDER}/*/{PLAN}/estimate.json")):
-        folder, expected, mark = path.parent.parent, read_json(path), read_json(path.parent / "manifest.json")["id"]
+        folder, expected = path.parent.parent, read_json(path)
+        mark = read_json(path.parent / "manifest.json")["id"]
         runs = [run for run in training_logs.find(folder) if run.mode == MODE]
         device = read_json(runs[0].path / "manifest.json")["device"] if runs else ""
         # on a GPU all that PyTorch held at the worst moment; on a CPU the process holds Python and its libraries too,
@@ -163,17 +152,17 @@ def find(results: str | Path) -> list[Variant]:
 
 
 def rows(results: str | Path) -> list[tuple[str, ...]]:
-    """HEAD's columns, one row a variant: memory and seconds a step, score before and after training."""
+    """HEAD's columns, one row a variant."""
     table = []
     for one in find(results):
         numbers = [f"{value:.1f}" for value in one.memory] + [f"{value:.2f}" for value in one.step]
-        scores = [f"{run.value('overall')}" if run else NOT_RUN for run in (one.base, one.trained)]
-        table.append((one.name, *(NOT_RUN if number == "nan" else number for number in numbers), *scores))
+        numbers += [f"{run and run.value('overall')}" for run in (one.base, one.trained)]
+        table.append((one.name, *(NOT_RUN if number in ("nan", "None") else number for number in numbers)))
     return table
 
 
 def loss(results: str | Path) -> dict[str, Effect]:
-    """Each quantised variant's trained score minus full precision's in points, paired on the same questions."""
+    """Each quantised variant's trained score minus full precision's, in points."""
     trained = {one.name: one.trained.answers for one in find(results) if one.trained}
     if FULL not in trained:
         return {}
@@ -182,8 +171,7 @@ def loss(results: str | Path) -> dict[str, Effect]:
 
 @p.style()
 def tradeoff(results: str | Path) -> Figure:
-    """A row a variant: score before and after training with intervals, memory, and seconds a step. The title tells
-    what the smallest variant, the best of equally small ones, saves and costs."""
+    """A row a variant: score before and after training, memory, seconds a step."""
     variants, lost = find(results), loss(results)
     fig = Figure(figsize=(10.4, 1.9 + 0.55 * max(2, len(variants))), layout="constrained")
     panels = fig.subplots(1, 3, sharey=True, width_ratios=(1.5, 1, 1))
@@ -204,12 +192,13 @@ def tradeoff(results: str | Path) -> Figure:
     text = "Quantised bases: quality, memory and speed"
     if lost:
         found = {one.name: one for one in variants}
+        # the smallest variant, and of equally small ones the best
         least = min(lost, key=lambda name: (round(found[name].memory[1]), -lost[name].value))
         share, slower = (getattr(found[least], part)[1] / getattr(found[FULL], part)[1] for part in ("memory", "step"))
         costs = f"{slower:.1f} times the seconds a step, {lost[least]} points"
         text = f"{least} instead of full precision: {share:.0%} of the memory, {costs}"
     if not variants:
         p.not_run(panels[0], "QLoRA variants")
-    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
+    p.suptitle(fig, text)
     p.name_runs(fig, [mark for one in variants for mark in one.ids])
     return fig

@@ -21,7 +21,15 @@ TASK = "video-text-to-text"  # the hub's name for what these models do
 NAMES = {"grpo": "vsGRPO", "sft": "SFT", "dpo": "DPO"}
 ADAPTER = ("lora_r", "lora_alpha", "lora_targets", "questions_per_step", "frames", "max_pixels")
 SETTINGS = {  # of each method
-    "grpo": ("learning_rate", "num_generations", "temperature", "beta", "epsilon", "max_completion_length", *ADAPTER),
+    "grpo": (
+        "learning_rate",
+        "num_generations",
+        "temperature",
+        "beta",
+        "epsilon",
+        "max_completion_length",
+        *ADAPTER,
+    ),
     "sft": ("sft_learning_rate", *ADAPTER),
     "dpo": ("dpo_learning_rate", "dpo_beta", *ADAPTER),
 }
@@ -45,8 +53,7 @@ model = PeftModel.from_pretrained(base, "adapter")
 
 
 def write(run: str | Path, manifest: dict | None = None) -> Path:
-    """Write the card of the adapter in a run folder, `manifest` being the run's as it will be when that is not on disk
-    yet; the card's path."""
+    """Write the card of a run's adapter; `manifest` where that is not on disk yet. The card's path."""
     run = Path(run)
     path = adapter_folder(run) / CARD
     atomic_write(path, text(run, manifest or read_json(run / "manifest.json")))
@@ -54,16 +61,14 @@ def write(run: str | Path, manifest: dict | None = None) -> Path:
 
 
 def refresh(model: str | Path) -> None:
-    """Write the card again after an evaluation of `model`; nothing where that is no run folder with an adapter, or one
-    that may only be read."""
+    """Write the card again after an evaluation, if `model` is a run folder that may be written."""
     folder = Path(model) / "adapter"
     if (Path(model) / "manifest.json").is_file() and folder.is_dir() and os.access(folder, os.W_OK):
         write(model)
 
 
 def text(run: Path, manifest: dict, merged: str = "") -> str:
-    """The card: front matter, how it was made, scores, what was not run, how to use it. `merged` says instead of the
-    last how the adapter became a model of its own."""
+    """The card; `merged` says how the adapter became a model of its own."""
     found, about = evaluations(run), manifest["about"]
     others = runs.find(run.resolve().parent, manifest["stage"], **about)  # this training under other seeds
     alone = all(other.manifest["seed"] == manifest["seed"] for other in others)
@@ -82,8 +87,7 @@ def text(run: Path, manifest: dict, merged: str = "") -> str:
 
 
 def evaluations(run: Path) -> list[dict]:
-    """The summaries of finished evaluations beside a run folder of the very adapter in it, with `dataset`, the kinds of
-    rooms that were asked about."""
+    """The summaries of evaluations of the very adapter in `run`, with `dataset`, the kinds of rooms asked about."""
     mark, found = adapter_hash(run), []
     for one in runs.find(run.resolve().parent, "answer"):
         if one.about["model"]["adapter_hash"] == mark and (one.path / "summary.json").is_file():
@@ -93,7 +97,7 @@ def evaluations(run: Path) -> list[dict]:
 
 
 def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
-    """YAML without its fences; the base only where it is a hub id, since anything else would be a broken link."""
+    """YAML without its fences; the base only where it is a hub id, no broken link."""
     base = manifest["about"]["model"]["base"].partition("@")[0]
     results = [
         EvalResult(
@@ -120,10 +124,11 @@ def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
 def _made(manifest: dict) -> list[tuple[str, object]]:
     settings, method = manifest["settings"] | manifest["about"], manifest["about"]["method"]
     model, git = settings["model"], manifest["git"]
+    kind = f"{model['dtype']}, quantization {model['quantization']}"
     budget = ", for as many token passes as a GRPO run" if settings.get("budget") else ""
     return [
         ("method", f"{NAMES[method]}, {settings['mode']} prompt{budget}"),
-        ("base", f"{model['base']}, hash {model['hash']}, {model['dtype']}, quantization {model['quantization']}"),
+        ("base", f"{model['base']}, hash {model['hash']}, {kind}"),
         ("data", f"{manifest.get('data', '?')}, questions {manifest['inputs']['questions']}"),
         ("seed", manifest["seed"]),
         ("steps", manifest.get("steps", settings["max_steps"])),
@@ -141,19 +146,11 @@ def _scores(found: list[dict]) -> str:
         return "Not evaluated yet.\n"
     rows = []
     for one in found:
-        averages = [_value(one, "overall"), _value(one, "trained")]
-        tasks = [_value(one["tasks"].get(task, {}), "score") for task in TASKS]
-        rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *averages, *tasks))
+        scores = [Value.read(one, over) or "–" for over in ("overall", "trained", *TASKS)]
+        rows.append((one["mode"], VIDEOS[one["video"]], one["dataset"], one["n"], *scores))
     head = ("prompt", "video", "data", "questions", "average", "trained six", *TASKS.values())
     ids = ", ".join(one["run"] for one in found)
     return f"{markdown.table(head, rows)}\nPercent, 95 % intervals over scenes. Evaluations: {ids}.\n"
-
-
-def _value(part: dict, key: str) -> str:
-    if part.get(key) is None:
-        return "–"
-    low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
-    return str(Value(part[key], low, high))
 
 
 def _not_run(about: dict, found: list[dict], alone: bool) -> list[str]:

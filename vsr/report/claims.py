@@ -43,11 +43,12 @@ class AuditRow:
         return abs(self.printed - self.mean) > ROUNDING + 1e-9
 
 
-def audit(rows: tuple[paper.PrintedRow, ...] = paper.TABLE_1 + paper.TABLE_2) -> list[AuditRow]:
+def audit() -> list[AuditRow]:
     """Every printed average checked against its own row."""
-    names = [f"{row.backbone} {row.method} {row.mode}" for row in rows]
-    means = [sum(row.scores) / len(row.scores) for row in rows]
-    return [AuditRow(row.where, name, row.average, mean) for row, name, mean in zip(rows, names, means, strict=True)]
+    return [
+        AuditRow(row.where, f"{row.backbone} {row.method} {row.mode}", row.average, sum(row.scores) / len(row.scores))
+        for row in paper.TABLE_1 + paper.TABLE_2
+    ]
 
 
 def audit_markdown(rows: list[AuditRow]) -> str:
@@ -55,14 +56,14 @@ def audit_markdown(rows: list[AuditRow]) -> str:
     lines = []
     for row in rows:
         numbers = (f"{row.printed:.1f}", f"{row.mean:.2f}", f"{row.printed - row.mean:+.2f}")
-        lines.append([row.where, row.row, *numbers, "**beyond rounding**" if row.flagged else ""])
+        lines.append([row.where, row.row, *numbers, "**beyond rounding**" * row.flagged])
     table = markdown.table(["table", "row", "printed average", "mean of the row", "difference", ""], lines)
     return f"**Arithmetic of the published tables**\n\n{table}\nRounding explains differences up to {ROUNDING}.\n"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger: a claim, what was found about it, and the verdict; `note` says why there is none."""
+    """One line of the ledger: a claim, what was found, and the verdict; `note` says why there is none."""
 
     claim: Claim
     findings: tuple[Finding, ...]
@@ -76,8 +77,7 @@ class Entry:
 
 
 def judge(claim: Claim, results: str | Path) -> Entry:
-    """The ledger's line for one claim: "not run" as soon as one of its runs is missing, "cannot tell at this size"
-    where it is about something larger than the profile."""
+    """The ledger's line for one claim; its note says why a test found nothing."""
     try:
         findings = TESTS[claim.number](Path(results))
     except UndecidedError as lack:
@@ -119,8 +119,7 @@ def describe(found: Finding) -> str:
 
 
 def write(results: str | Path, out: str | Path) -> list[Path]:
-    """claims.md, claims.json and audit.md in `out`, and compared.md where there is a published run to compare with;
-    the paths written."""
+    """The ledger, the audit and, where something is published, compared.md in `out`; the paths written."""
     results, out, entries = Path(results), Path(out), ledger(results)
     texts = {"claims.md": ledger_markdown(entries, results.name), "audit.md": audit_markdown(audit())}
     if theirs := published(results):
@@ -135,32 +134,30 @@ def _record(entry: Entry) -> dict:
     """As JSON, which has no nan."""
     findings = []
     for found in entry.findings:
-        numbers = {name: value for name, value in asdict(found.effect).items() if name != "seeds"}
-        numbers = {name: None if isnan(value) else round(value, 4) for name, value in numbers.items()}
-        words = {"what": found.what, "unit": found.unit, "verdict": found.verdict or None}
-        findings.append({**words, **numbers, "seeds": list(found.effect.seeds)})
-    return {
-        "claim": entry.claim.number,
-        "verdict": entry.verdict,
-        "note": entry.note,
-        "runs": list(entry.runs),
-        "findings": findings,
-    }
+        numbers = asdict(found.effect)
+        about = {
+            "what": found.what,
+            "unit": found.unit,
+            "verdict": found.verdict or None,
+            "seeds": numbers.pop("seeds"),
+        }
+        findings.append(about | {key: None if isnan(value) else round(value, 4) for key, value in numbers.items()})
+    about = {"claim": entry.claim.number, "verdict": entry.verdict, "note": entry.note}
+    return about | {"runs": entry.runs, "findings": findings}
 
 
 # --- a rerun beside the published run ---
 def published(results: str | Path) -> Path | None:
-    """The published results of the same profile; None where there are none, or where `results` are those."""
+    """The published results of the same profile, unless `results` are those; None where there are none."""
     found = runs.ROOT / "results" / "published" / Path(results).name
     return found if found.is_dir() and found.resolve() != Path(results).resolve() else None
 
 
 def compared(ours: str | Path, theirs: str | Path | None) -> str:
-    """Markdown: every claim's verdict and effects and Table 2's gains over the base, yours beside the published ones.
-
-    Two runs of one study differ by rounding that grows in training, so effects are set against intervals, not bytes."""
+    """Markdown: verdicts, effects and Table 2's gains, yours beside the published ones."""
     if theirs is None:
         return f"Nothing is published for profile {Path(ours).name}."
+    # two runs of one study differ by rounding that grows in training: intervals are compared, not bytes
     rows, equal = [], 0
     for mine, other in zip(ledger(ours), ledger(theirs), strict=True):
         number, same = f"claim {mine.claim.number}", mine.verdict == other.verdict
@@ -178,7 +175,7 @@ def compared(ours: str | Path, theirs: str | Path | None) -> str:
 
 
 def _beside(where: str, what: str, mine: Effect | None, other: Effect | None) -> tuple[str, ...]:
-    """A row of two effects, and whether their intervals overlap; one without an interval says nothing."""
+    """A row of two effects, and whether their intervals overlap."""
     state = ""
     if mine and other and not isnan(mine.low + other.low):
         state = "intervals overlap" if mine.low <= other.high and other.low <= mine.high else "**apart**"

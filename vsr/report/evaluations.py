@@ -3,7 +3,6 @@
 A trained model is evaluated with the prompt it was trained with, unless Table 2 says otherwise.
 """
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,8 +20,8 @@ COLUMNS: dict[str, str] = AVERAGES | TASKS  # a summary's numbers and their colu
 
 @dataclass(frozen=True)
 class Method:
-    """`label` as Table 2 has it, `mode` the prompt of the evaluation, `method` as manifests say it ("base", "constant"
-    or a training's); `trained` is the prompt of the training, `compute` whether it had GRPO's compute as its budget."""
+    """`label` as Table 2 has it, `mode` the prompt it is evaluated with, `trained` that of its training; `compute` says
+    whether it had GRPO's compute."""
 
     label: str
     mode: str
@@ -77,7 +76,7 @@ class Evaluation:
 
     @property
     def warning(self) -> str | None:
-        """What has to be said with every number of these runs: a model was trained on rooms of the benchmark."""
+        """To be said with every number: a model was trained on rooms of the benchmark."""
         return next((w for one in self.summaries if (w := one.get("model", {}).get("warning"))), None)
 
     @cached_property
@@ -90,15 +89,8 @@ class Evaluation:
         return list(read_jsonl(self.runs[seed].path / "samples.jsonl"))
 
     def value(self, column: str) -> Value | None:
-        """The number of one of COLUMNS: of a single run from its summary, of several seeds their mean; None where no
-        question asked for it."""
-        if len(self.runs) > 1:
-            return self.answers.value(column)
-        summary = self.summaries[0]
-        part = summary if column in AVERAGES else summary["tasks"].get(column, {})
-        keys = (column, f"{column}_low", f"{column}_high") if column in AVERAGES else ("score", "low", "high")
-        score, low, high = map(part.get, keys)
-        return None if score is None else Value(float(score), low, high)
+        """The number of one of COLUMNS, a mean over seeds; None where no question asked for it."""
+        return self.answers.value(column) if len(self.runs) > 1 else Value.read(self.summaries[0], column)
 
     def values(self) -> dict[str, Value | None]:
         """All COLUMNS."""
@@ -114,24 +106,17 @@ def evaluation(results: str | Path, method: Method, video: str = "true") -> Eval
 def _summary(run: runs.Run) -> dict:
     """The summary of a run; one of another run's numbers, or with something else for a number, is an error."""
     path, mark = run.path / "summary.json", run.manifest["id"]
-    summary = read_json(path)
-    tasks = summary.get("tasks")
-    averages = {key: summary.get(key) for name in AVERAGES for key in (name, f"{name}_low", f"{name}_high")}
-    if not isinstance(tasks, dict) or not all(map(_numbers, [averages, *tasks.values()])):
-        raise VsrError(f"{path}: 'tasks' or a number is missing; evaluate again with 'vsr evaluate'")
-    if summary.get("run") != mark:
-        said = f"it says run '{summary.get('run')}', the manifest says '{mark}'"
-        raise VsrError(f"{path}: {said}; evaluate again with 'vsr evaluate'")
+    summary, wrong = read_json(path), ""
+    try:
+        for column in COLUMNS:
+            Value.read(summary, column)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        wrong = "'tasks' or a number is missing"
+    if not wrong and summary.get("run") != mark:
+        wrong = f"it says run '{summary.get('run')}', the manifest says '{mark}'"
+    if wrong:
+        raise VsrError(f"{path}: {wrong}; evaluate again with 'vsr evaluate'")
     return summary
-
-
-def _numbers(values: object) -> bool:
-    """Whether all values are numbers that a float can hold, or missing."""
-
-    def is_number(value: object) -> bool:
-        return value is None or (type(value) in (int, float) and not abs(value) > sys.float_info.max)
-
-    return isinstance(values, dict) and all(map(is_number, values.values()))
 
 
 def _answers(path: Path) -> Answers:

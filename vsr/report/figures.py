@@ -1,7 +1,5 @@
-"""Figures of scores from run folders alone: a title says what the figure shows, computed from the numbers in it; what
-was not run is said."""
+"""Figures of scores from run folders alone: titles are computed from the numbers shown; what was not run is said."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,57 +9,34 @@ from matplotlib.figure import Figure
 from vsr import paper
 from vsr.paper import TASKS
 from vsr.profiles import VIDEOS
+from vsr.report import evaluations as e
 from vsr.report import figures_answers, figures_training
 from vsr.report import plotting as p
-from vsr.report.evaluations import (
-    BASE,
-    BASE_O,
-    BASE_T,
-    CONSTANT,
-    DPO,
-    GRPO_V,
-    LADDER,
-    SEEING,
-    SFT,
-    Evaluation,
-    evaluation,
-)
-from vsr.report.plotting import GREY, PALETTE, savefig
+from vsr.report.evaluations import BASE, CONSTANT, GRPO_V, Evaluation, evaluation
+from vsr.report.plotting import GREY, PALETTE
 from vsr.report.tables import NOT_RUN
 from vsr.scoring import intervals, score_samples
 from vsr.scoring.intervals import Value
 
-MODES = {"think": (BASE_T, PALETTE[1]), "observe": (BASE_O, PALETTE[2]), "vanilla": (BASE, PALETTE[0])}
-VIDEO_STYLES = {"true": (PALETTE[0], "o"), "one": (PALETTE[2], "D"), "shuffled": (PALETTE[1], "s"), "none": (GREY, "v")}
-METHOD_STYLES = {BASE: (GREY, "o"), DPO: (PALETTE[2], "D"), SFT: (PALETTE[1], "s"), GRPO_V: (PALETTE[0], "^")}
+MODES = {"think": (e.BASE_T, PALETTE[1]), "observe": (e.BASE_O, PALETTE[2]), "vanilla": (BASE, PALETTE[0])}
+VIDEO_STYLES = {
+    "true": (PALETTE[0], "o"),
+    "one": (PALETTE[2], "D"),
+    "shuffled": (PALETTE[1], "s"),
+    "none": (GREY, "v"),
+}
+METHOD_STYLES = {BASE: (GREY, "o"), e.DPO: (PALETTE[2], "D"), e.SFT: (PALETTE[1], "s"), GRPO_V: (PALETTE[0], "^")}
 ROWS = {"overall": "average of eight", "trained": "average of six trained", **TASKS}
-
-
-def all_figures() -> dict[str, Callable[[str | Path], Figure]]:
-    """Every figure of the report by its file's name."""
-    return {
-        "figure1": figures_answers.figure_1,
-        "figure3_left": figures_training.figure3_left,
-        "figure3_right": figures_training.figure3_right,
-        "gradient_shares": figures_training.gradient_shares,
-        "table1_modes": prompting,
-        "video_matters": video_matters,
-        "before_after": before_after,
-        "honesty": honesty,
-        "prior": prior,
-        "errors": figures_answers.errors,
-        "rosetta": figures_answers.rosetta,
-    }
 
 
 def write_all(results: str | Path, out: str | Path) -> list[Path]:
     """Write every figure to `out`; the paths written."""
-    return [path for name, draw in all_figures().items() for path in savefig(draw(results), Path(out) / name)]
+    return [path for name, draw in ALL.items() for path in p.savefig(draw(results), Path(out) / name)]
 
 
 @p.style()
 def prompting(results: str | Path) -> Figure:
-    """Table 1 as bars: the three prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
+    """Table 1 as bars: prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
     runs = {mode: evaluation(results, method) for mode, (method, _) in MODES.items()}
     ours = {mode: run.values() for mode, run in runs.items() if run}
     constant = evaluation(results, CONSTANT)
@@ -76,12 +51,13 @@ def prompting(results: str | Path) -> Figure:
     if not ours:
         p.not_run(above)
     averages = {mode: value for mode, values in ours.items() if (value := values["overall"])}
-    first, *rest = sorted(averages, key=lambda mode: -averages[mode].score) or [""]
-    text = ", ".join(f"{mode} {averages[mode].score:.1f}" for mode in (first, *rest) if mode)
+    ranked = sorted(averages, key=lambda mode: -averages[mode].score)
+    text = ", ".join(f"{mode} {averages[mode].score:.1f}" for mode in ranked)
+    # a title never calls a winner that the intervals do not show
     if missing := [mode for mode in MODES if mode not in averages]:
         text = f"{', '.join(missing)} {NOT_RUN}"
-    elif _apart(averages[first], averages[rest[0]]):
-        text = f"{first} leads ({text})"
+    elif _apart(averages[ranked[0]], averages[ranked[1]]):
+        text = f"{ranked[0]} leads ({text})"
     else:
         text += "; the first two intervals overlap"
     above.set_title(f"Ours, {Path(results).name}: {text}", pad=26)
@@ -94,7 +70,7 @@ def prompting(results: str | Path) -> Figure:
 
 
 def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]], constant: Evaluation | None = None) -> None:
-    """Bars of the modes that were run, with their intervals, and a line at what the best constant answer scores."""
+    """Bars of the modes that were run, with intervals, and a line at the best constant answer's score."""
     columns = ("overall", *TASKS)
     for i, (mode, (_, colour)) in enumerate(MODES.items()):
         for x, column in enumerate(columns) if mode in rows else ():
@@ -103,7 +79,7 @@ def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]], constant: E
                 axes.text(at, 0.5, "–", ha="center", color=GREY)  # a task without questions, not a score of 0
                 continue
             axes.bar(at, value.score, 0.25, color=colour, label=mode)
-            if value.low is not None and value.high is not None:
+            if value.low is not None:
                 axes.plot([at, at], [value.low, value.high], color="0.2", linewidth=1.1, solid_capstyle="butt")
     for x, column in enumerate(columns) if constant else ():
         if mark := constant.value(column):
@@ -121,7 +97,7 @@ def _apart(higher: Value, lower: Value) -> bool:
 
 @p.style()
 def video_matters(results: str | Path) -> Figure:
-    """What the base scores with the true, a shuffled and no video, by task, beside the best constant answer."""
+    """What the base scores with the true, a shuffled and no video, by task."""
     shown = ("true", "shuffled", "none")
     runs = {video: run for video in shown if (run := evaluation(results, BASE, video))}
     fig = Figure(figsize=(7.6, 4.6), layout="constrained")
@@ -140,8 +116,8 @@ def video_matters(results: str | Path) -> Figure:
 
 @p.style()
 def before_after(results: str | Path) -> Figure:
-    """Every task before and after training: base, DPO, SFT and vsGRPO-V, means over seeds with intervals."""
-    found = {method: evaluation(results, method) for method in LADDER}
+    """Every task before and after training: base, DPO, SFT and vsGRPO-V, means over seeds."""
+    found = {method: evaluation(results, method) for method in e.LADDER}
     fig = Figure(figsize=(8.6, 6.4), layout="constrained")
     axes = fig.subplots()
     _score_rows(fig, axes, {m.label: (run, *METHOD_STYLES[m]) for m, run in found.items() if run}, results)
@@ -157,7 +133,7 @@ def before_after(results: str | Path) -> Figure:
 
 
 def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, object, str]], results: str | Path) -> None:
-    """Both averages and every task, a mark for each of `shown` and a dotted one for the best constant answer."""
+    """Both averages and every task, a mark for each of `shown` and a dotted line for the best constant."""
     series = [(label, [run.value(row) for row in ROWS], *look) for label, (run, *look) in shown.items()]
     p.interval_rows(axes, ROWS.values(), series, "score, %")
     constant = evaluation(results, CONSTANT)
@@ -172,8 +148,8 @@ def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, obje
 
 @p.style()
 def honesty(results: str | Path) -> Figure:
-    """Every method's average with the true video, one frame, another room's video and none, and the best constant."""
-    shown = {m: {v: evaluation(results, m, v) for v in VIDEOS} for m in SEEING}
+    """Every method's average with the true video, one frame, another room's video and none."""
+    shown = {m: {v: evaluation(results, m, v) for v in VIDEOS} for m in e.SEEING}
     constant = evaluation(results, CONSTANT)
     fig = Figure(figsize=(8.6, 4.6), layout="constrained")
     axes = fig.subplots()
@@ -222,8 +198,8 @@ def prior(results: str | Path) -> Figure:
         right.set_ylim(bottom=0)
         right.legend(loc="best")
     else:
-        p.not_run(left)
-        p.not_run(right)
+        for axes in (left, right):
+            p.not_run(axes)
         p.title(left, "What is above the best constant answer")
     p.name_runs(fig, [run.id for run in (*found.values(), constant) if run])
     return fig
@@ -238,3 +214,18 @@ def _by_prior(axes: Axes, run: Evaluation, colour: object, marker: str, label: s
     axes.set_xticks(range(5), ["rarest\nfifth", "2nd", "3rd", "4th", "most typical\nfifth"])
     axes.set_ylabel("mean score of the questions, %")
     return means[0], means[-1]
+
+
+ALL = {  # of the report, by the name of its file
+    "figure1": figures_answers.figure_1,
+    "figure3_left": figures_training.figure3_left,
+    "figure3_right": figures_training.figure3_right,
+    "gradient_shares": figures_training.gradient_shares,
+    "table1_modes": prompting,
+    "video_matters": video_matters,
+    "before_after": before_after,
+    "honesty": honesty,
+    "prior": prior,
+    "errors": figures_answers.errors,
+    "rosetta": figures_answers.rosetta,
+}

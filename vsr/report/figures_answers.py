@@ -1,5 +1,5 @@
-"""Figures of the answers themselves: what kind of error an answer is, how typical a truth is, Figure 1's counterpart,
-and what each harness's rules make of the same answers (the score Rosetta).
+"""Figures of the answers themselves: errors by task, how typical a truth is, Figure 1's counterpart, and what each
+harness's rules make of the same answers (the score Rosetta).
 """
 
 import textwrap
@@ -15,10 +15,17 @@ from matplotlib.patches import Patch
 from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL
 from vsr.report.evaluations import BASE, BASE_T, GRPO_V, Method, evaluation
-from vsr.report.plotting import BLUE, GREY, PALETTE, name_runs, not_run, style, title
+from vsr.report.plotting import BLUE, GREY, PALETTE, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
 from vsr.scoring import harnesses, score_samples, summarise, task_of
-from vsr.scoring.answers import final_answer, mean_relative_accuracy, normalise, read_letter, read_number, to_float
+from vsr.scoring.answers import (
+    final_answer,
+    mean_relative_accuracy,
+    normalise,
+    read_letter,
+    read_number,
+    to_float,
+)
 
 MOST_WORDS = 8  # a task with more different options than this is shown by letters
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
@@ -36,9 +43,8 @@ BAR = 0.2  # of a harness's line
 # --- errors by task ---
 def numbers(samples: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """True and given numbers (N,) of samples that ask for one; nan where no number was read."""
-    true = [to_float(sample["ground_truth"]) for sample in samples]
-    given = [read_number(sample["response"]) for sample in samples]
-    return np.array(true, dtype=float), np.array(given, dtype=float)  # numpy makes nan of None
+    pairs = [(to_float(sample["ground_truth"]), read_number(sample["response"])) for sample in samples]
+    return tuple(np.array(pairs, dtype=float).T)  # numpy makes nan of None
 
 
 def relative_error(samples: list[dict]) -> float:
@@ -71,8 +77,8 @@ def choices(samples: list[dict]) -> tuple[list[str], np.ndarray]:
 
 
 def truth_prior(samples: list[dict]) -> np.ndarray:
-    """The fifth 0..4 (N,) within its question type that each sample's truth is in, by how it would score as a constant
-    answer to all questions of the type; 4 holds the most typical truths."""
+    """The fifth 0..4 (N,) within its question type that each truth is in, by how it would score as a constant answer; 4
+    holds the most typical truths."""
     kinds = np.array([sample["question_type"] for sample in samples])
     fifths = np.zeros(len(samples), dtype=int)
     for kind in np.unique(kinds):
@@ -92,9 +98,7 @@ def truth_prior(samples: list[dict]) -> np.ndarray:
 
 @style()
 def errors(results: str | Path, method: Method | None = None) -> Figure:
-    """One seed's answers task by task: numbers given against true ones, and which choice was taken for which.
-
-    `method` is vsGRPO-V where it was run, else the base."""
+    """One seed's answers task by task: of `method`, else of vsGRPO-V or the base."""
     run = next((run for m in ([method] if method else [GRPO_V, BASE]) if (run := evaluation(results, m))), None)
     fig = Figure(figsize=(10.5, 5.8), layout="constrained")
     samples = run.samples() if run else []
@@ -112,13 +116,13 @@ def errors(results: str | Path, method: Method | None = None) -> Figure:
         parts += [f"{100 * score_samples(other).mean():.0f} % of the choices are right"] if other else []
         seed = f", seed{run.runs[0].about['train_seed']}" if len(run.runs) > 1 else ""
         text = f"{run.method.label}{seed}: {', '.join(parts)}"
-    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
+    suptitle(fig, text)
     name_runs(fig, [run.runs[0].manifest["id"]] if run else [])
     return fig
 
 
 def _draw_numbers(axes: Axes, samples: list[dict]) -> str:
-    """Every distinct (true, given) pair as a disc whose area is how often it occurs; what that shows, in words."""
+    """Every (true, given) pair, a disc as large as it is frequent; what that shows, in words."""
     true, given = numbers(samples)
     read = np.isfinite(given)
     pairs, often = np.unique(np.stack([true[read], given[read]], 1), axis=0, return_counts=True)
@@ -152,8 +156,7 @@ def _draw_choices(axes: Axes, samples: list[dict]) -> str:
 # --- Figure 1 ---
 @style()
 def figure_1(results: str | Path) -> Figure:
-    """Figure 1's counterpart: one question answered plainly and after thinking, the first where the two differ most in
-    score."""
+    """Figure 1's counterpart: the question whose plain and thought-out answers differ most in score."""
     runs = {method.mode: evaluation(results, method) for method in (BASE, BASE_T)}
     heading, text = "The same question, plainly and after thinking", NOT_RUN
     if all(runs.values()):
@@ -163,7 +166,10 @@ def figure_1(results: str | Path) -> Figure:
         apart = scores["vanilla"] - scores["think"]
         chosen = int(np.argmax(np.abs(apart)))
         question = by_id["vanilla"][ids[chosen]]
-        lines = [question.get("question", TASKS[task_of(question["question_type"])]), *(question["options"] or [])]
+        lines = [
+            question.get("question", TASKS[task_of(question["question_type"])]),
+            *(question["options"] or []),
+        ]
         lines += [f"True answer: {question['ground_truth']}", ""]
         for mode, rows in by_id.items():
             lines.append(f"{mode}, scores {scores[mode][chosen]:.1f}: {rows[ids[chosen]]['response'] or '(nothing)'}")
@@ -183,30 +189,26 @@ def figure_1(results: str | Path) -> Figure:
 # --- score Rosetta ---
 @dataclass(frozen=True)
 class Fall:
-    """How the official overall score becomes a harness's, in percent: `steps` are the points that each of CAUSES adds
-    when its rule is taken over after those before it."""
+    """How the `official` score becomes a harness's own: the points that each of CAUSES adds."""
 
     name: str
     official: float
     steps: dict[str, float]
-
-    @property
-    def score(self) -> float:
-        """The harness's own headline score."""
-        return self.official + sum(self.steps.values())
+    score: float
 
 
 def falls(samples: Iterable[dict]) -> list[Fall]:
     """One fall for each harness other than the official one, of rows of samples.jsonl."""
-    samples, official, found = list(samples), harnesses.get("official"), []
+    samples, found = list(samples), []
+    official, *others = harnesses.RULES.values()  # rules are taken over one after the other, so steps add up
     start = summarise(samples, official, resamples=1)["overall"]
-    for other in (rules for rules in harnesses.RULES.values() if rules is not official):
-        rules, before, steps = official, start, {}
+    for other in others:
+        rules, score, steps = official, start, {}
         for cause in CAUSES:
-            rules = replace(rules, **{cause: getattr(other, cause)})
-            after = summarise(samples, rules, resamples=1)["overall"]
-            steps[cause], before = after - before, after
-        found.append(Fall(other.name, start, steps))
+            rules, before = replace(rules, **{cause: getattr(other, cause)}), score
+            score = summarise(samples, rules, resamples=1)["overall"]
+            steps[cause] = score - before
+        found.append(Fall(other.name, start, steps, score))
     return found
 
 
@@ -222,19 +224,19 @@ def rosetta(results: str | Path) -> Figure:
 
 @style()
 def waterfall(samples: Iterable[dict], source: str) -> Figure:
-    """For each harness the way from the official score to its own, cause by cause; `source` names the answers."""
+    """Each harness's way from the official score to its own; `source` names the answers."""
     found = falls(samples)
     scores = {"the official harness": found[0].official, **{fall.name: fall.score for fall in found}}
-    low, high = min(scores, key=lambda name: scores[name]), max(scores, key=lambda name: scores[name])
+    low, high = min(scores, key=scores.get), max(scores, key=scores.get)
     text = f"The same answers score {scores[low]:.1f} under {low} and {scores[high]:.1f} under {high}"
     if scores[high] - scores[low] < LEAST:
         text = f"Every harness gives these answers {scores[low]:.1f}"
     fig = Figure(figsize=(8.6, 4.8), layout="constrained")
     axes = fig.subplots()
     axes.axvline(found[0].official, color="0.3", linewidth=1.2, linestyle=":", zorder=1)
-    for y, fall in enumerate(reversed(found)):
+    for y, fall in enumerate(found[::-1]):
         _draw_fall(axes, y, fall)
-    axes.set_yticks(range(len(found)), [fall.name for fall in reversed(found)])
+    axes.set_yticks(range(len(found)), [fall.name for fall in found[::-1]])
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.margins(x=0.18)
     axes.grid(axis="y", visible=False)
@@ -248,7 +250,7 @@ def waterfall(samples: Iterable[dict], source: str) -> Figure:
 
 
 def _draw_fall(axes: Axes, y: int, fall: Fall) -> None:
-    """A harness's steps as bars one under the other, each beginning where the last one ended; its score in words."""
+    """A harness's steps as bars, each beginning where the last one ended; its score in words."""
     seen = {cause: points for cause, points in fall.steps.items() if abs(points) >= LEAST}
     reached = [fall.official]
     for i, (cause, points) in enumerate(seen.items()):

@@ -4,38 +4,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vsr import paper
 from vsr.report import training_logs as logs
 from vsr.report.judgements import COLLAPSE
-from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, curves, name_runs, not_run, style, title
+from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
-from vsr.report.training_logs import (
-    ACCURACY,
-    ENDS,
-    FORMAT,
-    KL,
-    SMOOTH,
-    TOTAL,
-    TrainingLog,
-    ablation,
-    mean_curve,
-    smooth,
-)
+from vsr.report.training_logs import ACCURACY, FORMAT, KL, TOTAL, TrainingLog, ablation, smooth
 
 BETA_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
-PARTS = {  # a part of the gradient's norm -> its name, colour and line
-    "grad_norm/policy": ("policy, groups whose rewards differ", BLUE, "-"),
-    "grad_norm/kl_live": ("KL, the same groups", ORANGE, "--"),
-    "grad_norm/kl_flat": ("KL, groups whose rewards are all equal", RED, "-."),
+PARTS = {  # a part of the gradient's norm -> its colour, line and name
+    "grad_norm/policy": (BLUE, "-", "policy, groups whose rewards differ"),
+    "grad_norm/kl_live": (ORANGE, "--", "KL, the same groups"),
+    "grad_norm/kl_flat": (RED, "-.", "KL, groups whose rewards are all equal"),
 }
 
 
 @style()
 def figure3_left(results: str | Path) -> Figure:
-    """Format reward over training for each KL coefficient: every seed thin, their smoothed mean thick. The title tells
-    where it ends, and whether it fell on the way."""
+    """Format reward over training for each KL coefficient, where it ends, and whether it fell."""
     betas, text = dict(sorted(ablation(results).items())), "Format reward over training"
     if betas:
         mode = next(iter(betas.values()))[0].mode
@@ -45,35 +34,36 @@ def figure3_left(results: str | Path) -> Figure:
         if fallen:
             text = f"Format reward falls at beta {' and '.join(fallen)}: it ends at {ends}"
         text += "" if 0.0 in betas else f"; beta 0 {NOT_RUN}"
-    return _curves("format reward", _by_beta(betas, FORMAT), text, (-0.03, 1.06))
+    return _over_steps("format reward", _by_beta(betas, FORMAT), text, (-0.03, 1.06))
 
 
 @style()
 def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
-    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth; of
-    all tasks together where fewer than half of the steps asked for the one."""
+    """Format, one task's accuracy and total reward with the paper's KL term, smoothed over a tenth."""
     betas = {beta: runs for beta, runs in ablation(results).items() if beta}
     runs = betas[min(betas)] if betas else []  # the paper's coefficient is the smallest above 0
-    key = ACCURACY.replace("mean", task)
-    shown = key if runs and all(run.share(key) >= 0.5 for run in runs) else ACCURACY
-    what = f"accuracy ({paper.TASKS[task]})" if shown == key else "accuracy (all tasks)"
     lines, text = [], "Rewards over training"
     if runs:
-        lines = [(FORMAT, BLUE, "--", "format"), (shown, RED, "-", what), (TOTAL, GREEN, "-.", "total")]
+        key, what = ACCURACY.replace("mean", task), f"accuracy ({paper.TASKS[task]})"
+        # of all tasks together where fewer than half of the steps asked for the one
+        if any(np.isnan(run.curve(key)).mean() > 0.5 for run in runs):
+            key, what = ACCURACY, "accuracy (all tasks)"
+        looks = {FORMAT: (BLUE, "--", "format"), key: (RED, "-", what), TOTAL: (GREEN, "-.", "total")}
+        lines = [(runs, shown, *look) for shown, look in looks.items()]
         there = [logs.arrival(run.curve(FORMAT), 0.9) for run in runs]  # 1 where it never gets there
         form = "never reaches 0.9" if min(there) == 1 else f"reaches 0.9 after {100 * np.mean(there):.0f} % of training"
-        first, last = _over(runs, logs.start, shown), _over(runs, logs.end, shown)
+        first, last = _over(runs, logs.start, key), _over(runs, logs.end, key)
         moves = f"{what} {'rises' if last > first else 'falls'} from {first:.2f} to {last:.2f}"
         text = f"vsGRPO, {runs[0].mode} mode: format reward {form}; {moves}"
-    return _curves("reward", [(runs, *line) for line in lines], text, (-0.03, None), part=ENDS)
+    return _over_steps("reward", lines, text, (-0.03, None), part=logs.ENDS)
 
 
 @style()
 def distance(results: str | Path) -> Figure:
-    """How far the policy is from the base over training: the KL estimate of its rollouts for each KL coefficient."""
+    """How far the policy is from the base over training, for each KL coefficient."""
     betas = dict(sorted(ablation(results).items()))
     text = ", ".join(f"{_over(runs, np.nanmean, KL):.2f} nats a token at beta {beta:g}" for beta, runs in betas.items())
-    return _curves("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
+    return _over_steps("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
 
 
 def _over(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> float:
@@ -82,26 +72,18 @@ def _over(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: 
 
 
 def _by_beta(betas: dict[float, list[TrainingLog]], key: str) -> list[tuple]:
-    """A line of `_curves` for each KL coefficient."""
+    """A line of `_over_steps` for each KL coefficient."""
     labels = [f"beta {beta:g} ({len(runs)} seed{'s' * (len(runs) > 1)})" for beta, runs in betas.items()]
     rows = zip(betas.values(), BETA_STYLES, labels, strict=False)
     return [(runs, key, *look, label) for runs, look, label in rows]
 
 
-def _curves(what: str, lines: list[tuple], text: str, limits: tuple, part: int = 0, height: float = 4.2) -> Figure:
-    """`what` over steps. One of `lines` is runs, the key of their logs, and colour, dashes and label; single runs are
-    as they were logged, or smoothed over a `part`-th of training."""
+def _over_steps(what: str, lines: list[tuple], text: str, limits: tuple, part: int = 0, height: float = 4.2) -> Figure:
+    """`what` over steps. One of `lines` is runs, the key of their logs, and colour, dashes and label."""
     fig = Figure(figsize=(7.6, height), layout="constrained")
     axes = fig.subplots()
     for runs, key, *look in lines:
-
-        def each(run: TrainingLog, key: str = key) -> np.ndarray:
-            return smooth(run.curve(key), part) if part else run.curve(key)
-
-        def mean(some: list[TrainingLog], key: str = key) -> np.ndarray:
-            return smooth(mean_curve(some, lambda run: run.curve(key)), part or SMOOTH)
-
-        curves(axes, runs, each, mean, *look)
+        _draw(axes, runs, [run.curve(key) for run in runs], *look, part=part)
     if lines:
         axes.set(xlabel="step", ylabel=what)
         axes.legend(loc="best", handlelength=3.2)
@@ -113,37 +95,39 @@ def _curves(what: str, lines: list[tuple], text: str, limits: tuple, part: int =
     return fig
 
 
+def _draw(axes: Axes, runs: list, curves: list[np.ndarray], colour: object, line: str, label: str, part: int = 0):
+    """The curves of runs over their steps, thin, and their smoothed mean, thick."""
+    for run, curve in zip(runs, curves, strict=True):
+        axes.plot(run.steps, smooth(curve, part) if part else curve, color=colour, linewidth=0.7, alpha=0.35)
+    mean = smooth(logs.mean_curve(curves), part or logs.SMOOTH)
+    axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
+
+
 @style()
 def gradient_shares(results: str | Path) -> Figure:
-    """The norm of the gradient's parts over training, one panel a KL coefficient above 0. The title tells the KL parts'
-    share in the sum of the norms, a mean over steps and runs."""
+    """The norm of the gradient's parts over training, one panel a KL coefficient above 0."""
     betas, shares = {beta: runs for beta, runs in sorted(ablation(results).items()) if beta}, []
     fig = Figure(figsize=(9.2, 4.2), layout="constrained")
     panels = np.atleast_1d(fig.subplots(1, max(1, len(betas)), sharey=True))
     for axes, (beta, runs) in zip(panels, betas.items(), strict=False):
-        for key, (label, colour, line) in PARTS.items():
-
-            def each(run: TrainingLog, key: str = key) -> np.ndarray:
-                # steps that did not measure it, or where it is 0, are gaps on a logarithmic axis
-                return np.where(run.curve(key) > 0, run.curve(key), np.nan)
-
-            curves(axes, runs, each, lambda some, each=each: smooth(mean_curve(some, each)), colour, line, label)
+        parts = {key: [run.curve(key) for run in runs] for key in PARTS}
+        for key, look in PARTS.items():
+            # steps that did not measure it, or where it is 0, are gaps on a logarithmic axis
+            _draw(axes, runs, [np.where(curve > 0, curve, np.nan) for curve in parts[key]], *look)
         # a share of sizes: the parts are vectors, whose norms do not add up to that of the whole gradient
-        parts = [[run.curve(key) for key in PARTS] for run in runs]
         with np.errstate(invalid="ignore"):
-            means = [np.nanmean((live + flat) / (policy + live + flat)) for policy, live, flat in parts]
+            norms = zip(*parts.values(), strict=True)
+            means = [np.nanmean((live + flat) / (policy + live + flat)) for policy, live, flat in norms]
         shares.append(f"{100 * float(np.mean(means)):.1f} % at beta {beta:g}")
-        axes.set_yscale("log")
-        axes.set_xlabel("step")
         flat = 100 * _over(runs, np.nanmean, "frac_reward_zero_std")
+        axes.set(yscale="log", xlabel="step")
         axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium")
     panels[0].set_ylabel("norm of the gradient")
-    text = "How much of the gradient is the KL term's"
     if betas:
-        text = f"The KL term's share in the gradient: {', '.join(shares)}"
+        suptitle(fig, f"The KL term's share in the gradient: {', '.join(shares)}")
         panels[-1].legend(loc="best", fontsize="small")
     else:
+        suptitle(fig, "How much of the gradient is the KL term's")
         not_run(panels[0], "GRPO with tags")
-    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
     name_runs(fig, [run.id for runs in betas.values() for run in runs])
     return fig

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import beta as beta_law
+from scipy.stats import binomtest
 
 from vsr import paper, profiles
-from vsr.files import read_json
+from vsr.files import read_json, read_jsonl
 from vsr.profiles import VIDEOS
 from vsr.report import evaluations as e
 from vsr.report import training_logs
@@ -21,7 +21,7 @@ from vsr.report.tables import NOT_RUN
 from vsr.report.training_logs import ACCURACY, FORMAT, TrainingLog
 from vsr.scoring import intervals
 from vsr.scoring.intervals import LEVEL, Effect, between, draw, effect
-from vsr.scoring.rewards import is_shell
+from vsr.scoring.rewards import TAGGED_MODES, is_shell
 
 REPRODUCED, NOT_REPRODUCED, CANNOT_TELL = "reproduced", "not reproduced", "cannot tell at this size"
 NO_CHANGE = 2.0  # points; a change that stays below is no improvement (the paper's smallest claimed one is 2.1)
@@ -33,8 +33,7 @@ PAPERS_BETA = profiles.get("paper-2b").beta
 
 
 class UndecidedError(Exception):
-    """A test that finds nothing, and why: "not run" where a run is missing, "cannot tell" where a claim is about a
-    model or a machine that no run of this profile can speak for."""
+    """A test that finds nothing: a run is missing, or the claim is about another model."""
 
     def __init__(self, verdict: str, why: str):
         super().__init__(why)
@@ -43,7 +42,7 @@ class UndecidedError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison: `what` in words, its effect in `unit`, the runs, and a verdict, "" if it only stands beside."""
+    """`what` was compared, its effect in `unit`, the runs, and a verdict, "" without a vote."""
 
     what: str
     effect: Effect
@@ -78,7 +77,7 @@ def combine(verdicts: list[str]) -> str:
 # --- pairs of evaluations ---
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against theirs over everything, the trained six or one task; `verdict` says what its interval means."""
+    """Ours against theirs over all, the trained six or one task; `verdict` reads its interval."""
 
     ours: Method
     theirs: Method
@@ -92,12 +91,11 @@ class Comparison:
         found = intervals.compare(pair[0].answers, pair[1].answers, self.over)
         # a method's prompt is named where that is what differs
         prompts = self.ours.mode != self.theirs.mode
-        names = [f"{one.label} ({one.mode} prompt)" if prompts else one.label for one in (self.ours, self.theirs)]
-        where = {"overall": "", "trained": ", trained six"}.get(self.over, f", {paper.TASKS.get(self.over)}")
-        shown = "" if self.video == "true" else f", {VIDEOS[self.video]}"
+        what = " − ".join(f"{one.method.label}{f' ({one.method.mode} prompt)' * prompts}" for one in pair)
+        what += "" if self.over == "overall" else f", {e.COLUMNS[self.over]}"
+        what += "" if self.video == "true" else f", {VIDEOS[self.video]}"
         ids = tuple(run.manifest["id"] for one in pair for run in one.runs)
-        verdict = self.verdict(found) if self.verdict else ""
-        return Finding(f"{names[0]} − {names[1]}{where}{shown}", found, verdict, ids)
+        return Finding(what, found, self.verdict(found) if self.verdict else "", ids)
 
 
 def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
@@ -108,7 +106,7 @@ def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
 
 
 def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Test:
-    """A test that needs some comparisons; those `beside` have no vote and are shown where they were run."""
+    """A test that needs some comparisons; those `beside` are shown without a vote."""
 
     def test(results: Path) -> list[Finding]:
         ready = [c for c in beside if all(evaluation(results, method, c.video) for method in (c.ours, c.theirs))]
@@ -118,8 +116,7 @@ def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Tes
 
 
 def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0, only: str = "") -> Test:
-    """`gains`, and where the questions are VSI-Bench's own, vsGRPO-V against a printed score less a margin; `only`
-    names the profile whose model the claim is about."""
+    """`gains`, and on VSI-Bench's own questions vsGRPO-V against a printed score less a margin."""
 
     def test(results: Path) -> list[Finding]:
         if only and results.name != only:
@@ -141,8 +138,7 @@ def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0
 def collapse(results: Path) -> list[Finding]:
     """Claim 5: how far the format reward falls from its peak, without and with the paper's KL term."""
     runs = training_logs.ablation(results)
-    missing = [f"GRPO at beta {beta:g} with tags" for beta in (0.0, PAPERS_BETA) if beta not in runs]
-    if missing:
+    if missing := [f"GRPO at beta {beta:g} with tags" for beta in (0.0, PAPERS_BETA) if beta not in runs]:
         raise UndecidedError(NOT_RUN, "missing: " + ", ".join(missing))
     found = []
     for beta, verdict in ((0.0, above), (PAPERS_BETA, below)):
@@ -157,8 +153,8 @@ def collapse(results: Path) -> list[Finding]:
 
 
 def convergence(results: Path) -> list[Finding]:
-    """Claim 8: whether the format reward gets to 1, the accuracy reward rises, and later than the format reward."""
-    runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.share(FORMAT)]
+    """Claim 8: the format reward gets to 1; the accuracy reward rises, and later."""
+    runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.mode in TAGGED_MODES]
     if not runs:
         raise UndecidedError(NOT_RUN, f"missing: GRPO at beta {PAPERS_BETA:g} with tags")
     last = between([100 * training_logs.end(run.curve(FORMAT)) for run in runs])
@@ -183,15 +179,16 @@ def hacking(results: Path) -> list[Finding]:
     if not runs:
         raise UndecidedError(NOT_RUN, "missing: GRPO in observe mode")
     groups: dict[tuple[str, int], list[bool]] = {}  # of each run and step in the last fifth: is it a shell?
-    for run, row in ((one, row) for one in runs for row in one.completions()):
-        if row["step"] > 0.8 * run.steps[-1]:
-            groups.setdefault((run.name, row["step"]), []).append(is_shell(row["completion"]))
+    for run in runs:
+        for row in read_jsonl(run.path / "completions.jsonl"):
+            if row["step"] > 0.8 * run.steps[-1]:
+                groups.setdefault((run.name, row["step"]), []).append(is_shell(row["completion"]))
     shells = share(list(groups.values()))
     return [_of_runs("empty shells in the last fifth of training", shells, runs, above, SHELLS, "% of rollouts")]
 
 
 def gpu_hours(results: Path) -> list[Finding]:
-    """Claim 10: measured where profile paper-2b was trained, projected where `vsr bench grpo` ran on a GPU."""
+    """Claim 10: measured in profile paper-2b, projected where `vsr bench grpo` ran on a GPU."""
     run = next((one for one in training_logs.find(results) if one.mode == "vanilla"), None)
     if results.name == "paper-2b" and run:
         manifest = read_json(run.path / "manifest.json")
@@ -200,8 +197,7 @@ def gpu_hours(results: Path) -> list[Finding]:
     if not path.is_file():
         raise UndecidedError(NOT_RUN, "needs profile paper-2b, or 'vsr bench grpo' on a GPU")
     bench = read_json(path)
-    device = bench["machine"]["device"]
-    if device == "cpu":
+    if (device := bench["machine"]["device"]) == "cpu":
         why = "is about Qwen2-VL-2B on a GPU; 'vsr bench grpo' ran on a CPU with a smaller model"
         raise UndecidedError(CANNOT_TELL, why)
     row = max(bench["rows"], key=lambda row: (row["group"], row["prompt"], -row["completion"]))
@@ -212,8 +208,7 @@ def gpu_hours(results: Path) -> list[Finding]:
 
 
 def share(groups: list[list[bool]]) -> Effect:
-    """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
-    groups, or the exact binomial interval where that is wider."""
+    """The share in percent of rollouts that are something, given by groups answering one prompt."""
     hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
     # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
     taken = draw(len(groups))
@@ -221,10 +216,9 @@ def share(groups: list[list[bool]]) -> Effect:
     found = effect(100 * hits.sum() / sizes.sum(), 100 * draws, int(sizes.sum()), len(groups))
     # with no hit at all every draw is 0 and the bootstrap's interval a point; Clopper and Pearson's is not: 0 of 100
     # still allows 3.6 %
-    tail, yes, no = (1 - LEVEL) / 2, int(hits.sum()), int((sizes - hits).sum())
-    low = 100 * float(beta_law.ppf(tail, yes, no + 1)) if yes else 0.0
-    high = 100 * float(beta_law.ppf(1 - tail, yes + 1, no)) if no else 100.0
-    return replace(found, low=float(np.fmin(found.low, low)), high=float(np.fmax(found.high, high)))
+    exact = binomtest(int(hits.sum()), int(sizes.sum())).proportion_ci(LEVEL, "exact")
+    low, high = np.fmin(found.low, 100 * exact.low), np.fmax(found.high, 100 * exact.high)
+    return replace(found, low=float(low), high=float(high))
 
 
 def _of_runs(
@@ -233,11 +227,11 @@ def _of_runs(
     return Finding(what, found, verdict(found, bar) if verdict else "", tuple(run.id for run in runs), unit)
 
 
-def _hours(what: str, seconds: float, run: str = "") -> Finding:
-    hours, nothing = seconds / 3600, float("nan")
+def _hours(what: str, seconds: float, *runs: str) -> Finding:
+    hours = seconds / 3600
     about = paper.GPU_HOURS / HOURS <= hours <= paper.GPU_HOURS * HOURS
-    found = Effect(hours, nothing, nothing, nothing, 1, 0, (1,))
-    return Finding(what, found, REPRODUCED if about else NOT_REPRODUCED, (run,) if run else (), "GPU hours")
+    found = Effect(hours, np.nan, np.nan, np.nan, 1, 0, (1,))
+    return Finding(what, found, REPRODUCED if about else NOT_REPRODUCED, runs, "GPU hours")
 
 
 GAIN = Comparison(GRPO_V, BASE)

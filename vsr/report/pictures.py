@@ -48,7 +48,7 @@ def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
 
 
 def draw_plan(axes: Axes, scene: Scene) -> None:
-    """The room from above, in metres: floor, labelled oriented boxes in their colours, the camera's path and views."""
+    """The room from above, in metres: floor, labelled boxes, the camera's path and views."""
     scene = with_camera(scene)
     floor_colour = _rgb(PALETTES[scene.palette % len(PALETTES)].floor, 0.45)
     axes.add_patch(Polygon(scene.floor, facecolor=floor_colour, edgecolor=INK, linewidth=2.5))
@@ -99,8 +99,7 @@ def _label(axes: Axes, box: Box, floor: np.ndarray) -> None:
 
 
 class Curves:
-    """Call it now and then: it redraws `column` of every run's log.jsonl, named by `labels` or its folder. The picture
-    stays as the cell's output."""
+    """Call it now and then: it redraws `column` of every run's log.jsonl, in the cell's one output."""
 
     def __init__(self, folders: list[Path], steps: int, column: str = "reward", labels: list[str] | None = None):
         self.folders, self.steps, self.column = folders, steps, column

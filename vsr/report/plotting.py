@@ -1,5 +1,4 @@
-"""The study's one look, its few primitives (rows of intervals, curves, panels that were not run), and writing figures
-as .svg and .png that do not change from call to call.
+"""The study's one look, its few primitives, and writing figures whose bytes do not change from call to call.
 
 Colours are seaborn's colour-blind palette, and methods, prompts and videos also differ by marker or place.
 """
@@ -7,7 +6,7 @@ Colours are seaborn's colour-blind palette, and methods, prompts and videos also
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,9 +21,10 @@ from vsr.report.tables import NOT_RUN
 from vsr.scoring.intervals import Effect, Value
 
 PALETTE = sns.color_palette("colorblind")
-BLUE, ORANGE, GREEN, RED, PURPLE = (PALETTE[i] for i in (0, 1, 2, 3, 4))
+BLUE, ORANGE, GREEN, RED, PURPLE = PALETTE[:5]
 GREY = "0.45"
-_STABLE = {"svg.hashsalt": "vsr", "svg.fonttype": "path"}
+SEEDS = re.compile(r"(.*-seed)(\d+)(.*?)-[0-9a-f]{8}")  # of a run's id: what comes before, the seed, what comes after
+SEEDS_AND_VIDEO = re.compile(rf"(.*}}.*-)({'|'.join(VIDEOS)})()")  # of several seeds told together
 
 
 @contextmanager
@@ -45,16 +45,16 @@ def style() -> Iterator[None]:
 
 
 def savefig(fig: Figure, path: str | Path) -> list[Path]:
-    """Write `fig` as path.svg and path.png, byte for byte the same for the same figure; the paths written."""
-    path = Path(path)
+    """Write `fig` as path.svg and path.png, always the same bytes; the paths written."""
     written = []
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out once for both files
+    # without dates and versions, and with the same names inside an svg each time
     for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
         content = io.BytesIO()
-        with mpl.rc_context(_STABLE):
+        with mpl.rc_context({"svg.hashsalt": "vsr", "svg.fonttype": "path"}):
             fig.savefig(content, format=suffix[1:], metadata=metadata, bbox_inches="tight", dpi=160)
-        written.append(path.with_name(path.name + suffix))
+        written.append(Path(f"{path}{suffix}"))
         atomic_write(written[-1], content.getvalue())
     return written
 
@@ -63,13 +63,17 @@ def not_run(axes: Axes, what: str = "") -> None:
     """Say in the middle of an empty panel that there is nothing to show."""
     text = NOT_RUN + (f": {what}" if what else "")
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize="large")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
 
 
 def title(axes: Axes, text: str, width: int = 88, **place: float) -> None:
     """A title of as many lines as it needs."""
-    axes.set_title("\n".join(textwrap.wrap(text, width)), **place)
+    axes.set_title(textwrap.fill(text, width), **place)
+
+
+def suptitle(fig: Figure, text: str) -> None:
+    """The title of a figure of several panels."""
+    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
 
 
 def name_runs(fig: Figure, ids: Iterable[str]) -> None:
@@ -79,34 +83,24 @@ def name_runs(fig: Figure, ids: Iterable[str]) -> None:
 
 
 def short(ids: Iterable[str]) -> list[str]:
-    """Ids of runs that differ in seed, then in video, told together and without their hash: sft-seed{0,1,2}."""
-    first: dict[tuple[str, str], list[str]] = {}
-    for one in (part for each in ids for part in each.split(", ")):
-        found = _SEED.fullmatch(one)
-        first.setdefault((found[1], found[3]) if found else (one, ""), []).append(found[2] if found else "")
-    names = [before + _braces(seeds) + after for (before, after), seeds in first.items()]
-    second: dict[str, list[str]] = {}
-    for name in names:
-        stem, _, video = name.rpartition("-")
-        known = "{" in name and video in VIDEOS
-        second.setdefault(stem + "-" if known else name, []).append(video if known else "")
-    return [stem + _braces(videos) for stem, videos in second.items()]
-
-
-_SEED = re.compile(r"(.*-seed)(\d+)(.*?)-[0-9a-f]{8}")
-
-
-def _braces(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else "{" + ",".join(parts) + "}"
+    """Ids of runs that differ in seed, then in video, told together: sft-seed{0,1,2}."""
+    names = [part for each in ids for part in each.split(", ")]
+    for pattern in (SEEDS, SEEDS_AND_VIDEO):
+        alike: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            before, differs, after = found.groups() if (found := pattern.fullmatch(name)) else (name, "", "")
+            alike.setdefault((before, after), []).append(differs)
+        braced = {key: parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}" for key, parts in alike.items()}
+        names = [before + parts + after for (before, after), parts in braced.items()]
+    return names
 
 
 def legend(axes: Axes, *others: Axes, labels: tuple[str, ...], x: float) -> None:
     """One line above `axes`: the first handle of each label, in the order of `labels`."""
     handles: dict[str, object] = {}
-    for handle, label in (
-        pair for one in (axes, *others) for pair in zip(*one.get_legend_handles_labels(), strict=True)
-    ):
-        handles.setdefault(label, handle)
+    for one in (*reversed(others), axes):
+        found, names = one.get_legend_handles_labels()
+        handles |= zip(names[::-1], found[::-1], strict=True)  # backwards: what comes first stays
     shown = [label for label in labels if label in handles]
     place = {"loc": "lower left", "bbox_to_anchor": (x, 0.99), "borderaxespad": 0.1, "columnspacing": 1.2}
     axes.legend([handles[label] for label in shown], shown, ncols=max(1, len(shown)), **place)
@@ -124,8 +118,7 @@ def interval(axes: Axes, value: Value | Effect | None, y: float, colour: object,
 
 
 def interval_rows(axes: Axes, names: Iterable[str], series: Iterable[tuple], what: str) -> None:
-    """One row a name, from the top down; each of `series` is (label, values by row, colour, marker), and those of a row
-    stand a little apart, the first one highest. `what` is measured along x."""
+    """One row a name, from the top down, with one of each of `series`: (label, values by row, colour, marker)."""
     names, series = list(names), list(series)
     for y in range(len(names)):
         axes.axhspan(y - 0.5, y + 0.5, color="0.95" if y % 2 else "white", zorder=0, linewidth=0)
@@ -137,12 +130,3 @@ def interval_rows(axes: Axes, names: Iterable[str], series: Iterable[tuple], wha
     axes.set_ylim(-0.5, max(1, len(names)) - 0.5)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(what)
-
-
-def curves(axes: Axes, runs: Iterable, value: Callable, mean: Callable, colour: object, line: str, label: str) -> None:
-    """`value` of every run over its steps, thin, and their `mean`, thick."""
-    runs = list(runs)
-    for run in runs:
-        axes.plot(run.steps, value(run), color=colour, linewidth=0.7, alpha=0.35)
-    whole = mean(runs)
-    axes.plot(runs[0].steps[: len(whole)], whole, line, color=colour, linewidth=2.6, label=label)

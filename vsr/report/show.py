@@ -13,8 +13,9 @@ from vsr import markdown, profiles
 from vsr.files import read_json
 from vsr.paper import TASKS
 from vsr.profiles import Profile
-from vsr.questions.question import TYPES, Question
+from vsr.questions.question import FREE_DIRECTION, TYPES, Question
 from vsr.scoring import rewards
+from vsr.scoring.intervals import Value
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
@@ -28,7 +29,7 @@ def facts(record: dict) -> Markdown:
 
 
 def _parts(record: dict, before: str = "") -> list[tuple[str, str]]:
-    """Name and value of every part: groups of plain values in one line, deeper ones by the names on the way to them."""
+    """Name and value of every part: plain values in one line, deeper ones by their path."""
     found = []
     for name, value in record.items():
         path = f"{before} · {name}" if before else name
@@ -69,7 +70,7 @@ def settings(profile: Profile, *names: str) -> Markdown:
 def one_of_each(questions: Iterable[Question]) -> list[Question]:
     """The first question of every type, in the official order of types."""
     first = {question.question_type: question for question in reversed(list(questions))}
-    return [first[kind] for kind in (*TYPES, "object_rel_direction") if kind in first]
+    return [first[kind] for kind in (*TYPES, FREE_DIRECTION) if kind in first]
 
 
 def questions(asked: Iterable[Question]) -> Markdown:
@@ -78,37 +79,30 @@ def questions(asked: Iterable[Question]) -> Markdown:
     return table(("task", "question", "options", "truth"), rows)
 
 
-def counts(rows: Iterable[Question]) -> dict[str, int]:
+def counts(rows: Iterable[Question]) -> Counter[str]:
     """How many questions there are of each type."""
-    return dict(Counter(question.question_type for question in rows))
+    return Counter(question.question_type for question in rows)
 
 
 def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
-    """The same questions under several conditions side by side: the first of each type, up to `number`."""
-    by_id = {name: {row["id"]: row for row in rows} for name, rows in samples.items()}
-    shared = set.intersection(*(set(rows) for rows in by_id.values()))
-    first: dict[str, dict] = {}
-    for row in next(iter(by_id.values())).values():
-        if row["id"] in shared:
-            first.setdefault(row["question_type"], row)
-    rows = [
-        (row["question_type"], row["ground_truth"], *(_quoted(by_id[name][row["id"]]["response"]) for name in by_id))
-        for row in list(first.values())[:number]
-    ]
-    return table(("task", "truth", *by_id), rows)
+    """The same questions under several conditions: the first of each type, up to `number`."""
+    by_id = [{row["id"]: row for row in rows} for rows in samples.values()]
+    first: dict[str, tuple] = {}
+    for name, row in by_id[0].items():
+        if all(name in rows for rows in by_id):
+            said = (_quoted(rows[name]["response"]) for rows in by_id)
+            first.setdefault(row["question_type"], (row["question_type"], row["ground_truth"], *said))
+    return table(("task", "truth", *samples), list(first.values())[:number])
 
 
-def completions(runs_: dict[str, list[dict]], steps: int = 2) -> Markdown:
-    """The kept rollouts of the first and last steps of each run, with what they earned."""
+def completions(runs_: dict[str, list[dict]]) -> Markdown:
+    """The kept rollouts of the first and last step of each run, with what they earned."""
     rows = []
     for name, kept in runs_.items():
-        known = sorted({row["step"] for row in kept})
-        for step in dict.fromkeys((*known[: steps // 2], *known[-((steps + 1) // 2) :])):
-            rows += [
-                (name, step, r["truth"], _quoted(r["completion"]), f"{r['reward']:.2f}", f"{r['advantage']:+.2f}")
-                for r in kept
-                if r["step"] == step
-            ]
+        ends = {min(row["step"] for row in kept), max(row["step"] for row in kept)}
+        for r in (row for row in kept if row["step"] in ends):
+            earned = f"{r['reward']:.2f}", f"{r['advantage']:+.2f}"
+            rows.append((name, r["step"], r["truth"], _quoted(r["completion"]), *earned))
     return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
 
 
@@ -129,46 +123,45 @@ def diagnosis(results: Path) -> Markdown:
     path = results / "diagnosis" / "diagnosis.json"
     if not path.is_file():
         return Markdown("The diagnosis of the base: *not run* (`vsr diagnose`).")
-    report = read_json(path)
-    rows = []
+    report, rows = read_json(path), []
     for key, name in CONDITIONS.items():
-        six, tasks = report["trained"][key], report["tasks"][key]
+        tasks = report["tasks"][key]
         scores = (f"{tasks[task]:.1f}" if task in tasks else "–" for task in TASKS)
-        rows.append((name, f"{six['score']:.1f} [{six['low']:.1f}, {six['high']:.1f}]", *scores))
+        rows.append((name, Value(**report["trained"][key]), *scores))
     return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
 
 
+HACKS = {
+    "whole form": lambda text: rewards.format(text, "think") == 1,
+    "empty shell": rewards.is_shell,
+    "repeated tags": lambda text: len(re.findall(r"<(?:think|observe|answer)>", text)) > 2,
+    "no tags": lambda text: "<" not in text,
+}
+
+
 def hacks(runs_: dict[str, list[dict]]) -> Markdown:
-    """Shares of the kept rollouts, early and late in training: whole form, empty shells, repeated tags, no tags."""
+    """Shares of the kept rollouts, early and late in training, that show each of HACKS."""
     rows = []
     for name, kept in runs_.items():
         last = max(row["step"] for row in kept)
         for part, (low, high) in {"first fifth": (0, last / 5), "last fifth": (last * 4 / 5, last)}.items():
             texts = [row["completion"] for row in kept if low < row["step"] <= high]
-            kinds = (
-                [rewards.format(text, "think") == 1 for text in texts],
-                [rewards.is_shell(text) for text in texts],
-                [len(re.findall(r"<(?:think|observe|answer)>", text)) > 2 for text in texts],
-                ["<" not in text for text in texts],
-            )
-            rows.append((name, part, len(texts), *(f"{100 * sum(kind) / max(1, len(kind)):.0f} %" for kind in kinds)))
-    return table(("run", "when", "rollouts", "whole form", "empty shell", "repeated tags", "no tags"), rows)
+            shares = [100 * sum(map(test, texts)) / max(1, len(texts)) for test in HACKS.values()]
+            rows.append((name, part, len(texts), *(f"{share:.0f} %" for share in shares)))
+    return table(("run", "when", "rollouts", *HACKS), rows)
 
 
 def scores(summaries: dict[str, dict]) -> Markdown:
     """Score with interval by task, one row a summary."""
 
-    def cell(part: dict, key: str = "score") -> str:
-        low, high = (part.get(f"{key}_{end}", part.get(end)) for end in ("low", "high"))
-        interval = f" [{low:.1f},\u00a0{high:.1f}]" if low is not None else ""  # no line ends inside it
-        return f"{part[key]:.1f}{interval}"
-
-    tasks = [task for task in TASKS if task in next(iter(summaries.values()))["tasks"]]
-    rows = [
-        (name, cell(s, "overall"), cell(s, "trained"), *(cell(s["tasks"][task]) for task in tasks))
-        for name, s in summaries.items()
-    ]
-    return table(("", "overall", "trained six", *(TASKS[task] for task in tasks)), rows)
+    first = next(iter(summaries.values()))
+    columns = {"overall": "overall", "trained": "trained six"}
+    columns |= {task: name for task, name in TASKS.items() if task in first["tasks"]}
+    rows = []
+    for name, summary in summaries.items():
+        values = [str(Value.read(summary, over) or "–") for over in columns]
+        rows.append((name, *(value.replace(", ", ",\u00a0") for value in values)))  # no line ends inside an interval
+    return table(("", *columns.values()), rows)
 
 
 def card(run: Path) -> Markdown:
@@ -185,7 +178,6 @@ def provenance(results: Path, *names: str) -> Markdown:
             rows.append((name, "not run", "", "", ""))
             continue
         run = read_json(path)
-        git = run["git"]
-        code = f"{(git['sha'] or 'no git')[:8]}{' + changes' if git['dirty'] else ''}"
+        code = (run["git"]["sha"] or "no git")[:8] + " + changes" * bool(run["git"]["dirty"])
         rows.append((f"`{run['id']}`", run["seed"], code, f"{run['seconds']} s", run["versions"]["transformers"]))
     return table(("run", "seed", "code", "took", "transformers"), rows)

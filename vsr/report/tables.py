@@ -3,11 +3,11 @@
 A missing number is a visible "not run", and every row names its runs.
 """
 
-import csv
-import io
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+import pandas
 
 from vsr import markdown, paper
 from vsr.files import atomic_write
@@ -40,24 +40,22 @@ class Table:
     name: str
     title: str
     columns: dict[str, str]
-    rows: tuple[Row, ...]
+    rows: list[Row]
     notes: tuple[str, ...]
 
 
 def write(table: Table, out: Path) -> list[Path]:
     """One table as .md, .csv and .tex."""
-    paths = []
-    for suffix, text in ((".md", to_markdown(table)), (".csv", to_csv(table)), (".tex", to_tex(table))):
-        paths.append(out / f"{table.name}{suffix}")
-        atomic_write(paths[-1], text)
-    return paths
+    texts = {".md": to_markdown(table), ".csv": to_csv(table), ".tex": to_tex(table)}
+    for suffix, text in texts.items():
+        atomic_write(out / f"{table.name}{suffix}", text)
+    return [out / f"{table.name}{suffix}" for suffix in texts]
 
 
 def cell(row: Row, column: str) -> str:
-    """The text of a cell: the number with its interval, "not run", or a dash for what was not asked."""
-    if column not in row.values:
-        return NOT_RUN
-    return "–" if row.values[column] is None else str(row.values[column])
+    """The text of a cell: a number with its interval, "not run" or a dash."""
+    found = row.values.get(column, NOT_RUN)  # what is missing was not run; None was not asked
+    return "–" if found is None else str(found)
 
 
 def to_markdown(table: Table) -> str:
@@ -81,11 +79,8 @@ def _two_lines(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line a number: row, mode, source, column, score, low, high, spread between seeds, number of seeds; "not run"
-    stands where a score is missing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "mode", "source", "column", "score", "low", "high", "sd", "seeds"])
+    """One line a number: its row and column, score, interval, spread between seeds and their number."""
+    lines = []
     for row in table.rows:
         for column in table.columns:
             found, numbers, seeds = row.values.get(column), (), ""
@@ -94,33 +89,22 @@ def to_csv(table: Table) -> str:
             elif found:
                 numbers, seeds = (found.score, found.low, found.high, found.spread), found.seeds
             # a missing score is said in words, whatever else is missing is empty
-            texts = ["" if number is None else f"{number:.4f}" for number in numbers] or [cell(row, column), "", "", ""]
-            writer.writerow([row.label, row.mode, row.source, column, *texts, seeds])
-    return text.getvalue()
+            texts = ["" if number is None else f"{number:.4f}" for number in numbers]
+            texts = texts or [cell(row, column), "", "", ""]
+            lines.append([row.label, row.mode, row.source, column, *texts, seeds])
+    head = ["row", "mode", "source", "column", "score", "low", "high", "sd", "seeds"]
+    return pandas.DataFrame(lines, columns=head).to_csv(index=False, lineterminator="\n")
 
 
 def to_tex(table: Table) -> str:
     """A booktabs table, one row a line."""
-    head = " & ".join(["", "mode", *map(_tex, table.columns.values())])
-    lines = [
-        " & ".join([_tex(row.label), _tex(row.mode), *(_tex(cell(row, column)) for column in table.columns)]) + r" \\"
-        for row in table.rows
-    ]
+    cells = [["", "mode", *table.columns.values()]]
+    cells += [[row.label, row.mode, *(cell(row, column) for column in table.columns)] for row in table.rows]
+    head, *lines = (" & ".join(map(_tex, line)) + r" \\" for line in cells)
     sources = [f"% {row.label} {row.mode}: {row.source}" for row in table.rows]
-    return "\n".join(
-        [
-            *sources,
-            r"\begin{tabular}{ll" + "r" * len(table.columns) + "}",
-            r"\toprule",
-            head + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "% " + _tex(table.title),
-            "",
-        ]
-    )
+    opened = r"\begin{tabular}{ll" + "r" * len(table.columns) + "}"
+    closed = [r"\bottomrule", r"\end{tabular}", "% " + _tex(table.title), ""]
+    return "\n".join([*sources, opened, r"\toprule", head, r"\midrule", *lines, *closed])
 
 
 def _tex(text: str) -> str:
@@ -167,52 +151,64 @@ WITHIN = (
 
 
 def table_1(results: str | Path) -> Table:
-    """Table 1: prompting, and what the base scores without seeing the right video or anything at all."""
-    printed = [published_row(row) for row in paper.TABLE_1]
-    ours = [measured_row(results, method, video) for method, video in TABLE_1_ROWS]
+    """Table 1: prompting, and what the base scores without seeing."""
+    rows = [published_row(row) for row in paper.TABLE_1]
+    rows += [measured_row(method, evaluation(results, method, video), video) for method, video in TABLE_1_ROWS]
     return Table(
         "table1",
         f"Table 1. Prompting alone: profile {Path(results).name} beside the paper",
         COLUMNS,
-        (*printed, *ours),
-        (INTERVALS, AVERAGES, "The paper's 2B think row prints 22.9; the mean of its eight scores is 20.7.", WITHIN),
+        rows,
+        (
+            INTERVALS,
+            AVERAGES,
+            "The paper's 2B think row prints 22.9; the mean of its eight scores is 20.7.",
+            WITHIN,
+        ),
     )
 
 
 def table_2(results: str | Path) -> Table:
-    """Table 2: every method beside the paper's row for it, then the models that the paper only quotes."""
+    """Table 2: every method beside the paper's row, then the models that the paper quotes."""
     backbone = "Qwen2-VL-7B" if Path(results).name == "paper-7b" else "Qwen2-VL-2B"
     printed = {(row.method, row.mode): row for row in paper.TABLE_2 if row.backbone == backbone}
     base, rows = evaluation(results, BASE), []
     for method in evaluations.TABLE_2:
         if (method.label, method.mode) in printed:
             rows.append(published_row(printed[method.label, method.mode], printed["base", "vanilla"]))
-        rows.append(_gain_row(results, method, base))
+        found = evaluation(results, method)
+        rows.append(measured_row(method, found))
+        rows[-1].values.update(_differences(found, base, "gain", itself=method == BASE))
     rest = [row for row in paper.TABLE_2 if row.backbone != backbone]
     bases = {row.backbone: row for row in rest if row.method == "base"}
+    rows += [published_row(row, bases[row.backbone]) for row in rest]
     return Table(
         "table2",
         f"Table 2. Training: profile {Path(results).name} beside the paper",
         TABLE_2_COLUMNS,
-        (*rows, *(published_row(row, bases[row.backbone]) for row in rest)),
+        rows,
         (INTERVALS, SEEDS, AVERAGES, "Gains are paired on the same questions.", WITHIN),
     )
 
 
 def honesty(results: str | Path) -> Table:
-    """Every method with the true video, one frame, another room's video and none, beside the best constant answer."""
-    constant = evaluation(results, CONSTANT)
-    row = measured_row(results, CONSTANT)
-    worthless = {"debiased": _debiased(constant), "overall worth": None, "trained worth": None} if constant else {}
-    rows = [replace(row, values=row.values | worthless)]
-    for method in evaluations.SEEING:
-        true = evaluation(results, method)
-        rows += [_seeing_row(results, method, video, true) for video in VIDEOS]
+    """Every method with every kind of video, beside the best constant answer."""
+    rows = []
+    shown = [(method, video) for method in evaluations.SEEING for video in VIDEOS]
+    for method, video in [(CONSTANT, ""), *shown]:
+        found, true = evaluation(results, method, video), evaluation(results, method)
+        row = measured_row(method, found, video, named=True)
+        if found:
+            kept = found.answers.debiased()
+            row.values["debiased"] = kept and kept.value("overall")
+        # the best constant answer sees nothing at all
+        row.values.update(_differences(true, found, "worth", itself=video in ("", "true")))
+        rows.append(row)
     return Table(
         "honesty",
         f"Honesty panel. What is scored without seeing: profile {Path(results).name}",
         HONESTY_COLUMNS,
-        tuple(rows),
+        rows,
         (
             INTERVALS,
             SEEDS,
@@ -228,52 +224,33 @@ def write_all(results: str | Path, out: str | Path) -> list[Path]:
 
 
 def published_row(row: paper.PrintedRow, base: paper.PrintedRow | None = None) -> Row:
-    """A printed row; its mean over the six trained tasks and its gain over `base` follow from what is printed."""
+    """A printed row; its mean over the trained six and its gain over `base` are computed."""
     values: dict[str, Value | None] = {"overall": Value(row.average), "trained": Value(_six(row))}
     values |= {task: Value(score) for task, score in zip(paper.TASKS, row.scores, strict=True)}
     values |= {"overall gain": None, "trained gain": None}
     if base and base is not row:
-        values["overall gain"] = _Gain(row.average - base.average)
-        values["trained gain"] = _Gain(_six(row) - _six(base))
+        gains = {"overall gain": row.average - base.average, "trained gain": _six(row) - _six(base)}
+        values |= {name: _Gain(gain) for name, gain in gains.items()}
     label = row.backbone if row.method == "base" else f"{row.backbone} + {row.method}"
     return Row(f"paper: {label}", row.mode, row.where, values)
 
 
-def measured_row(results: str | Path, method: Method, video: str = "true", named: bool = False) -> Row:
-    """Our row from all seeds of a method's evaluation; `named` says the video even where it is the true one."""
-    found = evaluation(results, method, video)
+def measured_row(method: Method, found: Evaluation | None, video: str = "true", named: bool = False) -> Row:
+    """Our row over all seeds; `named` says the video even where it is the true one."""
     label = method.label + (f", {VIDEOS[video]}" if video in VIDEOS and (named or video != "true") else "")
     source = found.id if found else f"{label} ({NOT_RUN})"
     caution = f" [{found.warning}]" if found and found.warning else ""  # trained on rooms of the benchmark
     return Row(f"ours: {label}{caution}", method.mode, source, found.values() if found else {})
 
 
-def _gain_row(results: str | Path, method: Method, base: Evaluation | None) -> Row:
-    """A row with its gains over the base."""
-    row, found = measured_row(results, method), None if method == BASE else evaluation(results, method)
-    return replace(row, values=row.values | _differences(found, base, "gain", method == BASE and base))
-
-
-def _seeing_row(results: str | Path, method: Method, video: str, true: Evaluation | None) -> Row:
-    """A row of the honesty panel."""
-    row, shown = measured_row(results, method, video, named=True), evaluation(results, method, video)
-    debiased = {"debiased": _debiased(shown)} if shown else {}
-    worth = _differences(true, None if video == "true" else shown, "worth", video == "true" and shown)
-    return replace(row, values=row.values | debiased | worth)
-
-
-def _differences(ours: Evaluation | None, theirs: Evaluation | None, name: str, itself: object) -> dict[str, Number]:
-    """Ours minus theirs over both averages; a dash where it is the row that all others are set against."""
-    if itself:
-        return {f"{over} {name}": None for over in intervals.MEMBERS}
+def _differences(ours: Evaluation | None, theirs: Evaluation | None, name: str, itself: bool) -> dict[str, Number]:
+    """Ours minus theirs over both averages; dashes where a row is set against `itself`."""
     if ours is None or theirs is None:
         return {}
-    return {f"{over} {name}": intervals.compare(ours.answers, theirs.answers, over) for over in intervals.MEMBERS}
-
-
-def _debiased(found: Evaluation) -> Value | None:
-    kept = found.answers.debiased()
-    return kept and kept.value("overall")
+    return {
+        f"{over} {name}": None if itself else intervals.compare(ours.answers, theirs.answers, over)
+        for over in intervals.MEMBERS
+    }
 
 
 def _six(row: paper.PrintedRow) -> float:

@@ -11,34 +11,15 @@ import numpy as np
 
 from vsr import markdown
 from vsr.errors import VsrError
-from vsr.paper import TASKS, TRAINED
+from vsr.paper import TASKS
 from vsr.questions.question import NUMERICAL, Question
 from vsr.scoring import harnesses
-from vsr.scoring.answers import (
-    THRESHOLDS,
-    final_answer,
-    mean_relative_accuracy,
-    read_letter,
-    read_number,
-    same_text,
-    to_float,
-)
+from vsr.scoring.answers import THRESHOLDS, final_answer, read_letter, read_number, same_text, to_float
+from vsr.scoring.answers import mean_relative_accuracy as mean_relative_accuracy  # the notebooks' name for it
 from vsr.scoring.harnesses import Harness
 from vsr.scoring.intervals import RESAMPLES, SEED, Answers, interval, task_of
 
 SAMPLE_FIELDS = ("id", "scene_name", "question_type", "options", "ground_truth", "response")
-
-__all__ = [
-    "TASKS",
-    "TRAINED",
-    "answered",
-    "best_constant",
-    "mean_relative_accuracy",
-    "rosetta_table",
-    "score",
-    "summarise",
-    "task_of",
-]
 
 
 def score(question: Question, text: str, rules: str = "official") -> float:
@@ -58,7 +39,7 @@ def _score(kind: str, options: Sequence[str] | None, truth: str, text: str, rule
 
 
 def readable(question_type: str, options: Sequence[str] | None, text: str) -> bool:
-    """Whether the official rule finds an answer of the right form: a number, one of the letters, or any text."""
+    """Whether an answer has the right form: a number, one of the letters, or any text."""
     if question_type in NUMERICAL:
         return read_number(text) is not None
     if options:
@@ -133,7 +114,7 @@ def _percent(share: float) -> float | None:
 
 
 def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
-    """The same answers under several harnesses' rules, in Markdown: `rules` is all, or names with commas between."""
+    """The same answers under `rules`, in Markdown: all, or names with commas between."""
     samples = list(samples)
     names = list(harnesses.RULES) if rules == "all" else [name.strip() for name in rules.split(",")]
     official = summarise(samples, resamples=1)["overall"]
@@ -147,11 +128,7 @@ def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
 
 
 def best_constant(questions: Iterable[Question]) -> dict[str, tuple[str, float]]:
-    """For each official task the single answer that scores best on these questions, and its score in percent.
-
-    Chosen on the questions it is scored on, so no constant does better: numbers are searched among the edges of the
-    ten tolerance bands, kept to three digits; relative direction has one letter for its levels.
-    """
+    """For each official task the single answer that scores best on these very questions, and its score in percent."""
     by_task: dict[str, dict[str, list[Question]]] = {}
     for question in questions:
         kinds = by_task.setdefault(task_of(question.question_type), {})
@@ -163,7 +140,7 @@ def _constant(task: str, levels: list[list[Question]]) -> tuple[str, float]:
     asked = [question.ground_truth for level in levels for question in level]
     if task in NUMERICAL:
         truths, counts = np.unique([float(truth) for truth in asked], return_counts=True)
-        # a guess's score only changes where it enters or leaves one of the bands around a truth
+        # a guess's score only changes where it enters or leaves one of the ten bands around a truth
         edges = np.multiply.outer(truths, 1 + np.linspace(-0.5, 0.5, 21))
         guesses = np.unique([float(f"{edge:.3g}") for edge in edges.ravel()])
         errors = abs(np.subtract.outer(guesses, truths)) / truths  # (guesses, truths), each truth once

@@ -24,8 +24,7 @@ def final_answer(text: str) -> str:
 
 
 def read_letter(text: str) -> str:
-    """The first space-separated token without trailing full stops, in lower case: 'B.' and 'b' are 'b'; '(B)' stays
-    '(b)' and matches no letter."""
+    """The first space-separated token in lower case, without full stops: 'B.' is 'b'; '(B)' is no letter."""
     return final_answer(text).split(" ")[0].rstrip(".").strip().lower()
 
 

@@ -12,6 +12,7 @@ With three to five seeds such an interval covers 92 to 97 %; the low end is wher
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import compress
 from statistics import NormalDist
 
 import numpy as np
@@ -31,15 +32,12 @@ def draw(size: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
 
 
 def interval(draws: np.ndarray, scenes: int) -> tuple[float, float]:
-    """The 95 % percentile interval of draws (R,), widened for a small number of scenes; (nan, nan) for a single scene.
-
-    A percentile bootstrap of S units is too narrow by sqrt((S - 1)/S) and uses normal instead of t quantiles;
-    Hesterberg's expanded percentiles (The American Statistician 69, 2015) undo both. Draws that have no
-    value (nan) are left out.
-    """
+    """The 95 % percentile interval of draws (R,), nan left out; (nan, nan) for a single scene."""
     if scenes < 2 or np.isnan(draws).all():
         return float("nan"), float("nan")
-    # the t quantile that S - 1 degrees of freedom want, as the share of a normal's tail
+    # a percentile bootstrap of S units is too narrow by sqrt((S - 1)/S) and uses normal instead of t quantiles;
+    # Hesterberg's expanded percentiles (The American Statistician 69, 2015) undo both: the t quantile of S - 1 degrees
+    # of freedom, as the share of a normal's tail
     tail = ndtr(stdtrit(scenes - 1, (1 - LEVEL) / 2) * np.sqrt(scenes / (scenes - 1)))
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     return float(low), float(high)
@@ -53,34 +51,40 @@ def detectable(standard_error: float) -> float:
 
 @dataclass(frozen=True)
 class Value:
-    """A score in percent with its 95 % interval, where there is one; over several `seeds` their mean, and `spread`,
-    the standard deviation between them."""
+    """A score in percent, a mean over `seeds`, with its 95 % interval where there is one."""
 
     score: float
     low: float | None = None
     high: float | None = None
-    spread: float | None = None
+    spread: float | None = None  # the standard deviation between seeds
     seeds: int = 1
+
+    @classmethod
+    def read(cls, summary: dict, over: str) -> "Value | None":
+        """From a summary, overall, over the trained six or one task; None where no question asked for it."""
+        whole = over in MEMBERS  # averages stand at the top of a summary, tasks below
+        part = summary if whole else summary["tasks"].get(over, {})
+        names = (over, f"{over}_low", f"{over}_high") if whole else ("score", "low", "high")
+        numbers = [None if part.get(name) is None else float(part[name]) for name in names]
+        return None if numbers[0] is None else cls(*numbers)
 
     def __str__(self) -> str:
         """'35.4 [33.0, 37.9]', and ' sd 0.8' between seeds."""
-        spread = "" if self.spread is None else f" sd {self.spread:.1f}"
-        return f"{self.score:.1f}" + (f" [{self.low:.1f}, {self.high:.1f}]" if self.low is not None else "") + spread
+        interval = "" if self.low is None else f" [{self.low:.1f}, {self.high:.1f}]"
+        return f"{self.score:.1f}{interval}" + ("" if self.spread is None else f" sd {self.spread:.1f}")
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference with its interval, and the smallest difference that this many scenes and seeds could have shown.
-
-    `n` questions (or other things counted) in `scenes` scenes; `seeds` on either side of the difference."""
+    """A difference in points with its interval."""
 
     value: float
     low: float
     high: float
-    detectable: float
-    n: int
+    detectable: float  # the smallest difference that this many scenes and seeds could have shown
+    n: int  # questions, or other things counted
     scenes: int
-    seeds: tuple[int, ...] = (1, 1)
+    seeds: tuple[int, ...] = (1, 1)  # on either side of the difference
 
     def __str__(self) -> str:
         return f"{self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
@@ -123,17 +127,16 @@ class Answers:
         return tuple(map(task_means, self.drawn()))
 
     def points(self, over: str) -> tuple[np.ndarray, np.ndarray]:
-        """Each seed's score (K,) and its draws (K, R) over `over`: overall, trained or a task; nan if not asked."""
-        sample, draws = (100 * mean_over(tasks, over) for tasks in self._tasks)
-        return sample, draws
+        """Each seed's score (K,) and its draws (K, R): overall, trained or a task; nan if not asked."""
+        return tuple(100 * mean_over(tasks, over) for tasks in self._tasks)
 
     def value(self, over: str) -> Value | None:
         """The mean over seeds with its interval and the seeds' spread; None where no question asks for it."""
         scores, draws = self.points(over)
         if np.isnan(scores).any():
             return None
-        low, high = interval(draws.mean(0), self.size)
-        bounds = (None, None) if np.isnan(low) else (low, high)
+        bounds = interval(draws.mean(0), self.size)
+        bounds = (None, None) if np.isnan(bounds[0]) else bounds
         spread = float(scores.std(ddof=1)) if len(scores) > 1 else None
         return Value(float(scores.mean()), *bounds, spread, len(scores))
 
@@ -145,8 +148,8 @@ class Answers:
         """The questions that VSI-Bench-Debiased keeps; None unless every question says."""
         if None in self.pruned or all(self.pruned):
             return None
-        kept = [i for i, pruned in enumerate(self.pruned) if not pruned]
-        fields = {name: tuple(getattr(self, name)[i] for i in kept) for name in ("ids", "scenes", "kinds", "pruned")}
+        kept = ~np.array(self.pruned)
+        fields = {name: tuple(compress(getattr(self, name), kept)) for name in ("ids", "scenes", "kinds", "pruned")}
         return replace(self, scores=self.scores[:, kept], **fields)
 
 
@@ -213,11 +216,10 @@ def student(value: float, parts: Sequence[tuple[float, float]], n: int, scenes: 
 
 
 def between(ours: Sequence[float], theirs: Sequence[float] = (0.0,)) -> Effect:
-    """The difference of the means of two sets of runs, each run one number (Welch's t); one run alone, or none, has
-    no spread of its own. Both with one run have no interval."""
+    """The difference of the means of two sets of runs, each one number (Welch's t); a single run has no spread."""
     sides = [np.asarray(side, dtype=float) for side in (ours, theirs)]
     parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides if len(side) > 1]
     value, sizes = float(sides[0].mean() - sides[1].mean()), tuple(map(len, sides))
     if not parts:
-        return Effect(value, float("nan"), float("nan"), float("nan"), sum(sizes), 0, sizes)
+        return Effect(value, np.nan, np.nan, np.nan, sum(sizes), 0, sizes)
     return student(value, parts, sum(sizes), 0, sizes)

@@ -18,12 +18,9 @@ _REASONING = re.compile(r"<\s*(think|observe)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL
 
 
 def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] | None = None) -> float:
-    """Whether the answer is right, in [0, 1].
-
-    Numbers: max(0, 1 - abs(p - t)/min(p, t)); the paper gives the ratio, not its mapping to a reward. A prediction
-    that is no positive number earns 0. Options: the letter. Anything else: the characters match.
-    """
+    """Whether the answer is right, in [0, 1]: of a number by its ratio to the truth, else right or wrong."""
     if question_type in NUMERICAL:
+        # max(0, 1 - abs(p - t)/min(p, t)): the paper gives the ratio, not its mapping to a reward
         target = to_float(truth)
         if target is None or target <= 0:
             raise ValueError(f"the truth of a numerical question must be a positive number, got {truth!r}")
@@ -65,11 +62,8 @@ def _says_something(text: str) -> bool:
 
 
 def length(text: str, target: int = LENGTH_TARGET) -> float:
-    """min(1, words/target), words being whatever white space separates.
-
-    The paper tried a length reward against empty shells and saw it gamed by repeated tags; its form is not given.
-    This is the plainest one and is gamed in the same way: repeated tags are words like any other.
-    """
+    """min(1, words/target), words being whatever white space separates."""
+    # the paper tried one against empty shells, gave no form, and saw it gamed by repeated tags: so is this plainest one
     return min(1.0, len(text.split()) / target)
 
 

@@ -53,8 +53,7 @@ DDP = {  # accelerate's config, written out so that no default of the user's dec
 
 @dataclass(frozen=True)
 class Training:
-    """The arguments of `vsr.train.train`, but for the folder of the `data` in their place, and `max_hours` after which
-    it stops with a checkpoint."""
+    """The arguments of `vsr.train.train`, with the folder of the `data`, and `max_hours` instead of a deadline."""
 
     method: str
     profile: Profile
@@ -83,9 +82,8 @@ def train(
 ) -> Path:
     """The run folder of a training on `processes` devices, started now or, if it is running already, followed.
 
-    config: a file made by `accelerate config`. show: called every second with the steps done; default a progress line.
-    An interrupt stops the job after its current step, with a checkpoint; a second one at once. Raises VsrError with the
-    failing process's last lines, or Stopped."""
+    `show` is called every second with the steps done. An interrupt stops the job after its step, with a checkpoint; a
+    second one at once. Raises VsrError with the failure's last lines, or Stopped."""
     check(processes, config)
     here = training.here
     job = json.loads(json.dumps({**asdict(training), "processes": processes}))
@@ -170,7 +168,11 @@ def _follow(here: Path, show: Callable[[int], None]) -> None:
 
 def _interrupt(here: Path) -> None:
     """Every process ends after this step, see `vsr.train.fit`; the launcher itself would kill them soon."""
-    print("stopping after this step, with a checkpoint; interrupt again to stop at once", file=sys.stderr, flush=True)
+    print(
+        "stopping after this step, with a checkpoint; interrupt again to stop at once",
+        file=sys.stderr,
+        flush=True,
+    )
     launcher = int((here / "pid").read_text())
     for process in _processes(launcher):
         process.send_signal(signal.SIGINT)
@@ -209,13 +211,10 @@ def reason(output: str) -> str:
     rank, code = map(int, cause.groups())
     mark = f"[default{rank}]:"
     said = [line.removeprefix(mark) for line in lines if line.startswith(mark)][-LAST_LINES:]
-    return f"process {rank} {ended(code)}; run it again to continue. Its last lines:\n" + "\n".join(said)
-
-
-def ended(code: int) -> str:
-    """How a process ended, from its exit code, negative for a signal."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return how + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    how = f"ended with exit code {code}"
+    if code < 0:  # a signal's number
+        how = f"was killed by {signal.Signals(-code).name}" + " (out of memory?)" * (code == -signal.SIGKILL)
+    return f"process {rank} {how}; run it again to continue. Its last lines:\n" + "\n".join(said)
 
 
 def main(path: str) -> int:

@@ -30,9 +30,9 @@ _stacks: TextIO | None = None  # of a process that is watched
 
 
 class Lock:
-    """An exclusive lock on the file `path`, whose content is the holder's process id. The system drops it when its
-    holder ends, however it ends: no file is ever stale. Also dropped by `release`, and when nobody refers to it."""
+    """An exclusive lock on the file `path`, which has its holder's process id, until `release` or the holder's end."""
 
+    # the system drops it, however the holder ends: no file is ever stale
     # not filelock's: that one unlocks before it closes, which would take the lock from a detached job as well, to which
     # `vsr.train.launch` hands the open file
     def __init__(self, path: Path):
@@ -54,7 +54,7 @@ class Lock:
 
 def hold(folder: str | Path) -> Lock:
     """The lock of `folder`, which need not exist; the same one again within a process. VsrError where another process
-    has it for more than PATIENCE seconds, or where the lock cannot be written."""
+    has it for more than PATIENCE seconds."""
     path = _lock_path(folder)
     if (mine := _held.get(path)) is not None and not mine.file.closed:
         return mine
@@ -95,15 +95,14 @@ def _lock_path(folder: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life: `step` of `total` was done at `at` (monotonic seconds of `boot`), at `rate` steps a second since
-    this process began; `stopped` says why it ended on purpose, or None."""
+    """A sign of life: `step` of `total` was done at `at` (monotonic seconds of `boot`), at `rate` steps a second."""
 
     step: int
     total: int
     rate: float
     at: float
     boot: str
-    stopped: str | None = None
+    stopped: str | None = None  # why it ended on purpose
 
     @property
     def age(self) -> float | None:
@@ -112,8 +111,9 @@ class Beat:
 
 
 class Heart:
-    """Beats in `folder` from step `first` on, each written whole, by one (`written`) of the processes that take the
-    steps together. A process that is watched has to beat on until its last step."""
+    """Beats in `folder` from step `first` on, by one (`written`) of the processes that take the steps together."""
+
+    # a process that is watched has to beat on until its last step
 
     def __init__(self, folder: Path, first: int, total: int, written: bool = True):
         self.folder, self.first, self.total, self.written = folder, first, total, written
@@ -121,15 +121,20 @@ class Heart:
         self.beat(first)
 
     def beat(self, step: int, stopped: str | None = None) -> None:
-        """Write that `step` is done, and why the work ends here if it does. Raises VsrError if that is impossible."""
+        """Write that `step` is done, and why the work ends here if it does."""
         now = time.monotonic()
         rate = (step - self.first) / max(now - self.started, 1e-9)
         if self.written:
             beat = Beat(step, self.total, rate, now, _boot(), stopped)
             atomic_write(self.folder / BEAT, json.dumps(asdict(beat)))
         rest()
-        if _stacks is not None and step < self.total and not stopped:
-            _await_step({"run": str(self.folder), "step": step, "total": self.total, "seconds": patience(rate)})
+        if _stacks is None or step >= self.total or stopped:
+            return
+        facts = {"run": str(self.folder), "step": step, "total": self.total, "seconds": patience(rate)}
+        _stacks.write(json.dumps(facts) + "\n")
+        _stacks.flush()
+        # faulthandler waits in a thread of C, which runs even when the interpreter is stuck
+        faulthandler.dump_traceback_later(facts["seconds"], exit=True, file=_stacks)
 
 
 def last_beat(folder: str | Path) -> Beat | None:
@@ -148,8 +153,7 @@ def _boot() -> str:
 
 @dataclass(frozen=True)
 class Hung:
-    """How a process ended: `step` steps of `total` were done in the folder `run`, then none for `seconds`; where its
-    threads stood is in `stacks`."""
+    """How a process ended: after `step` of `total` steps in `run` none for `seconds`."""
 
     run: Path
     step: int
@@ -158,26 +162,17 @@ class Hung:
     stacks: Path
 
     def __str__(self) -> str:
-        return (
-            f"{self.run}: hung in step {self.step + 1} of {self.total}, no sign of life for {duration(self.seconds)}; "
-            f"its process was ended, where its threads stood is in {self.stacks}; the same command continues"
-        )
+        what = f"{self.run}: hung in step {self.step + 1} of {self.total}, no sign of life for {duration(self.seconds)}"
+        then = f"its process was ended, where its threads stood is in {self.stacks}"
+        return f"{what}; {then}; the same command continues"
 
 
 def watch(path: Path) -> None:
-    """Watch this process: from its first beat on (before, it may be downloading) one that is late ends it, after
-    `path` has received where its threads stand."""
+    """Watch this process: after its first beat one that is late ends it, and `path` tells where its threads stood."""
     global _stacks
     rest()
     path.parent.mkdir(parents=True, exist_ok=True)
     _stacks = path.open("a+")
-
-
-def _await_step(facts: dict) -> None:
-    _stacks.write(json.dumps(facts) + "\n")
-    _stacks.flush()
-    # faulthandler waits in a thread of C, which runs even when the interpreter is stuck
-    faulthandler.dump_traceback_later(facts["seconds"], exit=True, file=_stacks)
 
 
 def rest() -> None:
@@ -188,7 +183,7 @@ def rest() -> None:
 
 
 def patience(rate: float) -> float:
-    """Seconds without a step that end a process of `rate` steps a second (0: unknown). VsrError for a bad setting."""
+    """Seconds without a step that end a process of `rate` steps a second (0: unknown)."""
     if given := os.environ.get(LIMIT):
         try:
             return float(given)

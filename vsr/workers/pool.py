@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from vsr import workers
@@ -38,23 +39,34 @@ def processes(wanted: int) -> int:
     return 1 if torch.cuda.is_available() else max(1, min(wanted, os.cpu_count() or 1))
 
 
-def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = None, every: float = 3.0) -> None:
+def run_all(
+    jobs: Sequence[Job],
+    while_waiting: Callable[[int], None] | None = None,
+    every: float = 3.0,
+    devices: Sequence[str] = (),
+) -> None:
     """Run all jobs, those given first earliest; `while_waiting` gets the number done every few seconds. The first
     failure is a VsrError that names its job; a worker that hung (`vsr.workers.watch`), its run.
 
-    Finished run folders make a rerun continue where this one stopped."""
-    number = processes(len(jobs))
-    if number == 1:
+    With `devices`, one worker for each, which sees no other ("" is no GPU). Finished run folders make a rerun continue
+    where this one stopped."""
+    number = len(devices) or processes(len(jobs))
+    if number == 1 and not devices:
         for done, job in enumerate(jobs, 1):
             _call(job)
             if while_waiting:
                 while_waiting(done)
         return
-    context = multiprocessing.get_context("forkserver")
+    # no fork survives a GPU that was touched: there each worker starts from nothing
+    context = multiprocessing.get_context("spawn" if any(devices) else "forkserver")
     context.set_forkserver_preload(PRELOADED)
+    free = context.SimpleQueue()  # devices that no worker has taken yet
+    for device in devices:
+        free.put(device)
     with tempfile.TemporaryDirectory(prefix="vsr-") as name:
         stacks = Path(name)
-        with ProcessPoolExecutor(number, context, _begin, (dict(os.environ), stacks)) as pool:
+        told = (dict(os.environ), stacks, free if devices else None)
+        with ProcessPoolExecutor(number, context, _begin, told) as pool:
             futures = {pool.submit(_call, job): job for job in jobs}
             try:
                 _follow(futures, number, stacks, while_waiting, every)
@@ -66,7 +78,11 @@ def run_all(jobs: Sequence[Job], while_waiting: Callable[[int], None] | None = N
 
 
 def _follow(
-    futures: dict[Future, Job], number: int, stacks: Path, while_waiting: Callable[[int], None] | None, every: float
+    futures: dict[Future, Job],
+    number: int,
+    stacks: Path,
+    while_waiting: Callable[[int], None] | None,
+    every: float,
 ) -> None:
     waiting = set(futures)
     while waiting:
@@ -88,14 +104,17 @@ def _follow(
             while_waiting(len(futures) - len(waiting))
 
 
-def _begin(environment: dict[str, str], stacks: Path) -> None:
+def _begin(environment: dict[str, str], stacks: Path, free: SimpleQueue | None) -> None:
     """A worker of one thread; the server it is forked from has the environment of the first pool."""
     os.environ.clear()
     os.environ.update(environment | {QUIET: "1"})
     os.environ.pop(EXECUTED, None)  # a worker has no notebook to display in
+    if free:
+        os.environ["CUDA_VISIBLE_DEVICES"] = free.get()  # before torch asks the driver, which reads it once
     import torch
 
-    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     workers.watch(stacks / str(os.getpid()))
 
