@@ -40,7 +40,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def data(scenes):
-    rows = [rooms.room_arrays(scene, seed, PRETRAIN) for seed, scene in enumerate(scenes)]
+    rows = [rooms.room_arrays(scene, seed) for seed, scene in enumerate(scenes)]
     return rooms.Rooms(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
@@ -62,8 +62,7 @@ def truth(data):
 @pytest.fixture(scope="module")
 def asked(data):
     rng = np.random.default_rng(0)
-    rows = [corpus.draft(data.scene(i, PRETRAIN), data.first_seen(i, PRETRAIN), 0.25, rng) for i in range(COUNT)]
-    return Corpus(data, rows)
+    return Corpus(data, [corpus.draft(data, i, rng) for i in range(COUNT)])
 
 
 # the tokenizer
@@ -100,7 +99,7 @@ def test_numbers_are_one_token(tokenizer):
 def test_rooms_keep_what_questions_need(scenes, data):
     """The room read back from the arrays answers every question as the room itself does."""
     for index, scene in enumerate(scenes):
-        kept = data.scene(index, PRETRAIN)
+        kept = data.scene(index)
         rng = np.random.default_rng(0)
         for kind in ("object_size_estimation", "room_size_estimation", "object_counting", "object_rel_direction_hard"):
             for draft in tasks.drafts(kind, scene, VSIBENCH, rng, None):
@@ -178,7 +177,7 @@ def test_optimiser_state_survives(tmp_path):
     def run(stop):
         torch.manual_seed(0)
         layer = torch.nn.Linear(4, 4)
-        path = tmp_path / "state.safetensors"
+        path = tmp_path / "state.pt"
         optimiser = Optimiser([layer], [], 0.02, 0.01, decay=0.5)
         for step in range(take_up(path, {"layer": layer}, optimiser), 6):
             if step == stop:
@@ -189,7 +188,7 @@ def test_optimiser_state_survives(tmp_path):
 
     run(3)
     continued = run(None)
-    (tmp_path / "state.safetensors").unlink()
+    (tmp_path / "state.pt").unlink()
     assert torch.equal(continued, run(None))
 
 
@@ -207,7 +206,7 @@ def test_items_are_true(data, asked):
         words = {line[0]: line[3:] for line in lines[start + 1 : -2]}
         question = "\n".join(lines[:start])
         kind = next(k for k, t in VSIBENCH.templates.items() if t.read(question))
-        truth = tasks.truth(data.scene(0, PRETRAIN), VSIBENCH, Question("", "", "", kind, question, None, ""))
+        truth = tasks.truth(data.scene(0), VSIBENCH, Question("", "", "", kind, question, None, ""))
         assert words[item.response] == truth
 
 
@@ -317,8 +316,7 @@ def test_seeing_is_measured_against_blindness():
     told = diagnose.report(rows, profiles.get("tiny"))
     found = told["sees"]["shuffled"]["object_size_estimation"]
     assert 30 < found["points"] < 70
-    assert found["errors"] > 3
-    assert found["low"] < found["points"] < found["high"]
+    assert 0 < found["low"] < found["points"] < found["high"]
     assert told["sees"]["none"]["object_size_estimation"]["points"] == 0
     assert told["trained"]["true"]["score"] == 100
 

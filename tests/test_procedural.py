@@ -113,7 +113,9 @@ def test_no_constant_counts_well(study_rooms):
 
 def test_category_does_not_tell_size(study_rooms):
     """Answering each object's size by its category's real median scores well below a reader of the picture."""
-    sizes = np.array([(box.size.max(), max(CATALOGUE[box.label].extents)) for room in study_rooms for box in room.once()])
+    sizes = np.array(
+        [(box.size.max(), max(CATALOGUE[box.label].extents)) for room in study_rooms for box in room.once()]
+    )
     error = np.abs(sizes[:, 1] - sizes[:, 0]) / sizes[:, 0]
     assert np.mean(error[:, None] <= 1 - np.linspace(0.5, 0.95, 10)) < 0.7
 

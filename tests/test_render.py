@@ -207,5 +207,5 @@ def test_bench_adds_up():
     (row,) = result["rows"]
     assert row["total_s"] == pytest.approx(row["generate_s"] + row["render_s"] + row["encode_s"], abs=0.01)
     assert (row["rooms"], row["frames"], row["width"], row["height"]) == (3, 8, 84, 84)
-    assert result["machine"]["used_cores"] == 1
+    assert result["machine"]["cores"] >= 1
     assert STUDY.width == 84

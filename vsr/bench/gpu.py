@@ -119,16 +119,11 @@ def _forget() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def off(row: dict, what: str) -> float:
-    """How far an estimate is from what was measured, as a share of that: +0.1 is 10 % too high."""
-    return row[f"{what}_estimated"] / row[f"{what}_measured"] - 1
-
-
 def line(row: dict) -> str:
-    """One row of the table; `!` marks an estimate that is further off than it should be."""
+    """One row of the table, how far an estimate is off as a share of what was measured; `!` marks what is too far."""
 
     def pair(what: str, unit: float, allowed: float) -> str:
-        apart = off(row, what)
+        apart = row[f"{what}_estimated"] / row[f"{what}_measured"] - 1
         mark = "!" if abs(apart) > allowed else " "
         return f"{row[f'{what}_estimated'] / unit:9.2f} {row[f'{what}_measured'] / unit:9.2f} {apart:+5.0%}{mark}"
 

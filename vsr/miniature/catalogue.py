@@ -1,4 +1,5 @@
-"""What the procedural rooms are furnished with (`catalogue.toml`): real sizes, colours and simple shapes, and palettes."""
+"""What the procedural rooms are furnished with, read from `catalogue.toml`: real sizes, colours, simple shapes; and
+the rooms' palettes."""
 
 import hashlib
 import tomllib

@@ -148,27 +148,23 @@ class Probes(nn.Module):
         self.derived = nn.Linear(width, len(GEOMETRY))
 
 
-class Objective(nn.Module):
-    """The losses of a language step."""
+class Objective:
+    """The losses of a language step; `video` is the place of the first video token."""
 
     def __init__(self, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, video: int):
-        super().__init__()
-        self.model, self.video = [model], video
+        self.model, self.video = model, video
         self.probes = Probes(model.config.text_config.hidden_size)
-        table = []
+        self.numbers = []  # whole ones, then decimals: ids (M,), targets (M, M), row of a token (vocabulary,)
         for decimal in (False, True):
             ids, log = numbers(tokenizer, decimal)
             soft = torch.softmax(-((log[:, None] - log) ** 2) / (2 * BLUR**2), dim=-1)
             row_of = torch.full((len(tokenizer),), IGNORE)
             row_of[ids] = torch.arange(len(ids))
-            table += [ids, soft, row_of]
-        for name, tensor in zip(("ids0", "soft0", "row0", "ids1", "soft1", "row1"), table, strict=True):
-            self.register_buffer(name, tensor, persistent=False)
+            self.numbers.append((ids, soft, row_of))
 
-    def forward(self, batch: QuestionBatch) -> dict[str, Tensor]:
+    def __call__(self, batch: QuestionBatch) -> dict[str, Tensor]:
         """Losses by name: of the answer, of attention (retrieve, collect, choose), of probes (the rest)."""
-        model = self.model[0]
-        text = model.model.language_model
+        text = self.model.model.language_model
         hidden = text.embed_tokens(batch.ids)
         count = batch.features.shape[1]
         hidden = torch.cat([hidden[:, : self.video], batch.features, hidden[:, self.video + count :]], 1)
@@ -203,14 +199,14 @@ class Objective(nn.Module):
             if number == DERIVE:
                 losses["derived"] = _close(self.probes.derived(end), geometry(places))
         hidden = text.norm(hidden)[batch.place[:, 0], batch.place[:, 1]]
-        losses["answer"] = self._answer(model.lm_head(hidden), batch.target)
+        losses["answer"] = self._answer(self.model.lm_head(hidden), batch.target)
         return losses
 
     def _answer(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross entropy; a number's target is spread over its neighbours."""
         logp = F.log_softmax(logits, dim=-1)
         loss = -logp.gather(1, target[:, None])[:, 0]
-        for ids, soft, row in ((self.ids0, self.soft0, self.row0), (self.ids1, self.soft1, self.row1)):
+        for ids, soft, row in self.numbers:
             rows = row[target]
             number = rows >= 0
             if number.any():

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
+from vsr.miniature import RECIPE
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
-from vsr.miniature.training import Optimiser, Recipe, fit
+from vsr.miniature.training import Optimiser, fit
 from vsr.video import MEAN, STD
 
 GRID = (4, 6)  # patches of a frame, rows and columns
-WEIGHTS = {"presence": 1.0, "values": 2.0, "walls": 1.0}
-WARM = 100
+WARM = 100  # steps
 
 
 def merge_order(grid: tuple[int, int] = GRID) -> Tensor:
@@ -132,17 +132,18 @@ class Views:
         return losses, 2 * float(hits) / max(1.0, float(claims)), (read - values).abs().mean(0)
 
 
-def train(seeing: Seeing, views: Views, plan: Recipe, seed: int, path: Path, log: Callable[..., None]) -> None:
+def train(seeing: Seeing, views: Views, plan: dict, seed: int, path: Path, log: Callable[..., None]) -> None:
     """Train for the plan's vision steps, from the checkpoint at `path` if there is one."""
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, 1, step])
-        room = torch.from_numpy(rng.integers(views.count - plan.held, size=plan.views))
-        view = torch.from_numpy(rng.integers(views.views, size=plan.views))
+        room = torch.from_numpy(rng.integers(views.count - plan["held"], size=plan["views"]))
+        view = torch.from_numpy(rng.integers(views.views, size=plan["views"]))
         return views.losses(seeing, disturbed(views.frames[room, view], rng), room, view)[0]
 
-    optimiser = Optimiser([seeing], [], plan.vision_muon, plan.vision_adam, decay=0.5)
-    fit(path, {"seeing": seeing}, optimiser, {plan.vision_steps: "see"}, losses, WEIGHTS, WARM, plan, log)
+    optimiser = Optimiser([seeing], [], plan["vision_muon"], plan["vision_adam"], decay=0.5)
+    weights = RECIPE["losses"]["vision"]
+    fit(path, {"seeing": seeing}, optimiser, {plan["vision_steps"]: "see"}, losses, weights, WARM, plan, log)
 
 
 def disturbed(frames: Tensor, rng: np.random.Generator) -> Tensor:
