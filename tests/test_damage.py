@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raw import write_sens, write_table
 
 from vsr.cli import main
 from vsr.errors import VsrError
@@ -18,7 +19,7 @@ from vsr.questions import dataset
 from vsr.questions.question import read_questions
 from vsr.scannet import from_scans
 from vsr.scannet.files import TABLE, read_labels
-from vsr.scannet.made_up import KINDS, make_layout, write_scan, write_sens, write_table
+from vsr.scannet.made_up import make_layout, write_scan
 from vsr.scannet.sens import export_video
 
 NAME = "scene0000_00"
@@ -235,7 +236,7 @@ def test_odd_but_usable_annotations_are_noted(whole, tmp_path):
         groups[3]["segments"] = groups[2]["segments"]
 
     folder = damaged_copy(whole, tmp_path / "s" / NAME, GROUPS, edit(odd))
-    write_table(tmp_path / "s", KINDS)
+    write_table(tmp_path / "s")
     plan = from_scans.plan(tmp_path / "s")
     assert from_scans.build_scans(tmp_path / "out", plan, labels=tmp_path / "s" / TABLE) == {}
     notes = read_json(tmp_path / "out" / "manifest.json")["notes"][folder.name]
@@ -261,7 +262,7 @@ TABLES = {
 @pytest.mark.parametrize("case", TABLES)
 def test_damaged_label_tables(tmp_path, case):
     damage, message = TABLES[case]
-    path = write_table(tmp_path, KINDS)
+    path = write_table(tmp_path)
     path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(VsrError, match=message) as error:
         read_labels(path)
