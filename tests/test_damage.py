@@ -242,7 +242,7 @@ def test_odd_but_usable_annotations_are_noted(whole, tmp_path):
     notes = read_json(tmp_path / "out" / "manifest.json")["notes"][folder.name]
     for wanted in (
         "object 0 'box fort': 0 points, no box", "1 segments not in the mesh", "shares segments with an earlier object",
-        "label 'floor' is not in the label table", "object 2 '",
+        "label 'box fort' is not in the label table", "object 2 '",
     ):  # fmt: skip
         assert any(wanted in note for note in notes), (wanted, notes)
     assert read_questions(tmp_path / "out" / "questions.jsonl")
@@ -341,11 +341,11 @@ def test_damaged_archives(tmp_path, case):
 
 
 LISTS = {
-    "list missing": (None, "no such file; ScanNet's splits are"),
+    "list missing": (None, "no such file"),
     "list empty": (b"\n\n", "lists no scans"),
     "list of paths": (b"scans/scene0000_00\n", "line 1: 'scans/scene0000_00' is no scan id"),
     "list with a scan twice": (b"scene0000_00\nscene0001_00\nscene0000_00\n", "line 3: scene0000_00 is also in line 1"),
-    "list in utf-16": ("scene0000_00\n".encode("utf-16"), "not a text in utf-8"),
+    "list in utf-16": ("scene0000_00\n".encode("utf-16"), "not valid utf-8"),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rays import project
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
@@ -18,9 +19,8 @@ from vsr.miniature.corpus import Corpus, Item
 from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
 from vsr.miniature.pretrain import pretrain
 from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
-from vsr.miniature.render import project
 from vsr.miniature.training import Muon, Optimiser, keep, new_model, orthogonal, take_up
-from vsr.miniature.vision import encode, merge_order, pixels_of
+from vsr.miniature.vision import encode
 from vsr.models import folders
 from vsr.questions import tasks
 from vsr.questions.question import Question
@@ -120,7 +120,7 @@ def test_labels_point_at_the_object(scenes, truth):
 
 
 def test_labels_count_each_object_once_and_are_metres(scenes, data, truth):
-    present = rooms.presence(truth, len(PRETRAIN.categories)).sum(1)
+    present = rooms.presence(truth).sum(1)
     for index, scene in enumerate(scenes):
         assert present[index].tolist() == [scene.counts.get(label, 0) for label in PRETRAIN.categories]
         east, north, west, south = data.walls[index]
@@ -146,14 +146,10 @@ def test_fast_vision_equals_the_tower(model, data):
     assert torch.allclose(slow, fast, atol=1e-4)
 
 
-def test_merge_order_is_qwens():
-    assert merge_order((4, 6)).tolist()[:8] == [0, 1, 6, 7, 2, 3, 8, 9]
-
-
 def test_views_do_not_mix(model, data):
     frames = torch.from_numpy(data.frames[0])
     with torch.no_grad():
-        together, alone = (encode(model.model.visual, pixels_of(some)) for some in (frames, frames[3:4]))
+        together, alone = (encode(model.model.visual, some) for some in (frames, frames[3:4]))
     assert torch.allclose(together[3], alone[0], atol=1e-5)
 
 

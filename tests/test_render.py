@@ -6,12 +6,13 @@ import math
 import av
 import numpy as np
 import pytest
+from rays import project
 
 from vsr.bench import render as bench
 from vsr.errors import VsrError
 from vsr.miniature.catalogue import CATALOGUE, PALETTES, colour_of
 from vsr.miniature.procedural import STUDY, make_room
-from vsr.miniature.render import project, render, visible, with_camera
+from vsr.miniature.render import render, visible, with_camera
 from vsr.scenes.scene import Box, Camera, Scene
 from vsr.video import encode_mp4, write_mp4
 

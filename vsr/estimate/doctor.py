@@ -6,10 +6,11 @@ import platform
 import shutil
 from pathlib import Path
 
+import psutil
 import torch
 
 from vsr import runs
-from vsr.estimate.devices import GIB, memory_bytes
+from vsr.estimate.devices import GIB
 from vsr.profiles import PROFILES, Profile
 
 NEEDED = {"qlora-2b": 8.5, "paper-2b": 10.3, "paper-7b": 29}  # GiB, by 'vsr estimate'
@@ -37,11 +38,11 @@ def verdict(profile: Profile, devices: list[tuple[str, float]]) -> str:
 
 def report() -> str:
     """The whole report as text."""
-    devices, memory = gpus(), memory_bytes()
+    devices = gpus()
     facts = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "memory": f"{memory / GIB:.0f} GiB" if memory else "unknown",
+        "memory": f"{psutil.virtual_memory().total / GIB:.0f} GiB",
         "free disk": f"{shutil.disk_usage(runs.ROOT).free / GIB:.0f} GiB",
         "GPUs": "; ".join(f"{name}, {size:.0f} GiB" for name, size in devices) or "none",
         "torchvision": "present" if importlib.util.find_spec("torchvision") else "absent (not needed)",

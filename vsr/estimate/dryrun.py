@@ -108,14 +108,13 @@ class _Fused(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a phase costs: traces with two and with three layers of the `layers` there are; `extra` bytes of memory and
-    `reading` bytes of traffic that a dry run does not see."""
+    """What a phase costs, from dry runs with two and with three layers."""
 
     two: Trace
     three: Trace
-    layers: int
-    extra: float = 0.0
-    reading: float = 0.0
+    layers: int  # that there are
+    extra: float = 0.0  # bytes of memory that a dry run does not see
+    reading: float = 0.0  # bytes of traffic likewise
 
     @property
     def peak(self) -> float:

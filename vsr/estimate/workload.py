@@ -21,17 +21,16 @@ ROOM_QUESTIONS = 16  # of the benchmark, a procedural room
 
 @dataclass(frozen=True)
 class Workload:
-    """One GRPO run and one evaluation. `grid` (time, height, width) of a video's patches, `video` its tokens, `prompt`
-    tokens of a training prompt, `completion` those expected; `bench` questions; `train_scenes` videos."""
+    """One GRPO run and one evaluation."""
 
     profile: Profile
     mode: str
-    grid: tuple[int, int, int]
-    video: int
-    prompt: int
-    completion: int
-    train_scenes: int
-    bench: int
+    grid: tuple[int, int, int]  # time, height, width of a video's patches
+    video: int  # its tokens
+    prompt: int  # tokens of a training prompt
+    completion: int  # tokens expected
+    train_scenes: int  # videos
+    bench: int  # questions
 
     def passes(self, length: int, decoding: bool = False) -> list[tuple[int, ...]]:
         """The forward passes of a step whose completions all have `length` tokens, as the trainer plans them: how many

@@ -14,22 +14,20 @@ TABLE = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encod
 
 
 class Part(NamedTuple):
-    """One primitive of a kind, in its box: `center` in [-1, 1] of the half extents, `size` in (0, 1] of the extents,
-    both (width, depth, up) with the front at +depth. `glow` 1 is drawn unshaded. `disc` is a cylinder along depth."""
+    """One primitive of a kind, in its box, whose axes are width, depth, up with the front at +depth."""
 
-    shape: str
-    center: tuple[float, float, float]
-    size: tuple[float, float, float]
+    shape: str  # box, ellipsoid, cylinder, or disc: a cylinder along depth
+    center: tuple[float, float, float]  # in [-1, 1] of the half extents
+    size: tuple[float, float, float]  # in (0, 1] of the extents
     colour: Colour
-    glow: float = 0.0
+    glow: float = 0.0  # 1 is drawn unshaded
 
 
 class Kind(NamedTuple):
-    """One furniture category: median (width, depth, height) in metres; `place`: 'free' on the floor, 'wall' with its
-    back to a wall, 'hung'."""
+    """One furniture category."""
 
-    extents: tuple[float, float, float]
-    place: str
+    extents: tuple[float, float, float]  # median width, depth, height in metres
+    place: str  # 'free' on the floor, 'wall' with its back to a wall, 'hung'
     colour: Colour
     parts: tuple[Part, ...]
 

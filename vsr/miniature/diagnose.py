@@ -16,7 +16,7 @@ from vsr.errors import VsrError
 from vsr.files import fingerprint, read_jsonl, write_json
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.pretrain import PROBES
-from vsr.miniature.rooms import VALUES, VIEWS, headings
+from vsr.miniature.rooms import VALUES, VIEWS, facing
 from vsr.miniature.vision import Heads
 from vsr.models import Loaded, folders
 from vsr.paper import TRAINED
@@ -73,8 +73,7 @@ class Solver:
                 values = self.heads.values(tokens[token : token + 1], self.words[category : category + 1])[0]
                 boxes.append(_box(label, dict(zip(VALUES, values.tolist(), strict=True)), self.scale))
         walls = self.heads.walls(self.heads.norm(tokens)).view(VIEWS, -1, 4).mean(1).exp().numpy()
-        faced = np.cos(headings()[:, None] - np.arange(4) * np.pi / 2) > 0.5
-        east, north, west, south = (walls * faced).sum(0) / faced.sum(0)
+        east, north, west, south = (walls * facing()).sum(0) / facing().sum(0)
         area = float((east + west) * (north + south)) * self.scale.sides**2
         return Scene(name, "read", tuple(boxes), room_size=area, counts=counts)
 

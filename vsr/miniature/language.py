@@ -30,28 +30,23 @@ BEFORE_RESPONSE = f"{END}\n<|im_start|>assistant\n"
 
 @dataclass
 class QuestionBatch:
-    """B rooms with their questions packed behind one prefix each, L tokens a row.
+    """B rooms with their Q questions packed behind one prefix each, L tokens a row; M categories are named in them.
 
-    `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
-    `place` (T, 2), row and column of what predicts `target` (T,). For M categories named in questions: `named` (M, 2)
-    row and column, `holds` (M, video tokens) whether the category belongs to a video token, `times` (M,) how often it
-    occurs, `values` (M, 10), nan unless that is once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of
-    the categories, IGNORE if fewer, and `chosen` (Q, L), where in the prompt the answer stands.
-    """
+    A place is a row and a column. IGNORE stands where there is none."""
 
-    ids: Tensor
-    features: Tensor
-    positions: Tensor
-    mask: Tensor
-    place: Tensor
-    target: Tensor
-    named: Tensor
-    holds: Tensor
-    times: Tensor
-    values: Tensor
-    last: Tensor
-    mention: Tensor
-    chosen: Tensor
+    ids: Tensor  # (B, L)
+    features: Tensor  # (B, video tokens, D)
+    positions: Tensor  # (3, B, L)
+    mask: Tensor  # (B, 1, L, L), true where attended
+    place: Tensor  # (T, 2), of what predicts `target`
+    target: Tensor  # (T,)
+    named: Tensor  # (M, 2), place of a category's word
+    holds: Tensor  # (M, video tokens), whether the category belongs to a video token
+    times: Tensor  # (M,), how often it occurs
+    values: Tensor  # (M, 10), nan unless that is once
+    last: Tensor  # (Q, 2), place of a prompt's last token
+    mention: Tensor  # (Q, NAMED), columns of the categories of a question
+    chosen: Tensor  # (Q, L), where in the prompt the answer stands
 
 
 class Packer:

@@ -130,25 +130,20 @@ def _between(grid, row, column):
 
 
 @njit(cache=True)
-def _shell_colour(what, x, y, z, joint, colours, light, low):
-    """Colour (0-255) of a point of the shell. `colours`: rows floor, joint between tiles, ceiling, then the walls;
-    `joint` in [0, 1] says how much a pixel at that distance can show of a joint."""
-    row, lit, mix = 2, 1.0, 0.0
+def _shell_light(what, x, y, z, joint, light, low):
+    """Of a point of the shell: its row among the shell's colours (see `shade`), how much light it has, and how much of
+    a joint between tiles shows; `joint` in [0, 1] says how much a pixel at that distance can show."""
+    if what == NOTHING:
+        return 4, 1.0, 0.0
+    if what == CEILING:
+        return 2, 1.0, 0.0
     if what == FLOOR:
-        row, lit = 0, 0.6 + 0.4 * _between(light, (y - low[1]) / TEXEL - 0.5, (x - low[0]) / TEXEL - 0.5)
-        if (x - low[0]) % TILE < JOINT or (y - low[1]) % TILE < JOINT:
-            mix = joint
-    elif what >= 0:
-        if z < SKIRTING:
-            return 230.0, 230.0, 228.0
-        row, lit = 3 + what, 0.86 + 0.14 * min(1.0, z / 1.2)
-    elif what == NOTHING:
-        return 232.0, 232.0, 232.0
-    return (
-        lit * (colours[row, 0] + mix * (colours[1, 0] - colours[row, 0])),
-        lit * (colours[row, 1] + mix * (colours[1, 1] - colours[row, 1])),
-        lit * (colours[row, 2] + mix * (colours[1, 2] - colours[row, 2])),
-    )
+        lit = 0.6 + 0.4 * _between(light, (y - low[1]) / TEXEL - 0.5, (x - low[0]) / TEXEL - 0.5)
+        between_tiles = (x - low[0]) % TILE < JOINT or (y - low[1]) % TILE < JOINT
+        return 0, lit, joint if between_tiles else 0.0
+    if z < SKIRTING:
+        return 3, 1.0, 0.0
+    return 5 + what, 0.86 + 0.14 * min(1.0, z / 1.2), 0.0
 
 
 @njit(cache=True)
@@ -205,7 +200,8 @@ def trace(shape, inverse, center, axes, half, view, tan, depth, first):
 
 @njit(cache=True)
 def shade(shape, inverse, center, colour, glow, view, tan, depth, first, floor, height, colours, light, low, out):
-    """Colour of every sample into `out` (H, W, 3), 0-255; `depth` and `first` (-1) say where the shell is nearer."""
+    """Colour of every sample into `out` (H, W, 3), 0-255; `depth` and `first` (-1) say where the shell is nearer. The
+    shell's `colours` are floor, joint between tiles, ceiling, skirting, nothing, then the walls."""
     rows, columns = depth.shape
     for i in range(rows):
         y = (1 - 2 * (i + 0.5) / rows) * tan[1]
@@ -216,21 +212,25 @@ def shade(shape, inverse, center, colour, glow, view, tan, depth, first, floor, 
             dz = view[1, 2] + x * view[2, 2] + y * view[3, 2]
             t, what = _shell(view[0], dx, dy, dz, floor, height)
             p = first[i, j]
-            if p >= 0 and depth[i, j] < t + NEAR:  # scanned boxes may reach a little into a wall
+            solid = p >= 0 and depth[i, j] < t + NEAR  # scanned boxes may reach a little into a wall
+            if solid:
                 t = depth[i, j]
-                px, py, pz = view[0, 0] + t * dx, view[0, 1] + t * dy, view[0, 2] + t * dz
+            else:
+                first[i, j], depth[i, j] = -1, t
+            px, py, pz = view[0, 0] + t * dx, view[0, 1] + t * dy, view[0, 2] + t * dz
+            if solid:
                 lx, ly, lz = _local(inverse[p], px - center[p, 0], py - center[p, 1], pz - center[p, 2])
                 nx, ny, nz = _normal(shape[p], inverse[p], lx, ly, lz)
                 facing = -(nx * dx + ny * dy + nz * dz) / np.sqrt(dx * dx + dy * dy + dz * dz)
                 lit = 0.62 + 0.16 * nz + 0.24 * facing + 0.04 * nx
                 lit = glow[p] + (1 - glow[p]) * lit
-                out[i, j, 0], out[i, j, 1], out[i, j, 2] = lit * colour[p, 0], lit * colour[p, 1], lit * colour[p, 2]
+                for k in range(3):
+                    out[i, j, k] = lit * colour[p, k]
             else:
-                first[i, j], depth[i, j] = -1, t
-                px, py, pz = view[0, 0] + t * dx, view[0, 1] + t * dy, view[0, 2] + t * dz
                 joint = min(1.0, JOINT / (2 * tan[0] / columns * t))
-                red, green, blue = _shell_colour(what, px, py, pz, joint, colours, light, low)
-                out[i, j, 0], out[i, j, 1], out[i, j, 2] = red, green, blue
+                row, lit, mix = _shell_light(what, px, py, pz, joint, light, low)
+                for k in range(3):
+                    out[i, j, k] = lit * (colours[row, k] + mix * (colours[1, k] - colours[row, k]))
 
 
 @njit(cache=True)

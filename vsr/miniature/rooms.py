@@ -32,20 +32,14 @@ ENOUGH = 8  # pixels
 
 @dataclass(frozen=True)
 class Rooms:
-    """N rooms with V headings each.
+    """N rooms with V headings each; metres and radians, x and y from the camera's spot."""
 
-    `frames` uint8 (N, V, H, W, 3), one a heading; `kind` int8 (N, SLOTS), index into LABELS or -1;
-    `box` float32 (N, SLOTS, 7): x, y, z of the centre, width, depth, height, yaw, metres and radians, x and y from the
-    camera's spot; `seen` float32 (N, SLOTS, V, 3): pixels that show the object in a frame, their mean column and row;
-    `walls` float32 (N, 4): distance from the camera to the east, north, west and south wall; `seed` int64 (N,).
-    """
-
-    frames: np.ndarray
-    kind: np.ndarray
-    box: np.ndarray
-    seen: np.ndarray
-    walls: np.ndarray
-    seed: np.ndarray
+    frames: np.ndarray  # uint8 (N, V, H, W, 3), one a heading
+    kind: np.ndarray  # int8 (N, SLOTS), index into LABELS or -1
+    box: np.ndarray  # float32 (N, SLOTS, 7): x, y, z of the centre, width, depth, height, yaw
+    seen: np.ndarray  # float32 (N, SLOTS, V, 3): pixels that show an object, their mean column and row
+    walls: np.ndarray  # float32 (N, 4): metres to the east, north, west and south wall
+    seed: np.ndarray  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -97,8 +91,6 @@ def make(folder: str | Path, count: int, seed: int) -> list[Path]:
 
 def read(paths: list[Path]) -> Rooms:
     """The rooms of some shards together."""
-    if not paths:
-        raise VsrError("no rooms to read: ask for at least one")
     shards = [load_file(str(path)) for path in paths]
     return Rooms(**{f.name: np.concatenate([shard[f.name] for shard in shards]) for f in fields(Rooms)})
 
@@ -138,8 +130,8 @@ def _where(ids: np.ndarray) -> np.ndarray:
     out = np.zeros((SLOTS, views, 3), np.float32)
     rows, columns = np.mgrid[:height, :width] + 0.5
     for view in range(views):
-        index = ids[view][ids[view] >= 0]
         inside = ids[view] >= 0
+        index = ids[view][inside]
         pixels = np.bincount(index, minlength=SLOTS)[:SLOTS]
         for k, place in ((1, columns), (2, rows)):
             out[:, view, k] = np.bincount(index, place[inside], SLOTS)[:SLOTS] / np.maximum(pixels, 1)
@@ -149,20 +141,19 @@ def _where(ids: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labels:
-    """`home` (N, SLOTS), the token of the video that should know the object, -1 for an empty slot; `kind` (N, SLOTS);
-    `values` (N, SLOTS, len(VALUES)), about unit scale; `walls` (N, V, 4), log distance to the east, north, west and
-    south wall, nan where the view does not show it; `tokens`, video tokens a room."""
+    """What the tokens of N rooms' videos should know."""
 
-    home: torch.Tensor
-    kind: torch.Tensor
-    values: torch.Tensor
-    walls: torch.Tensor
-    tokens: int
+    home: torch.Tensor  # (N, SLOTS), the token that should know the object, -1 for an empty slot
+    kind: torch.Tensor  # (N, SLOTS), index into LABELS
+    values: torch.Tensor  # (N, SLOTS, len(VALUES)), about unit scale
+    walls: torch.Tensor  # (N, V, 4), log distances east, north, west, south; nan where a view does not show it
+    tokens: int  # of a room's video
 
 
-def headings() -> np.ndarray:
-    """Headings of the views in radians, (V,): from north, turning to the left."""
-    return np.pi / 2 + np.arange(VIEWS) * 2 * np.pi / VIEWS
+def facing() -> np.ndarray:
+    """Whether a view faces the east, north, west and south wall, (V, 4); views turn to the left from north."""
+    headings = np.pi / 2 + np.arange(VIEWS) * 2 * np.pi / VIEWS
+    return np.cos(headings[:, None] - np.arange(4) * np.pi / 2) > 0.5
 
 
 def label(rooms: Rooms) -> Labels:
@@ -184,7 +175,7 @@ def label(rooms: Rooms) -> Labels:
         home=torch.from_numpy(home),
         kind=torch.from_numpy(rooms.kind.astype(np.int64)),
         values=torch.from_numpy(_values(rooms.box)),
-        walls=torch.from_numpy(_walls(rooms.walls)),
+        walls=torch.from_numpy(np.where(facing(), np.log(rooms.walls)[:, None], np.nan).astype(np.float32)),
         tokens=views * rows * columns,
     )
 
@@ -214,20 +205,9 @@ def _values(box: np.ndarray) -> np.ndarray:
     return np.where((longest > 0)[..., None], values, 0.0).astype(np.float32)
 
 
-def _walls(walls: np.ndarray) -> np.ndarray:
-    """Log distances by view, (N, V, 4), nan where the wall is not faced."""
-    outward = np.arange(4) * np.pi / 2
-    faced = np.cos(headings()[:, None] - outward[None]) > 0.5
-    return np.where(faced[None], np.log(walls)[:, None], np.nan).astype(np.float32)
-
-
-def presence(labels: Labels, categories: int) -> torch.Tensor:
+def presence(labels: Labels) -> torch.Tensor:
     """How many objects of each category belong to each token, uint8 (N, tokens, categories)."""
-    count = len(labels.home)
-    out = torch.zeros(count, labels.tokens, categories, dtype=torch.uint8)
-    room = torch.arange(count)[:, None].expand(-1, SLOTS)
-    real = labels.home >= 0
-    out.index_put_(
-        (room[real], labels.home[real], labels.kind[real]), torch.ones((), dtype=torch.uint8), accumulate=True
-    )
-    return out
+    room, slot = (labels.home >= 0).nonzero(as_tuple=True)
+    place = (room, labels.home[room, slot], labels.kind[room, slot])
+    out = torch.zeros(len(labels.home), labels.tokens, len(LABELS), dtype=torch.uint8)
+    return out.index_put_(place, torch.ones((), dtype=torch.uint8), accumulate=True)

@@ -20,31 +20,20 @@ GRID = (4, 6)  # patches of a frame, rows and columns
 WARM = 100  # steps
 
 
-def merge_order(grid: tuple[int, int] = GRID) -> Tensor:
-    """Patches of a frame in Qwen2-VL's order (blocks of 2 x 2), as index into row-major order, (P,)."""
-    rows, columns = grid
-    index = torch.arange(rows * columns).view(rows // 2, 2, columns // 2, 2)
-    return index.permute(0, 2, 1, 3).reshape(-1)
-
-
-def pixels_of(frames: Tensor) -> Tensor:
-    """Normalised patches (views, P, 588) of uint8 or float frames (views, H, W, 3) in [0, 255], one frame a pair."""
-    rows, columns = GRID
-    x = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    x = x.view(-1, rows // 2, 2, 14, columns // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
-    return x.reshape(len(frames), rows * columns, 588)
-
-
-def encode(visual: nn.Module, patches: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
-    """Video tokens (views, P / 4, hidden) of patches (views, P, 588) whose two frames of a pair are equal.
+def encode(visual: nn.Module, frames: Tensor) -> Tensor:
+    """Video tokens (views, tokens, hidden) of uint8 or float frames (views, H, W, 3) in [0, 255], one frame a pair.
 
     The same numbers as the tower's own forward, which loops over frames in attention; here views are a batch."""
+    rows, columns = GRID
+    x = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    # patches (views, P, 588) in blocks of 2 x 2, as Qwen2-VL orders them
+    x = x.view(-1, rows // 2, 2, 14, columns // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+    patches = x.reshape(len(frames), rows * columns, 588)
+    order = torch.arange(rows * columns).view(rows // 2, 2, columns // 2, 2).permute(0, 2, 1, 3).reshape(-1)
     # both frames of a pair are the same picture: the convolution over two is a product with the summed weights
     weight = visual.patch_embed.proj.weight  # (D, 3, 2, 14, 14)
     x = patches @ weight.sum(2).reshape(len(weight), -1).T
-    order = merge_order(grid)
-    place = torch.stack([order // grid[1], order % grid[1]], dim=1)
-    cos, sin = visual.rotary_pos_emb(x, place)
+    cos, sin = visual.rotary_pos_emb(x, torch.stack([order // columns, order % columns], dim=1))
     views, count, width = x.shape
     for block in visual.blocks:
         attn = block.attn
@@ -105,12 +94,12 @@ class Views:
         self.count, self.views = self.frames.shape[:2]
         self.per_view = labels.tokens // self.views
         self.labels = labels
-        self.present = presence(labels, len(CATALOGUE)).view(self.count, self.views, self.per_view, -1)
+        self.present = presence(labels).view(self.count, self.views, self.per_view, -1)
 
     def losses(self, seeing: Seeing, frames: Tensor, room: Tensor, view: Tensor) -> tuple[dict, float, Tensor]:
         """On `frames` (M, H, W, 3) of rooms (M,) at headings (M,): losses by name, F1 of presence, mean absolute errors
         of VALUES."""
-        tokens = encode(seeing.visual, pixels_of(frames))
+        tokens = encode(seeing.visual, frames)
         truth = self.present[room, view].to(tokens).clamp(max=1)
         logits = seeing.heads.presence(tokens, seeing.words)
         # objects whose home token lies in the view that is shown
@@ -164,10 +153,9 @@ def gate(seeing: Seeing, views: Views, held: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def features(visual: nn.Module, frames: np.ndarray, batch: int = 50) -> Tensor:
+def features(visual: nn.Module, frames: np.ndarray) -> Tensor:
     """Video tokens (N, tokens, D) of rooms' frames (N, V, H, W, 3)."""
     parts = []
-    for start in range(0, len(frames), batch):
-        some = torch.from_numpy(frames[start : start + batch])
-        parts.append(encode(visual, pixels_of(some.flatten(0, 1))).unflatten(0, some.shape[:2]).flatten(1, 2))
+    for some in torch.from_numpy(frames).split(50):
+        parts.append(encode(visual, some.flatten(0, 1)).unflatten(0, some.shape[:2]).flatten(1, 2))
     return torch.cat(parts)

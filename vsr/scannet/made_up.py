@@ -30,15 +30,14 @@ FACE = np.dtype([("number", "u1"), ("corners", "<i4", 3)])
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A room in its aligned frame: `sides` (width, depth), less the corner `notch` (0, 0 for none), its items, and
-    `alignment` (4, 4), which turns the scan into this frame."""
+    """A room in its aligned frame, in metres."""
 
     id: str
-    sides: tuple[float, float]
-    notch: tuple[float, float]
+    sides: tuple[float, float]  # width, depth
+    notch: tuple[float, float]  # what its last corner lacks; (0, 0) for none
     height: float
     items: tuple[Box, ...]
-    alignment: np.ndarray
+    alignment: np.ndarray  # (4, 4), turns the scan into this frame
 
     @property
     def outline(self) -> np.ndarray:
