@@ -1,6 +1,7 @@
 """Raw scans whose answers are known in closed form: boxes, centres, areas and every task's ground truth."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -137,15 +138,41 @@ def test_noise_of_a_scanner_keeps_boxes_within_a_centimetre(tmp_path):
         assert read.center == pytest.approx(real.center, abs=0.01)
 
 
-@pytest.mark.parametrize("options", [{"hires": True}, {"prefix": "scannet."}, {"aligned": False}], ids=str)
-def test_all_forms_of_the_files_give_the_same_answers(tmp_path, options):
+def hires(folder):
+    """The files under the names of the hi-res set."""
+    for path in list(folder.iterdir()):
+        name = path.name.replace("_vh_clean_2.0.010000", "_vh_clean").replace("_vh_clean_2", "_vh_clean")
+        renamed = path.rename(folder / name.replace("_00.aggregation", "_00_vh_clean.aggregation"))
+        if renamed.suffix == ".json":
+            text = renamed.read_text().replace("_vh_clean_2.0.010000", "_vh_clean")
+            renamed.write_text(text)
+
+
+def prefixed(folder):
+    """Ids with a prefix, as in some copies."""
+    for path in folder.glob("*.json"):
+        path.write_text(path.read_text().replace('"scene0000_00', '"scannet.scene0000_00'))
+
+
+def unaligned(folder):
+    """ScanNet's test scans lack the line."""
+    path = folder / "scene0000_00.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+@pytest.mark.parametrize("change", [hires, prefixed, unaligned])
+def test_all_forms_of_the_files_give_the_same_answers(tmp_path, change):
     layout = room(*FURNISHED)
+    if change is unaligned:
+        layout = replace(layout, alignment=np.eye(4))
     plain = read_scan(scan_files(write_scan(tmp_path / "a", layout, VERTICES)))
-    other = read_scan(scan_files(write_scan(tmp_path / "b", layout, VERTICES, **options)))
+    folder = write_scan(tmp_path / "b", layout, VERTICES)
+    change(folder)
+    other = read_scan(scan_files(folder))
     scenes = [as_scene(scan, "vsi100k", {}) for scan in (plain, other)]
     for question in build(scenes[:1], "vsi100k"):
         assert tasks.truth(scenes[1], rules.VSI100K, question) == question.ground_truth
-    assert other.notes == (() if options.get("aligned", True) else ("no axisAlignment: left as scanned",))
+    assert other.notes == (("no axisAlignment: left as scanned",) if change is unaligned else ())
 
 
 def test_an_object_without_points_of_its_own_is_not_counted(tmp_path):
@@ -163,8 +190,9 @@ def test_an_object_without_points_of_its_own_is_not_counted(tmp_path):
 
 
 def test_the_lowest_files_win_unless_only_the_finer_ones_are_whole(tmp_path):
-    folder = write_scan(tmp_path, room(*FURNISHED), VERTICES)
-    write_scan(tmp_path, room(*FURNISHED), 2 * VERTICES, hires=True)
+    folder = write_scan(tmp_path, room(*FURNISHED), 2 * VERTICES)
+    hires(folder)
+    write_scan(tmp_path, room(*FURNISHED), VERTICES)
     assert scan_files(folder).mesh.name == "scene0000_00_vh_clean_2.ply"
     (folder / "scene0000_00.aggregation.json").unlink()
     assert scan_files(folder).mesh.name == "scene0000_00_vh_clean.ply"

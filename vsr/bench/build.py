@@ -20,7 +20,8 @@ from vsr.scannet.made_up import make_layout, write_scan
 
 SCANNET = 1513  # scans in ScanNet's training and validation splits
 READ, VERTICES, WORKERS = 100, 200_000, 2
-NOISE = 0.002  # metres: hulls of real scans have hundreds of corners, those of clean boxes eight
+# metres: hulls of real scans have hundreds of corners, those of clean boxes eight
+NOISE = 0.002
 
 
 def main() -> dict:

@@ -30,7 +30,8 @@ from vsr.train.grpo import config, train_grpo
 
 PROFILES = ("qlora-2b", "paper-2b")  # nf4 and bf16
 LENGTHS = (8, 128)  # tokens a completion
-STEPS = 4  # the first is not timed: kernels set themselves up, and it measures the gradient's parts
+# the first is not timed: kernels set themselves up, and it measures the gradient's parts
+STEPS = 4
 MEMORY, TIME = 0.15, 0.30  # how far an estimate may be off
 HEAD = "profile    tokens |  GiB estimated  measured   off | s a step estimated  measured   off | vision s  measured"
 
@@ -70,7 +71,8 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
     _forget()
     _train(work, loaded, folder, steps)
     lines = list(read_jsonl(folder / "log.jsonl"))
-    times = np.array([[one[f"seconds/{phase}"] for phase in PHASES] for one in lines[1:]])  # (steps, phases)
+    # (steps, phases)
+    times = np.array([[one[f"seconds/{phase}"] for phase in PHASES] for one in lines[1:]])
     for phase, column in zip(PHASES, times.T, strict=True):
         row[f"{phase}_measured"] = float(np.median(column))
     row["step_measured"] = float(np.median(times.sum(1)))
@@ -85,7 +87,8 @@ def predict(work: Workload, loaded: Loaded) -> dict[str, float]:
     # the timed steps do not measure the gradient's parts
     work = replace(work, profile=replace(profile, split_every=NEVER))
     found = Estimate(work, Model(shapes, profile), device)
-    worst = max(size for phase, size in found.phases.items() if phase != "vision")  # features are given
+    # features are given
+    worst = max(size for phase, size in found.phases.items() if phase != "vision")
     whole = {"step": sum(found.step.values()), "memory": sum(found.memory.values()) + worst}
     return found.step | whole | {"vision": found.vision}
 

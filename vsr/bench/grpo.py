@@ -59,7 +59,8 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
         adapted = what.adapted()
         step = way(what, adapted, asked, read, group, completion, folder, cached=name != "trl")
         phases = [step()]
-        while len(phases) <= repeats and sum(phases[0].values()) < SLOW:  # a slow first run needs no second
+        # a slow first run needs no second
+        while len(phases) <= repeats and sum(phases[0].values()) < SLOW:
             phases.append(step())
         adapted.model.unload()
         row |= {f"{name}_{phase}_s": min(found[phase] for found in phases) for phase in PHASES}
@@ -105,7 +106,8 @@ def _timed(trainer, inputs: list[dict], rollout: str, logps: str):
         def call(*args, **kwargs):
             started = now()
             result = method(*args, **kwargs)
-            if phase == "rollout" or not torch.is_grad_enabled():  # with gradient they are the update's
+            # with gradient they are the update's
+            if phase == "rollout" or not torch.is_grad_enabled():
                 known[phase] += now() - started
             return result
 

@@ -18,7 +18,8 @@ from vsr.runs import ROOT
 GPU, PROFILE = "A100", "paper-2b"
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEAST_GAIN = 0.25  # of the time, by doubling
-BUS, LATENCY = 200e9, 30e-6  # bytes a second between GPUs of a node, seconds of a reduction's start: assumed
+# bytes a second between GPUs of a node, seconds of a reduction's start: assumed
+BUS, LATENCY = 200e9, 30e-6
 STEPS, SEED = 2000, 0  # simulated
 
 
@@ -47,7 +48,8 @@ def main() -> dict:
 def build(measured: dict, scans: int, workers: int) -> float:
     """Seconds: reading is shared out among cores, asking is one process's."""
     share = scans / measured["scans"]
-    asking = measured["ask"]["wall_s"] * scans / 1513  # measured for the paper's number of scans
+    # measured for the paper's number of scans
+    asking = measured["ask"]["wall_s"] * scans / 1513
     return share * measured["read"]["cpu_s"] / workers + asking
 
 
@@ -59,7 +61,8 @@ def training(found: Estimate, gpus: int) -> float | None:
     share = replace(profile, questions_per_step=profile.questions_per_step // gpus)
     step = replace(found, work=replace(work, profile=share)).step
     uneven = slowest(work, share.questions_per_step, profile.num_generations, gpus)
-    slow = step["rollout"] + uneven * (step["scoring"] + step["update"])  # all ranks decode up to the longest answer
+    # all ranks decode up to the longest answer
+    slow = step["rollout"] + uneven * (step["scoring"] + step["update"])
     # two matrices of LoRA for each of a layer's seven linear ones, in float32
     return profile.max_steps * (slow + reduction(4.0 * found.model.trained, 2 * 7 * found.model.layers, gpus))
 

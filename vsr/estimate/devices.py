@@ -14,7 +14,8 @@ from vsr.errors import VsrError, unknown
 GIB = 2**30
 ATTAINED, ATTAINED_BANDWIDTH = 0.5, 0.7  # of a data sheet's rates, in practice
 ATTAINED_HERE = 0.75  # of one matrix product's rate, by the many shapes of a model's layers
-PYTHON = 3  # an operation inside transformers' and peft's modules costs as much Python as this many bare ones
+# an operation inside transformers' and peft's modules costs as much Python as this many bare ones
+PYTHON = 3
 LAUNCH = 5e-6  # seconds to start a bare GPU operation
 
 # memory GiB, bf16 (T4: fp16) tensor TFLOP/s without sparsity, GB/s: NVIDIA's data sheets

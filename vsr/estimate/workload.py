@@ -14,7 +14,8 @@ from vsr.questions.question import Question
 from vsr.train.group_trainer import DECODED
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
-TEXT = {"vanilla": 62, "think": 88, "observe": 100}  # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
+# mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
+TEXT = {"vanilla": 62, "think": 88, "observe": 100}
 SHORT = 6  # tokens of a bare answer with the token that ends it
 ROOM_QUESTIONS = 16  # of the benchmark, a procedural room
 
@@ -53,7 +54,8 @@ def workload(profile: Profile, mode: str) -> Workload:
     if folder.is_dir():  # its tokenizer is at hand: count
         question = Question("", "", "", "object_counting", "How many chair(s) are in this room?", None, "")
         chat = prompts.messages(question, mode, "train", video=False)
-        text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))  # and the video's two brackets
+        # and the video's two brackets
+        text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))
     return Workload(
         profile=profile,
         mode=mode,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 Colour = tuple[int, int, int]
-TINTS = ((255, 196, 120), (170, 214, 150), (140, 190, 246), (238, 160, 176))  # apricot, sage, sky and rose
+# apricot, sage, sky and rose
+TINTS = ((255, 196, 120), (170, 214, 150), (140, 190, 246), (238, 160, 176))
 BOOKS = ((206, 64, 58), (238, 190, 76), (64, 116, 186), (98, 158, 104), (226, 222, 208))
 TABLE = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
 

@@ -31,7 +31,8 @@ PLAIN = "\nAnswer briefly."
 SIDES = ((" west", " east"), (" south", " north"))
 WORDINGS = (*OWN.values(), PLACE)
 MARKS = (PLAIN, ": ", *(side + end for pair in SIDES for side in pair for end in (", ", ". ", ".")))
-TAGGED = {"evaluate": 0.6, "train": 0.3}  # share of think and observe prompts that are answered with tags
+# share of think and observe prompts that are answered with tags
+TAGGED = {"evaluate": 0.6, "train": 0.3}
 MOST_THOUGHTS = 4
 
 
@@ -47,7 +48,8 @@ def draft(rooms: Rooms, index: int, rng: np.random.Generator) -> list[dict]:
     """Questions of both rule sets about a room, as json rows."""
     scene, seen, rows = rooms.scene(index), rooms.first_seen(index), []
     for rules, kind, count in RECIPE["drafts"]:
-        rule_set = replace(RULES[rules], order_gap=0.5 / PRETRAIN.fps)  # a frame apart is apart
+        # a frame apart is apart
+        rule_set = replace(RULES[rules], order_gap=0.5 / PRETRAIN.fps)
         for found in islice(tasks.drafts(kind, scene, rule_set, rng, seen), count):
             rows.append(
                 {"rules": rules, "kind": kind, "q": found.question, "a": found.answer, "choices": list(found.choices)}

@@ -185,7 +185,8 @@ def lookup(questions: Iterable[Question]) -> list[dict]:
     questions = list(questions)
     names = sorted({question.scene_name for question in questions})
     half = {name: number % 2 for number, name in enumerate(names)}
-    groups: tuple[dict, dict] = (defaultdict(list), defaultdict(list))  # by half of the scenes: questions by key
+    # by half of the scenes: questions by key
+    groups: tuple[dict, dict] = (defaultdict(list), defaultdict(list))
     for question in questions:
         for key in _keys(question):
             groups[half[question.scene_name]][key].append(question)

@@ -104,7 +104,8 @@ class Packer:
                     if token == answer[0] and answer[0] not in self.letters:
                         stands[at + k] = True
                     elif token == answer[0] and prompt[k + 1] == self.dot:
-                        stands[at + k + 2] = True  # a letter: the words behind it, which know of it
+                        # a letter: the words behind it, which know of it
+                        stands[at + k + 2] = True
                 chosen.append(stands)
                 at = end
         # a question sees the shared prefix (owner -1) and itself, never the questions beside it
@@ -149,7 +150,8 @@ class Objective:
     def __init__(self, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, video: int):
         self.model, self.video = model, video
         self.probes = Probes(model.config.text_config.hidden_size)
-        self.numbers = []  # whole ones, then decimals: ids (M,), targets (M, M), row of a token (vocabulary,)
+        # whole ones, then decimals: ids (M,), targets (M, M), row of a token (vocabulary,)
+        self.numbers = []
         for decimal in (False, True):
             ids, log = numbers(tokenizer, decimal)
             soft = torch.softmax(-((log[:, None] - log) ** 2) / (2 * BLUR**2), dim=-1)
@@ -178,7 +180,8 @@ class Objective:
             if number == COLLECT:  # from the prompt's last token: head i at the i-th category
                 wanted = (column == batch.mention[..., None]).float()
                 losses["collect"] = _missed(attention(layer, hidden, rope, last, batch.mask, NAMED), wanted)
-            if number == CHOOSE:  # from the prompt's last token at the answer, where it stands in the prompt
+            # from the prompt's last token at the answer, where it stands in the prompt
+            if number == CHOOSE:
                 stands = batch.chosen.any(1)
                 wanted = batch.chosen[stands][:, None].float()
                 losses["choose"] = _missed(
@@ -251,7 +254,8 @@ def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: T
     size, group = attn.head_dim, attn.num_key_value_groups
     rows, columns = at.unbind(1)
     cos, sin = rope
-    q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]  # no rows are allowed
+    # no rows are allowed
+    q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]
     # queries at the few places asked for, keys everywhere: the layer's own weights are never kept by sdpa
     k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(heads)]]
     q, _ = apply_rotary_pos_emb(q, q, cos[rows, columns], sin[rows, columns])

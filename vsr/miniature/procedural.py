@@ -175,7 +175,8 @@ def _try(label: str, size: np.ndarray, scene: Scene, rng: np.random.Generator) -
         center = rng.uniform(-half, half)
     else:
         wall = int(rng.integers(4))  # east, north, west, south
-        yaw = wall * math.pi / 2 + math.pi / 2  # the depth axis (yaw + 90 degrees) points into the room
+        # the depth axis (yaw + 90 degrees) points into the room
+        yaw = wall * math.pi / 2 + math.pi / 2
         inward = -np.array([(1, 0), (0, 1), (-1, 0), (0, -1)][wall])
         along = np.abs(inward[::-1]) * rng.uniform(-half, half)
         center = along - inward * (half @ np.abs(inward) - size[1] / 2 - rng.uniform(0.01, 0.06))

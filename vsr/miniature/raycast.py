@@ -5,7 +5,8 @@ import numpy as np
 from numba import njit
 
 BOX, ELLIPSOID, CYLINDER = 0, 1, 2
-NOTHING, CEILING, FLOOR = -3, -2, -1  # what a ray to the room's shell meets, if not wall 0, 1, 2, ...
+# what a ray to the room's shell meets, if not wall 0, 1, 2, ...
+NOTHING, CEILING, FLOOR = -3, -2, -1
 NEAR = 0.05  # metres
 TEXEL = 0.06  # metres, of the floor's shadow map
 JOINT, TILE, SKIRTING = 0.03, 0.5, 0.1  # metres
@@ -82,7 +83,8 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
         for p in range(len(shape)):
             radius = np.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2)
             # a sphere around the primitive, thrown from lamp to floor, bounds the texels worth a ray
-            share = 1 - min(center[p, 2] + radius, 0.9 * lamp[2]) / lamp[2]  # of the way from shadow to lamp
+            # of the way from shadow to lamp
+            share = 1 - min(center[p, 2] + radius, 0.9 * lamp[2]) / lamp[2]
             x_far, y_far = x_lamp + (center[p, 0] - x_lamp) / share, y_lamp + (center[p, 1] - y_lamp) / share
             left = int((min(center[p, 0] - radius, x_far - radius / share) - low[0]) / TEXEL)
             right = int((max(center[p, 0] + radius, x_far + radius / share) - low[0]) / TEXEL) + 1
@@ -94,7 +96,8 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
                         x, y = low[0] + (j + 0.5) * TEXEL, low[1] + (i + 0.5) * TEXEL
                         o = _local(inverse[p], x_lamp - center[p, 0], y_lamp - center[p, 1], lamp[2] - center[p, 2])
                         d = _local(inverse[p], x - x_lamp, y - y_lamp, -lamp[2])
-                        shade[i, j] = _hit(shape[p], o, d) < 1.01  # 1 is the floor, where boxes stand
+                        # 1 is the floor, where boxes stand
+                        shade[i, j] = _hit(shape[p], o, d) < 1.01
         light -= 0.25 * shade
     return light
 
@@ -212,7 +215,8 @@ def shade(shape, inverse, center, colour, glow, view, tan, depth, first, floor, 
             dz = view[1, 2] + x * view[2, 2] + y * view[3, 2]
             t, what = _shell(view[0], dx, dy, dz, floor, height)
             p = first[i, j]
-            solid = p >= 0 and depth[i, j] < t + NEAR  # scanned boxes may reach a little into a wall
+            # scanned boxes may reach a little into a wall
+            solid = p >= 0 and depth[i, j] < t + NEAR
             if solid:
                 t = depth[i, j]
             else:

@@ -25,7 +25,8 @@ class Frames(NamedTuple):
 
     rgb: np.ndarray  # uint8 (T, H, W, 3)
     ids: np.ndarray  # int16 (T, H, W), index into the scene's objects, -1 for the room itself
-    depth: np.ndarray  # float32 (T, H, W), metres along the optical axis, inf where there is nothing
+    # float32 (T, H, W), metres along the optical axis, inf where there is nothing
+    depth: np.ndarray
 
 
 class Primitives(NamedTuple):
@@ -116,7 +117,8 @@ def primitives(scene: Scene) -> Primitives:
         plain = (Part(box.shape, (0, 0, 0), (1, 1, 1), colour_of(box.label)),)
         half = np.maximum(box.size, THINNEST) / 2
         for part in CATALOGUE[box.shape].parts if box.shape in CATALOGUE else plain:
-            order = [0, 2, 1] if part.shape == "disc" else [0, 1, 2]  # a cylinder's axis is its third
+            # a cylinder's axis is its third
+            order = [0, 2, 1] if part.shape == "disc" else [0, 1, 2]
             axes, radii = box.axes[order], (half * part.size)[order]
             center = box.center + (half * part.center) @ box.axes
             rows.append((SHAPES[part.shape], owner, axes / radii[:, None], center, axes, radii, part.colour, part.glow))

@@ -37,7 +37,8 @@ class Rooms:
     frames: np.ndarray  # uint8 (N, V, H, W, 3), one a heading
     kind: np.ndarray  # int8 (N, SLOTS), index into LABELS or -1
     box: np.ndarray  # float32 (N, SLOTS, 7): x, y, z of the centre, width, depth, height, yaw
-    seen: np.ndarray  # float32 (N, SLOTS, V, 3): pixels that show an object, their mean column and row
+    # float32 (N, SLOTS, V, 3): pixels that show an object, their mean column and row
+    seen: np.ndarray
     walls: np.ndarray  # float32 (N, 4): metres to the east, north, west and south wall
     seed: np.ndarray  # int64 (N,)
 
@@ -143,10 +144,12 @@ def _where(ids: np.ndarray) -> np.ndarray:
 class Labels:
     """What the tokens of N rooms' videos should know."""
 
-    home: torch.Tensor  # (N, SLOTS), the token that should know the object, -1 for an empty slot
+    # (N, SLOTS), the token that should know the object, -1 for an empty slot
+    home: torch.Tensor
     kind: torch.Tensor  # (N, SLOTS), index into LABELS
     values: torch.Tensor  # (N, SLOTS, len(VALUES)), about unit scale
-    walls: torch.Tensor  # (N, V, 4), log distances east, north, west, south; nan where a view does not show it
+    # (N, V, 4), log distances east, north, west, south; nan where a view does not show it
+    walls: torch.Tensor
     tokens: int  # of a room's video
 
 

@@ -20,7 +20,8 @@ from vsr.miniature.corpus import embeddings
 from vsr.models.folders import build_config
 
 OUTWARD, OUTWARD_SCALE = ("o_proj", "down_proj"), 0.3  # these write into the residual stream
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, the quintic Newton-Schulz iteration
+# Jordan et al. 2024, the quintic Newton-Schulz iteration
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 LARGEST = 200_000  # a larger matrix costs more to orthogonalise than it gains here
 BETAS = (0.9, 0.95)
 

@@ -74,7 +74,8 @@ class Heads(nn.Module):
         return self.single(x) + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-BRIGHTNESS, TINT, NOISE = 0.08, 6.0, 2.0  # of a view's channels (factor and offset), and of its pixels
+# of a view's channels (factor and offset), and of its pixels
+BRIGHTNESS, TINT, NOISE = 0.08, 6.0, 2.0
 
 
 class Seeing(nn.Module):

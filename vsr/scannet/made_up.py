@@ -21,7 +21,8 @@ LABELS = Path(__file__).with_name("made_up.tsv")
 with LABELS.open(encoding="utf-8", newline="") as _file:
     KINDS = [row for row in csv.DictReader(_file, delimiter="\t") if row["several"]]
 SIDES = ("width", "depth", "height")
-MULTIPLE = (2, 2.9)  # labels that occur several times in a scan: at least, and on average beyond that
+# labels that occur several times in a scan: at least, and on average beyond that
+MULTIPLE = (2, 2.9)
 ONCE = (10.6, 5.6)  # labels that occur once: mean and standard deviation
 SEGMENT = 400  # vertices of an over-segmentation's segment
 VERTEX = np.dtype([("position", "<f4", 3), ("colour", "u1", 4)])
@@ -116,38 +117,28 @@ def _place(kind: dict, sides: tuple, notch: tuple, rng: np.random.Generator) -> 
         reach = reach * 0.97  # a large item in a narrow L: let it stick out a little
 
 
-def write_scan(
-    root: str | Path,
-    layout: Layout,
-    vertices: int = 200_000,
-    *,
-    noise: float = 0.0,
-    hires: bool = False,
-    prefix: str = "",
-    aligned: bool = True,
-) -> Path:
-    """The folder `root/scans/<id>` with the files of one scan, of about so many vertices with a standard deviation of
-    `noise` metres; `prefix` stands before the ids in the json files ("scannet." in some)."""
+def write_scan(root: str | Path, layout: Layout, vertices: int = 200_000, noise: float = 0.0) -> Path:
+    """The folder `root/scans/<id>` with the lo-res files of one scan, of about so many vertices with a standard
+    deviation of `noise` metres."""
     folder = Path(root) / "scans" / layout.id
     folder.mkdir(parents=True, exist_ok=True)
     labels = [item.label for item in layout.items] + ["wall"] * len(layout.outline) + ["floor"]
     points, faces, segments, owned = _mesh(_grids(layout, layout.spacing(vertices)), len(labels))
     if noise:
         points += np.random.default_rng(len(points)).normal(0, noise, points.shape)
+    # a scanner's frame is turned and shifted: the alignment brings it back
     turn, shift = layout.alignment[:3, :3], layout.alignment[:3, 3]
-    stem = f"{layout.id}_vh_clean" if hires else f"{layout.id}_vh_clean_2"
-    file = f"{stem}.segs.json" if hires else f"{stem}.0.010000.segs.json"
-    _write_mesh(folder / f"{stem}.ply", (points - shift) @ turn if aligned else points, faces)
-    content = {"sceneId": prefix + layout.id, "segIndices": segments.tolist()}
-    (folder / file).write_text(json.dumps(content, separators=(",", ":")))
+    stem = f"{layout.id}_vh_clean_2"
+    _write_mesh(folder / f"{stem}.ply", (points - shift) @ turn, faces)
+    file = folder / f"{stem}.0.010000.segs.json"
+    content = {"sceneId": layout.id, "segIndices": segments.tolist()}
+    file.write_text(json.dumps(content, separators=(",", ":")))
     groups = [{"id": i, "objectId": i, "segments": owned[i], "label": label} for i, label in enumerate(labels)]
-    content = {"sceneId": prefix + layout.id, "appId": "Aggregator.v2", "segGroups": groups}
-    content["segmentsFile"] = prefix + file
-    (folder / f"{stem if hires else layout.id}.aggregation.json").write_text(json.dumps(content))
-    lines = ["colorHeight = 968", "colorWidth = 1296", "depthHeight = 480", "depthWidth = 640", "sceneType = Office"]
-    if aligned:  # ScanNet's test scans lack the line
-        lines.insert(0, "axisAlignment = " + " ".join(repr(float(value)) for value in layout.alignment.ravel()) + " ")
-    (folder / f"{layout.id}.txt").write_text("\n".join(lines) + "\n")
+    content = {"sceneId": layout.id, "appId": "Aggregator.v2", "segGroups": groups, "segmentsFile": file.name}
+    (folder / f"{layout.id}.aggregation.json").write_text(json.dumps(content))
+    alignment = " ".join(repr(float(value)) for value in layout.alignment.ravel())
+    lines = [f"axisAlignment = {alignment} ", "colorHeight = 968", "colorWidth = 1296", "depthHeight = 480"]
+    (folder / f"{layout.id}.txt").write_text("\n".join([*lines, "depthWidth = 640", "sceneType = Office"]) + "\n")
     return folder
 
 
