@@ -24,7 +24,9 @@ def main(questions: int = QUESTIONS, prompts=PROMPTS, answer: int = ANSWER, repe
 @torch.no_grad()
 def measure(what: Subject, length: int, questions: int, answer: int, repeats: int) -> dict:
     """One row."""
-    prompts, grid, pixels = what.questions(length, questions), what.grid(length), what.pixels(length)
+    prompts = what.questions(length, questions)
+    grid = what.grid(length)
+    pixels = what.pixels(length)
     device, end = what.model.device, what.tokenizer.eos_token_id
     found: dict[str, list[list[int]]] = {}
 
@@ -48,7 +50,9 @@ def measure(what: Subject, length: int, questions: int, answer: int, repeats: in
 def _generate(what: Subject, prompts: list[LongTensor], pixels: Tensor, grid: Tensor, answer: int) -> list[list[int]]:
     """Answers by transformers, prompts padded at the left."""
     # (questions, longest), and the same pixels and grid once for every row
-    longest, pad, device = max(map(len, prompts)), what.tokenizer.pad_token_id, what.model.device
+    longest = max(map(len, prompts))
+    pad = what.tokenizer.pad_token_id
+    device = what.model.device
     ids = torch.stack([torch.nn.functional.pad(p, (longest - len(p), 0), value=pad) for p in prompts]).to(device)
     mask = torch.stack([torch.arange(longest) >= longest - len(p) for p in prompts]).long()
     found = what.model.generate(

@@ -66,7 +66,8 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
     row = {"profile": profile.name, "quantization": profile.quantization, "prompt": work.prompt}
     row |= {"completion": length, "group": profile.num_generations, "questions": profile.questions_per_step}
     row |= {f"{what}_estimated": value for what, value in predict(work, loaded).items()}
-    pixels, grid = torch.randn(int(np.prod(work.grid)), PATCH), torch.tensor([work.grid])
+    pixels = torch.randn(int(np.prod(work.grid)), PATCH)
+    grid = torch.tensor([work.grid])
     row["vision_measured"] = seconds(lambda: video_features(loaded.model, pixels, grid), 3)
     _forget()
     _train(work, loaded, folder, steps)

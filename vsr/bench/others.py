@@ -73,7 +73,8 @@ class SeeingGRPOTrainer(GRPOTrainer):
 
     def _tokenize_prompts(self, prompts):
         seen = [self.seen[text] for text in prompts]
-        fields, length = self._vision(seen), max(len(prompt.ids) for prompt in seen)
+        fields = self._vision(seen)
+        length = max(len(prompt.ids) for prompt in seen)
         if fields:  # M-RoPE needs each token's type; TRL pads prompts at the left
             types = [pad(self._types(prompt.ids), (length - len(prompt.ids), 0)) for prompt in seen]
             fields["mm_token_type_ids"] = torch.stack(types)

@@ -70,7 +70,8 @@ def training(found: Estimate, gpus: int) -> float | None:
 def slowest(work: Workload, questions: int, group: int, gpus: int) -> float:
     """How much longer the slowest of the devices computes than the mean one, for its prompts and completions; lengths
     are drawn from an exponential distribution, cut at the longest."""
-    rng, longest = np.random.default_rng(SEED), work.profile.max_completion_length
+    rng = np.random.default_rng(SEED)
+    longest = work.profile.max_completion_length
     lengths = np.minimum(np.ceil(rng.exponential(work.completion, (STEPS, gpus, questions * group))), longest)
     tokens = questions * work.prompt + lengths.sum(-1)  # (steps, devices)
     return float((tokens.max(1) / tokens.mean(1)).mean())

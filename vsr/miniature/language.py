@@ -85,7 +85,9 @@ class Packer:
         owner = torch.full((count, length), -2)
         place_of, targets, named, last, mention, chosen = ([] for _ in range(6))
         for row, branch in enumerate(branches):
-            ids[row, :start], place[:, row, :start], owner[row, :start] = self.prefix, self.place, -1
+            ids[row, :start] = self.prefix
+            place[:, row, :start] = self.place
+            owner[row, :start] = -1
             at = start
             for number, (prompt, answer) in enumerate(branch):
                 tokens = torch.tensor(prompt + answer[:-1])
@@ -166,7 +168,9 @@ class Objective:
         count = batch.features.shape[1]
         hidden = torch.cat([hidden[:, : self.video], batch.features, hidden[:, self.video + count :]], 1)
         rope = text.rotary_emb(hidden, batch.positions)
-        at, last, column = batch.named, batch.last, torch.arange(batch.ids.shape[1])
+        at = batch.named
+        last = batch.last
+        column = torch.arange(batch.ids.shape[1])
         tokens = (column >= self.video) & (column < self.video + count)
         places = _places(batch)
         losses = {}
@@ -188,7 +192,8 @@ class Objective:
                     attention(layer, hidden, rope, last[stands], batch.mask, TAUGHT_HEADS), wanted
                 )
             hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rope)
-            words, end = hidden[at[:, 0], at[:, 1]], hidden[last[:, 0], last[:, 1]]
+            words = hidden[at[:, 0], at[:, 1]]
+            end = hidden[last[:, 0], last[:, 1]]
             if number == RETRIEVE:
                 losses["counted"] = _close(self.probes.counted(words)[:, 0], batch.times.float())
                 losses["found"] = _close(self.probes.found(words), batch.values)

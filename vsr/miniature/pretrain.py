@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 from vsr import runs
 from vsr.engine.decoding import answer_many
 from vsr.files import append_jsonl, atomic_write, read_json, write_json
-from vsr.miniature import RECIPE, corpus, rooms, vision
+from vsr.miniature import corpus, rooms, vision
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.language import GRID, Objective, Packer
 from vsr.miniature.training import FULL, SMOKE, Optimiser, fit, new_model
@@ -67,8 +67,7 @@ class Talking:
         optimiser = Optimiser([text.layers, text.norm], outer, *rates)
         names = {end: lesson["name"] for end, lesson in ends.items()}
         modules = {"model": self.model, "probes": objective.probes}
-        weights = RECIPE["losses"]["language"]
-        fit(path, modules, optimiser, names, losses, weights, WARM, plan, log, lambda end: gate(ends[end]))
+        fit(path, modules, optimiser, names, losses, WARM, plan, log, lambda end: gate(ends[end]))
 
     @torch.no_grad()
     def exam(self, weights: Mapping[str, float], shuffled: bool = False) -> dict[str, float]:
@@ -132,7 +131,8 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False) -> Run:
     talk = Talking(model, Packer(model, tokens, truth), corpus.Corpus(data, questions), features, recipe)
 
     def exam(lesson: dict) -> None:
-        true, shuffled = talk.exam(lesson["weights"]), talk.exam(lesson["weights"], shuffled=True)
+        true = talk.exam(lesson["weights"])
+        shuffled = talk.exam(lesson["weights"], shuffled=True)
         passed(lesson["name"], {"true": true, "shuffled": shuffled})
 
     talk.train(seed, run.path / "talk.pt", log, exam)

@@ -79,13 +79,15 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
     light = np.ones((rows, columns))
     for m in range(4):  # a corner of the lamp each: soft edges in four steps
         shade = np.zeros((rows, columns), np.bool_)
-        x_lamp, y_lamp = lamp[0] + spread * (2 * (m % 2) - 1), lamp[1] + spread * (2 * (m // 2) - 1)
+        x_lamp = lamp[0] + spread * (2 * (m % 2) - 1)
+        y_lamp = lamp[1] + spread * (2 * (m // 2) - 1)
         for p in range(len(shape)):
             radius = np.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2)
             # a sphere around the primitive, thrown from lamp to floor, bounds the texels worth a ray
             # of the way from shadow to lamp
             share = 1 - min(center[p, 2] + radius, 0.9 * lamp[2]) / lamp[2]
-            x_far, y_far = x_lamp + (center[p, 0] - x_lamp) / share, y_lamp + (center[p, 1] - y_lamp) / share
+            x_far = x_lamp + (center[p, 0] - x_lamp) / share
+            y_far = y_lamp + (center[p, 1] - y_lamp) / share
             left = int((min(center[p, 0] - radius, x_far - radius / share) - low[0]) / TEXEL)
             right = int((max(center[p, 0] + radius, x_far + radius / share) - low[0]) / TEXEL) + 1
             down = int((min(center[p, 1] - radius, y_far - radius / share) - low[1]) / TEXEL)
@@ -93,7 +95,8 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
             for i in range(max(0, down), min(rows, up)):
                 for j in range(max(0, left), min(columns, right)):
                     if not shade[i, j]:
-                        x, y = low[0] + (j + 0.5) * TEXEL, low[1] + (i + 0.5) * TEXEL
+                        x = low[0] + (j + 0.5) * TEXEL
+                        y = low[1] + (i + 0.5) * TEXEL
                         o = _local(inverse[p], x_lamp - center[p, 0], y_lamp - center[p, 1], lamp[2] - center[p, 2])
                         d = _local(inverse[p], x - x_lamp, y - y_lamp, -lamp[2])
                         # 1 is the floor, where boxes stand
@@ -165,7 +168,8 @@ def _bounds(center, axes, half, view, tan, width, height):
         if ahead < NEAR:
             behind += 1
             continue
-        column, row = (aside / ahead / tan[0] + 1) / 2 * width, (1 - above / ahead / tan[1]) / 2 * height
+        column = (aside / ahead / tan[0] + 1) / 2 * width
+        row = (1 - above / ahead / tan[1]) / 2 * height
         left, right, top, bottom = min(left, column), max(right, column), min(top, row), max(bottom, row)
     # a box that crosses the eye's plane has no finite outline: all samples are tried
     if behind == 8:
@@ -221,7 +225,9 @@ def shade(shape, inverse, center, colour, glow, view, tan, depth, first, floor, 
                 t = depth[i, j]
             else:
                 first[i, j], depth[i, j] = -1, t
-            px, py, pz = view[0, 0] + t * dx, view[0, 1] + t * dy, view[0, 2] + t * dz
+            px = view[0, 0] + t * dx
+            py = view[0, 1] + t * dy
+            pz = view[0, 2] + t * dz
             if solid:
                 lx, ly, lz = _local(inverse[p], px - center[p, 0], py - center[p, 1], pz - center[p, 2])
                 nx, ny, nz = _normal(shape[p], inverse[p], lx, ly, lz)

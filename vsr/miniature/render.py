@@ -46,7 +46,9 @@ def render(scene: Scene, width: int, height: int, samples: int = 2) -> Frames:
     """All frames of the scene's camera, `samples` x `samples` rays a pixel. A scene without camera or floor gets them
     from `with_camera`. A box that is not finite is an error that names scene and object."""
     scene = with_camera(scene)
-    camera, parts, palette = scene.camera, primitives(scene), PALETTES[scene.palette % len(PALETTES)]
+    camera = scene.camera
+    parts = primitives(scene)
+    palette = PALETTES[scene.palette % len(PALETTES)]
     solid, lit = parts[:1] + parts[2:4], parts[6:]
     floor = np.ascontiguousarray(scene.floor, float)
     low, high = floor.min(0), floor.max(0)

@@ -133,20 +133,20 @@ def fit(
     optimiser: Optimiser,
     ends: Mapping[int, str],
     losses: Callable[[int], dict[str, Tensor]],
-    weights: Mapping[str, float],
     warm: int,
     plan: dict,
     log: Callable[..., None],
     ended: Callable[[int], None] = lambda end: None,
 ) -> None:
     """Train until the last of `ends` (steps taken at the end of each named part), from the checkpoint at `path` if it
-    exists, with `warm` steps of warm-up. A step's `losses` count by their `weights`; `ended` is called with each of
+    exists, with `warm` steps of warm-up. A step's `losses` count as the recipe says; `ended` is called with each of
     `ends`."""
     last, started = max(ends), time.monotonic()
     sums: dict[str, float] = defaultdict(float)
     for step in range(take_up(path, modules, optimiser), last):
         found = losses(step)
-        optimiser.step(sum(weights[name] * value for name, value in found.items()), step / last, (step + 1) / warm)
+        loss = sum(RECIPE["losses"][name] * value for name, value in found.items())
+        optimiser.step(loss, step / last, (step + 1) / warm)
         for name, value in found.items():
             sums[name] += float(value.detach()) / plan["log"]
         if (step + 1) % plan["log"] == 0:

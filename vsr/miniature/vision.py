@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-from vsr.miniature import RECIPE
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
 from vsr.miniature.training import Optimiser, fit
@@ -118,7 +117,8 @@ class Views:
             "values": F.smooth_l1_loss(read, values, beta=0.1),
             "walls": F.smooth_l1_loss(told[faced], walls[faced], beta=0.1),
         }
-        hits, claims = ((logits > 0) & (truth > 0)).sum(), (logits > 0).sum() + (truth > 0).sum()
+        hits = ((logits > 0) & (truth > 0)).sum()
+        claims = (logits > 0).sum() + (truth > 0).sum()
         return losses, 2 * float(hits) / max(1.0, float(claims)), (read - values).abs().mean(0)
 
 
@@ -132,8 +132,7 @@ def train(seeing: Seeing, views: Views, plan: dict, seed: int, path: Path, log: 
         return views.losses(seeing, disturbed(views.frames[room, view], rng), room, view)[0]
 
     optimiser = Optimiser([seeing], [], plan["vision_muon"], plan["vision_adam"], decay=0.5)
-    weights = RECIPE["losses"]["vision"]
-    fit(path, {"seeing": seeing}, optimiser, {plan["vision_steps"]: "see"}, losses, weights, WARM, plan, log)
+    fit(path, {"seeing": seeing}, optimiser, {plan["vision_steps"]: "see"}, losses, WARM, plan, log)
 
 
 def disturbed(frames: Tensor, rng: np.random.Generator) -> Tensor:

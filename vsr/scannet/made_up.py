@@ -105,7 +105,8 @@ def _place(kind: dict, sides: tuple, notch: tuple, rng: np.random.Generator) -> 
     """An item of a kind somewhere in the room, 30 % larger or smaller; one in five leans."""
     size = np.array([float(kind[side]) for side in SIDES]) * rng.uniform(0.7, 1.3, 3)
     size = np.minimum(size, 0.6 * min(sides))
-    yaw, lean = rng.uniform(0, 2 * np.pi), rng.uniform(-0.3, 0.3) * (rng.random() < 0.2)
+    yaw = rng.uniform(0, 2 * np.pi)
+    lean = rng.uniform(-0.3, 0.3) * (rng.random() < 0.2)
     c, s, up, out = np.cos(yaw), np.sin(yaw), np.cos(lean), np.sin(lean)
     axes = np.array([[c, s, 0], [-s * up, c * up, out], [s * out, -c * out, up]])
     reach = np.abs(axes.T) @ (size / 2) + 0.02
@@ -173,10 +174,14 @@ def _mesh(grids: list[tuple], groups: int) -> tuple[np.ndarray, np.ndarray, np.n
             lengths = np.linalg.norm([one, other], axis=1)
             density = np.maximum(2, np.round(lengths / density).astype(int) + 1)
         rows, columns = (int(number) for number in density)
-        u, v = np.linspace(0, 1, rows)[:, None, None], np.linspace(0, 1, columns)[None, :, None]
+        u = np.linspace(0, 1, rows)[:, None, None]
+        v = np.linspace(0, 1, columns)[None, :, None]
         points.append((corner + u * one + v * other).reshape(-1, 3))
         index = total + np.arange(rows * columns).reshape(rows, columns)
-        a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
+        a = index[:-1, :-1]
+        b = index[1:, :-1]
+        c = index[1:, 1:]
+        d = index[:-1, 1:]
         faces.append(np.stack([a, b, c, a, c, d], axis=-1).reshape(-1, 3))
         number = np.repeat(np.arange(total, total + rows * columns, SEGMENT), SEGMENT)[: rows * columns]
         segments.append(number)
@@ -188,7 +193,8 @@ def _mesh(grids: list[tuple], groups: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 def _write_mesh(path: Path, points: np.ndarray, faces: np.ndarray) -> None:
     """A binary ply as ScanNet's: vertices (N, 3) with colours, triangles (M, 3)."""
-    vertices, triangles = np.zeros(len(points), VERTEX), np.zeros(len(faces), FACE)
+    vertices = np.zeros(len(points), VERTEX)
+    triangles = np.zeros(len(faces), FACE)
     vertices["position"], vertices["colour"] = points, (128, 120, 110, 255)
     triangles["number"], triangles["corners"] = 3, faces
     coordinates = "".join(f"property float {axis}\n" for axis in "xyz")
