@@ -29,7 +29,8 @@ def main() -> dict:
     processor seconds of both stages, the first projected to 1,513 scans; memory is the peak of the main process plus,
     in the first stage, as many times the largest worker's."""
     with tempfile.TemporaryDirectory() as folder:
-        root, kept = Path(folder) / "scannet", Path(folder) / "kept"
+        root = Path(folder) / "scannet"
+        kept = Path(folder) / "kept"
         names = [f"scene{number:04d}_00" for number in range(SCANNET)]
         for name in track(names[:READ], "making scans"):
             write_scan(root, make_layout(name, 0), VERTICES, noise=NOISE)
@@ -58,7 +59,9 @@ def main() -> dict:
 
 def table(row: dict) -> str:
     """One measured row in words."""
-    read, ask, projected = row["read"], row["ask"], row["projected_min"]
+    read = row["read"]
+    ask = row["ask"]
+    projected = row["projected_min"]
     tasks = [(part.task, row["available"].get(part.task, 0), part.samples) for part in paper.VSI_100K]
     return (
         f"{row['scans']} raw scans of {row['vertices']} vertices, {row['workers']} workers\n"

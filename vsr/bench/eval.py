@@ -16,7 +16,8 @@ def main(questions: int = QUESTIONS, prompts=PROMPTS, answer: int = ANSWER, repe
 
     A row has `questions`, `prefix` (tokens of a prompt up to the end of the video), `answer` (tokens), `ours_s`,
     `one_by_one_s`, `batched_s`, and `identical`: whether ours gave the tokens of one by one."""
-    what, title = subject(), f"{questions} questions on one video\n{HEAD}"
+    what = subject()
+    title = f"{questions} questions on one video\n{HEAD}"
     points = ((what, length, questions, answer, repeats) for length in prompts)
     return tabulate(what.name, title, points, measure, line)
 
@@ -71,7 +72,9 @@ def _generate(what: Subject, prompts: list[LongTensor], pixels: Tensor, grid: Te
 
 def line(row: dict) -> str:
     """One row of the table."""
-    ours, one, batched = row["ours_s"], row["one_by_one_s"], row["batched_s"]
+    ours = row["ours_s"]
+    one = row["one_by_one_s"]
+    batched = row["batched_s"]
     return (
         f"{row['prefix']:6} {row['answer']:6} | {ours:8.3f} {one:13.3f} {batched:10.3f} | "
         f"{one / ours:12.1f} {batched / ours:10.1f} | {row['identical']}"

@@ -40,9 +40,10 @@ def main() -> dict:
         found = estimate(profile, devices.named(GPU), mode)
         add(f"training, {mode}", f"{sheet}, simulated lengths", lambda n, one=found: training(one, n))
         add(f"evaluation, {mode}", f"{sheet}; whole scenes a device", lambda n, one=found: evaluation(one, n))
-    result = {"gpu": GPU, "profile": PROFILE, "rows": rows, "stops_at": stops}
-    print(table(result))
-    return result
+    hours = {(row["part"], row["devices"]): f"{row['hours']:.2f}" for row in rows}
+    lines = [[part, *(hours.get((part, n), "") for n in DEVICES), stop] for part, stop in stops.items()]
+    print(markdown.table([f"hours, {PROFILE}, by devices (build: cores)", *DEVICES, "stops at"], lines))
+    return {"gpu": GPU, "profile": PROFILE, "rows": rows, "stops_at": stops}
 
 
 def build(measured: dict, scans: int, workers: int) -> float:
@@ -92,13 +93,3 @@ def evaluation(found: Estimate, gpus: int) -> float | None:
 def stops_at(hours: dict[int, float]) -> int:
     """The devices beyond which doubling them saves less than LEAST_GAIN, or is impossible."""
     return next(n for n in hours if 2 * n not in hours or hours[2 * n] > (1 - LEAST_GAIN) * hours[n])
-
-
-def table(result: dict) -> str:
-    """Hours by part and number of devices (for the build: cores)."""
-    hours = {(row["part"], row["devices"]): row["hours"] for row in result["rows"]}
-    rows = [
-        [part, *(f"{hours[part, n]:.2f}" if (part, n) in hours else "" for n in DEVICES), str(stop)]
-        for part, stop in result["stops_at"].items()
-    ]
-    return markdown.table([f"hours, {result['profile']}", *map(str, DEVICES), "stops at"], rows)

@@ -46,7 +46,9 @@ class Item:
 
 def draft(rooms: Rooms, index: int, rng: np.random.Generator) -> list[dict]:
     """Questions of both rule sets about a room, as json rows."""
-    scene, seen, rows = rooms.scene(index), rooms.first_seen(index), []
+    scene = rooms.scene(index)
+    seen = rooms.first_seen(index)
+    rows = []
     for rules, kind, count in RECIPE["drafts"]:
         # a frame apart is apart
         rule_set = replace(RULES[rules], order_gap=0.5 / PRETRAIN.fps)

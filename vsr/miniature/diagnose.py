@@ -95,7 +95,8 @@ def calibrate(read: Mapping[str, Scene], truth: Mapping[str, Scene]) -> Scale:
     """The median ratios of what is to what an unscaled solver read, over rooms whose truth is known."""
     places, longest, sides = [], [], []
     for name, scene in read.items():
-        true, spot = truth[name], truth[name].camera.position[0, :2]
+        true = truth[name]
+        spot = truth[name].camera.position[0, :2]
         sides.append((true.room_size / scene.room_size) ** 0.5)
         for box in true.once():
             told = scene.labelled(box.label)[0]

@@ -92,7 +92,8 @@ class Packer:
             for number, (prompt, answer) in enumerate(branch):
                 tokens = torch.tensor(prompt + answer[:-1])
                 end = at + len(tokens)
-                ids[row, at:end], owner[row, at:end] = tokens, number
+                ids[row, at:end] = tokens
+                owner[row, at:end] = number
                 place[:, row, at:end] = self.place[:, -1:] + 1 + torch.arange(len(tokens))
                 final = at + len(prompt) - 1
                 place_of += [(row, final + k) for k in range(len(answer))]
@@ -237,7 +238,8 @@ def geometry(places: Tensor) -> Tensor:
     """GEOMETRY (Q, 7) of the places (Q, NAMED, 2) that a question names: the distance of the first two; the turn at the
     first from the second to the third, where three or four are named; distances to the fifth. nan where undefined."""
     first = (places[:, 1] - places[:, 0]).norm(dim=-1).log()
-    front, side = places[:, 1] - places[:, 0], places[:, 2] - places[:, 0]
+    front = places[:, 1] - places[:, 0]
+    side = places[:, 2] - places[:, 0]
     scale = front.norm(dim=-1) * side.norm(dim=-1) + 1e-6
     cos = (front * side).sum(-1) / scale
     sin = (front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]) / scale

@@ -119,7 +119,8 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False) -> Run:
         print(f"gate {name}: {numbers}", flush=True)
 
     shards = rooms.make(out / "rooms", recipe["rooms"], seed)
-    data, questions = rooms.read(shards), corpus.drafts(shards, seed)
+    data = rooms.read(shards)
+    questions = corpus.drafts(shards, seed)
     tokens = corpus.new_tokenizer()
     model = new_model(tokens, seed)
     truth = rooms.label(data)

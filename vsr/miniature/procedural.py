@@ -14,6 +14,7 @@ from vsr.scenes.scene import Box, Camera, Scene
 
 SPLITS = {"train": 0, "bench": 1_000_000, "probe": 2_000_000, "pretrain": 3_000_000, "fresh": 4_000_000}
 SPLIT_SIZE = 1_000_000
+CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of a rectangle, counter-clockwise
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def make_room(seed: int, world: World = STUDY) -> Scene:
     rng = np.random.default_rng([seed, 20250401])
     area = _quantile(rng.random(), world.areas)
     aspect = world.aspect ** rng.uniform(-1, 1)
-    floor = _rectangle(math.sqrt(area * aspect), math.sqrt(area / aspect))
+    floor = CORNERS * [math.sqrt(area * aspect) / 2, math.sqrt(area / aspect) / 2]
     scene = Scene(
         id=f"room-{seed:06d}",
         dataset="rooms",
@@ -108,11 +109,6 @@ def make_room(seed: int, world: World = STUDY) -> Scene:
 def _quantile(u: float, quantiles: tuple[float, ...]) -> float:
     """The value at quantile `u` of a distribution given by its evenly spaced quantiles, log-linear between them."""
     return float(np.exp(np.interp(u, np.linspace(0, 1, len(quantiles)), np.log(quantiles))))
-
-
-def _rectangle(width: float, depth: float) -> np.ndarray:
-    """Counter-clockwise corners (4, 2) about the origin."""
-    return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [width / 2, depth / 2]
 
 
 def _camera(floor: np.ndarray, world: World, rng: np.random.Generator) -> Camera:
@@ -189,5 +185,4 @@ def _try(label: str, size: np.ndarray, scene: Scene, rng: np.random.Generator) -
 
 def _footprint(box: Box) -> np.ndarray:
     """The box's corners on the floor in order, (4, 2); its third axis must be up."""
-    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    return box.center[:2] + (signs * box.size[:2] / 2) @ box.axes[:2, :2]
+    return box.center[:2] + (CORNERS * box.size[:2] / 2) @ box.axes[:2, :2]

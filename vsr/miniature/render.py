@@ -65,7 +65,9 @@ def render(scene: Scene, width: int, height: int, samples: int = 2) -> Frames:
     out = np.empty((*fine, 3))
     for t in range(count):
         if t and _same_pose(camera, t - 1, t):
-            rgb[t], ids[t], metres[t] = rgb[t - 1], ids[t - 1], metres[t - 1]
+            rgb[t] = rgb[t - 1]
+            ids[t] = ids[t - 1]
+            metres[t] = metres[t - 1]
             continue
         view, tan, depth, first = _trace(camera, t, parts, fine)
         raycast.shade(*solid, *lit, view, tan, depth, first, floor, scene.height, colours, light, low, out)
@@ -121,7 +123,8 @@ def primitives(scene: Scene) -> Primitives:
         for part in CATALOGUE[box.shape].parts if box.shape in CATALOGUE else plain:
             # a cylinder's axis is its third
             order = [0, 2, 1] if part.shape == "disc" else [0, 1, 2]
-            axes, radii = box.axes[order], (half * part.size)[order]
+            axes = box.axes[order]
+            radii = (half * part.size)[order]
             center = box.center + (half * part.center) @ box.axes
             rows.append((SHAPES[part.shape], owner, axes / radii[:, None], center, axes, radii, part.colour, part.glow))
     if not rows:

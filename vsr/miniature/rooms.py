@@ -108,7 +108,8 @@ def room_arrays(scene: Scene, seed: int) -> dict[str, np.ndarray]:
         kind[slot] = LABELS.index(item.label)
         yaw = math.atan2(item.axes[0, 1], item.axes[0, 0])
         box[slot] = [*(item.center[:2] - spot), item.center[2], *item.size, yaw]
-    high, low = scene.floor.max(0) - spot, spot - scene.floor.min(0)
+    high = scene.floor.max(0) - spot
+    low = spot - scene.floor.min(0)
     return {
         "frames": _through_mp4(np.repeat(seen.rgb, hold, axis=0), PRETRAIN.fps)[::hold],
         "kind": kind,
