@@ -12,12 +12,13 @@ import datasets
 import numpy as np
 import pytest
 from pyarrow import parquet
+from raw import write_sens, write_table
 
 from vsr import cli, paper
 from vsr.files import read_json
 from vsr.questions.question import FIELDS, read_questions
 from vsr.scannet import from_scans, scans
-from vsr.scannet.made_up import KINDS, STRUCTURE, make_layout, write_scan, write_sens, write_table
+from vsr.scannet.made_up import make_layout, write_scan
 
 SCANS = 3
 
@@ -30,7 +31,7 @@ def copy(tmp_path_factory):
         name = f"scene{number:04d}_00"
         folder = write_scan(root, make_layout(name, 1, objects=24), 2500, noise=0.002)
         write_sens(folder / f"{name}.sens", np.zeros((2, 32, 32, 3), np.uint8), moving=0)
-    write_table(root, KINDS + STRUCTURE)
+    write_table(root)
     return root
 
 

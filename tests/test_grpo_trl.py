@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, see, small_folder
 
-from vsr.bench.others import SeeingGRPOTrainer, Seen
+from vsr.bench.others import SeeingGRPOTrainer
 from vsr.engine.decoding import rollouts
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
@@ -17,6 +17,12 @@ QUESTIONS = ROWS[:6]  # whole batches: TRL drops the rest of an epoch
 class OurTrainer(GroupTrainer):
     def _sample(self, model, prompts):
         return draw(model, prompts, self)
+
+
+class TheirTrainer(SeeingGRPOTrainer):
+    def _generate_single_turn(self, prompt_ids, *_):
+        prompts = [self._prompt_of(torch.tensor(ids)) for ids in prompt_ids[::4]]  # each stands there four times
+        return [completion.tolist() for group in draw(self.model, prompts, self) for completion in group], None
 
 
 def draw(model, prompts, trainer):
@@ -36,23 +42,17 @@ def ours(folder, out):
 
 def trls(folder, out, eos, suppress):
     loaded = adapted(folder)
-    prompts = {row["id"]: read_prompt(row, loaded.tokenizer, see) for row in QUESTIONS}
-
-    def sample(texts):
-        groups = draw(loaded.model, [prompts[key] for key in dict.fromkeys(texts)], trainer)
-        return [completion.tolist() for group in groups for completion in group]
 
     def rewards(completions, ground_truth, **_):
         return letters([[{"content": text}] for text in completions], ground_truth)
 
-    trainer = SeeingGRPOTrainer(
+    trainer = TheirTrainer(
         loaded.model,
         rewards,
         arguments(out, **SETTINGS),
         Dataset.from_list([{"prompt": row["id"], "ground_truth": row["ground_truth"]} for row in QUESTIONS]),
         processing_class=loaded.tokenizer,
-        seen={key: Seen(p.ids, p.grid, features=p.features) for key, p in prompts.items()},
-        sample=sample,
+        seen={row["id"]: read_prompt(row, loaded.tokenizer, see) for row in QUESTIONS},
     )
     trainer.eos, trainer.suppress = eos, suppress
     trainer.train()

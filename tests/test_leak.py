@@ -4,6 +4,7 @@ import json
 
 import pytest
 from made_runs import write_manifest
+from raw import write_table
 
 from vsr.cli import main
 from vsr.errors import VsrError
@@ -12,7 +13,7 @@ from vsr.questions import leak
 from vsr.questions.question import read_questions
 from vsr.report import tables
 from vsr.scannet import from_scans
-from vsr.scannet.made_up import KINDS, make_layout, write_scan, write_table
+from vsr.scannet.made_up import make_layout, write_scan
 
 BENCH, RESCAN = "scene0030_02", "scene0030_00"  # a scene of VSI-Bench, and another scan of its room
 CLEAN = ("scene0000_00", "scene0001_00", "scene0002_00")
@@ -23,7 +24,7 @@ def copy(tmp_path):
     """A small copy of ScanNet with clean scans, a scene of VSI-Bench and a rescan of it."""
     for name in (*CLEAN, BENCH, RESCAN):
         write_scan(tmp_path / "scannet", make_layout(name, 1, objects=20), 3000)
-    write_table(tmp_path / "scannet", KINDS)
+    write_table(tmp_path / "scannet")
     return tmp_path / "scannet"
 
 

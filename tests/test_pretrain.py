@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rays import project
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
@@ -18,9 +19,8 @@ from vsr.miniature.corpus import Corpus, Item
 from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
 from vsr.miniature.pretrain import pretrain
 from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
-from vsr.miniature.render import project
 from vsr.miniature.training import Muon, Optimiser, keep, new_model, orthogonal, take_up
-from vsr.miniature.vision import encode, merge_order, pixels_of
+from vsr.miniature.vision import encode
 from vsr.models import folders
 from vsr.questions import tasks
 from vsr.questions.question import Question
@@ -40,7 +40,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def data(scenes):
-    rows = [rooms.room_arrays(scene, seed, PRETRAIN) for seed, scene in enumerate(scenes)]
+    rows = [rooms.room_arrays(scene, seed) for seed, scene in enumerate(scenes)]
     return rooms.Rooms(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
@@ -62,8 +62,7 @@ def truth(data):
 @pytest.fixture(scope="module")
 def asked(data):
     rng = np.random.default_rng(0)
-    rows = [corpus.draft(data.scene(i, PRETRAIN), data.first_seen(i, PRETRAIN), 0.25, rng) for i in range(COUNT)]
-    return Corpus(data, rows)
+    return Corpus(data, [corpus.draft(data, i, rng) for i in range(COUNT)])
 
 
 # the tokenizer
@@ -100,7 +99,7 @@ def test_numbers_are_one_token(tokenizer):
 def test_rooms_keep_what_questions_need(scenes, data):
     """The room read back from the arrays answers every question as the room itself does."""
     for index, scene in enumerate(scenes):
-        kept = data.scene(index, PRETRAIN)
+        kept = data.scene(index)
         rng = np.random.default_rng(0)
         for kind in ("object_size_estimation", "room_size_estimation", "object_counting", "object_rel_direction_hard"):
             for draft in tasks.drafts(kind, scene, VSIBENCH, rng, None):
@@ -121,7 +120,7 @@ def test_labels_point_at_the_object(scenes, truth):
 
 
 def test_labels_count_each_object_once_and_are_metres(scenes, data, truth):
-    present = rooms.presence(truth, len(PRETRAIN.categories)).sum(1)
+    present = rooms.presence(truth).sum(1)
     for index, scene in enumerate(scenes):
         assert present[index].tolist() == [scene.counts.get(label, 0) for label in PRETRAIN.categories]
         east, north, west, south = data.walls[index]
@@ -147,14 +146,10 @@ def test_fast_vision_equals_the_tower(model, data):
     assert torch.allclose(slow, fast, atol=1e-4)
 
 
-def test_merge_order_is_qwens():
-    assert merge_order((4, 6)).tolist()[:8] == [0, 1, 6, 7, 2, 3, 8, 9]
-
-
 def test_views_do_not_mix(model, data):
     frames = torch.from_numpy(data.frames[0])
     with torch.no_grad():
-        together, alone = (encode(model.model.visual, pixels_of(some)) for some in (frames, frames[3:4]))
+        together, alone = (encode(model.model.visual, some) for some in (frames, frames[3:4]))
     assert torch.allclose(together[3], alone[0], atol=1e-5)
 
 
@@ -178,7 +173,7 @@ def test_optimiser_state_survives(tmp_path):
     def run(stop):
         torch.manual_seed(0)
         layer = torch.nn.Linear(4, 4)
-        path = tmp_path / "state.safetensors"
+        path = tmp_path / "state.pt"
         optimiser = Optimiser([layer], [], 0.02, 0.01, decay=0.5)
         for step in range(take_up(path, {"layer": layer}, optimiser), 6):
             if step == stop:
@@ -189,7 +184,7 @@ def test_optimiser_state_survives(tmp_path):
 
     run(3)
     continued = run(None)
-    (tmp_path / "state.safetensors").unlink()
+    (tmp_path / "state.pt").unlink()
     assert torch.equal(continued, run(None))
 
 
@@ -207,7 +202,7 @@ def test_items_are_true(data, asked):
         words = {line[0]: line[3:] for line in lines[start + 1 : -2]}
         question = "\n".join(lines[:start])
         kind = next(k for k, t in VSIBENCH.templates.items() if t.read(question))
-        truth = tasks.truth(data.scene(0, PRETRAIN), VSIBENCH, Question("", "", "", kind, question, None, ""))
+        truth = tasks.truth(data.scene(0), VSIBENCH, Question("", "", "", kind, question, None, ""))
         assert words[item.response] == truth
 
 
@@ -317,8 +312,7 @@ def test_seeing_is_measured_against_blindness():
     told = diagnose.report(rows, profiles.get("tiny"))
     found = told["sees"]["shuffled"]["object_size_estimation"]
     assert 30 < found["points"] < 70
-    assert found["errors"] > 3
-    assert found["low"] < found["points"] < found["high"]
+    assert 0 < found["low"] < found["points"] < found["high"]
     assert told["sees"]["none"]["object_size_estimation"]["points"] == 0
     assert told["trained"]["true"]["score"] == 100
 

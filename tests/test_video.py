@@ -15,9 +15,9 @@ from golden.make_video import CASES, frames, official, summary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raw import write_sens
 
 from vsr.errors import VsrError
-from vsr.scannet.made_up import write_sens
 from vsr.scannet.sens import FPS, SIZE, export_video, read_sens
 from vsr.video import count_frames, decode, frame_indices, patchify, smart_resize, tokens
 

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-from vsr import paper
+from vsr import markdown, paper
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.progress import track
@@ -19,30 +19,33 @@ from vsr.scannet import from_scans, scans
 from vsr.scannet.made_up import make_layout, write_scan
 
 SCANNET = 1513  # scans in ScanNet's training and validation splits
-NOISE = 0.002  # metres: hulls of real scans have hundreds of corners, those of clean boxes eight
+READ, VERTICES, WORKERS = 100, 200_000, 2
+# metres: hulls of real scans have hundreds of corners, those of clean boxes eight
+NOISE = 0.002
 
 
-def main(scans_read: int = 100, vertices: int = 200_000, workers: int = 2) -> dict:
-    """Read so many raw scans with two processes, then ask about 1,513 kept ones; prints a table and returns
-    `{"machine", "rows"}`. Wall and processor seconds of both stages, the first projected to 1,513 scans; memory is the
-    peak of the main process plus, in the first stage, as many times the largest worker's."""
+def main() -> dict:
+    """Read READ raw scans, then ask about 1,513 kept ones; prints a table and returns `{"machine", "rows"}`. Wall and
+    processor seconds of both stages, the first projected to 1,513 scans; memory is the peak of the main process plus,
+    in the first stage, as many times the largest worker's."""
     with tempfile.TemporaryDirectory() as folder:
-        root, kept = Path(folder) / "scannet", Path(folder) / "kept"
+        root = Path(folder) / "scannet"
+        kept = Path(folder) / "kept"
         names = [f"scene{number:04d}_00" for number in range(SCANNET)]
-        for name in track(names[:scans_read], "making scans"):
-            write_scan(root, make_layout(name, 0), vertices, noise=NOISE)
+        for name in track(names[:READ], "making scans"):
+            write_scan(root, make_layout(name, 0), VERTICES, noise=NOISE)
         for name in track(names, "making kept scans"):
-            truth = make_layout(name, 0).truth(vertices)
+            truth = make_layout(name, 0).truth(VERTICES)
             areas = {"vsi100k": truth.room_size, "vsibench": truth.room_size}
             scans.keep(kept / scans.KEPT, scans.Scan(truth, areas, ()), "", name)
-        read = _apart(_read, root, workers)
+        read = _apart(_read, root)
         asked = _apart(_ask, kept, names)
         manifest = read_json(kept / "manifest.json")
-    scale = SCANNET / scans_read / 60
+    scale = SCANNET / READ / 60
     row = {
-        "scans": scans_read,
-        "vertices": vertices,
-        "workers": workers,
+        "scans": READ,
+        "vertices": VERTICES,
+        "workers": WORKERS,
         "read": read,
         "projected_min": {"wall": read["wall_s"] * scale, "cpu_on_2_cores": read["cpu_s"] * scale / 2},
         "ask": asked,
@@ -56,27 +59,27 @@ def main(scans_read: int = 100, vertices: int = 200_000, workers: int = 2) -> di
 
 def table(row: dict) -> str:
     """One measured row in words."""
-    read, ask, projected = row["read"], row["ask"], row["projected_min"]
-    lines = [
-        f"{row['scans']} raw scans of {row['vertices']} vertices, {row['workers']} workers",
-        f"  reading  {read['wall_s']:7.1f} s wall {read['cpu_s']:7.1f} s processor, {read['peak_mb']:.0f} MB at most",
+    read = row["read"]
+    ask = row["ask"]
+    projected = row["projected_min"]
+    tasks = [(part.task, row["available"].get(part.task, 0), part.samples) for part in paper.VSI_100K]
+    return (
+        f"{row['scans']} raw scans of {row['vertices']} vertices, {row['workers']} workers\n"
+        f"  reading  {read['wall_s']:7.1f} s wall {read['cpu_s']:7.1f} s processor, {read['peak_mb']:.0f} MB at most\n"
         f"  {SCANNET} scans on 2 cores: {projected['wall']:.1f} min by the wall clock here, "
-        f"{projected['cpu_on_2_cores']:.1f} min of processor time",
+        f"{projected['cpu_on_2_cores']:.1f} min of processor time\n"
         f"  {sum(row['asked'].values())} questions from {SCANNET} kept scans: {ask['wall_s']:.1f} s wall, "
-        f"{ask['cpu_s']:.1f} s processor, {ask['peak_mb']:.0f} MB",
-        "  questions that made-up scans allow, beside the paper's (what real ones allow needs ScanNet):",
-    ]
-    for part in paper.VSI_100K:
-        lines.append(f"    {part.task:24} {row['available'].get(part.task, 0):7} {part.samples:>6}")
-    return "\n".join(lines)
+        f"{ask['cpu_s']:.1f} s processor, {ask['peak_mb']:.0f} MB\n"
+        "Questions that made-up scans allow, beside the paper's (what real ones allow needs ScanNet):\n"
+        + markdown.table(("task", "made-up", "paper"), tasks)
+    )
 
 
-def _read(root: Path, workers: int) -> int:
+def _read(root: Path) -> int:
     chosen = from_scans.plan(root, split="bench")
-    failed = scans.read_all(chosen.folders, root / "kept", workers)
-    if failed:
+    if failed := scans.read_all(chosen.folders, root / "kept", WORKERS):
         raise VsrError(f"made-up scans could not be read:\n{from_scans.summary(failed)}")
-    return workers
+    return WORKERS
 
 
 def _ask(kept: Path, names: list[str]) -> int:

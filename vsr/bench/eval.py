@@ -16,7 +16,8 @@ def main(questions: int = QUESTIONS, prompts=PROMPTS, answer: int = ANSWER, repe
 
     A row has `questions`, `prefix` (tokens of a prompt up to the end of the video), `answer` (tokens), `ours_s`,
     `one_by_one_s`, `batched_s`, and `identical`: whether ours gave the tokens of one by one."""
-    what, title = subject(), f"{questions} questions on one video\n{HEAD}"
+    what = subject()
+    title = f"{questions} questions on one video\n{HEAD}"
     points = ((what, length, questions, answer, repeats) for length in prompts)
     return tabulate(what.name, title, points, measure, line)
 
@@ -24,7 +25,9 @@ def main(questions: int = QUESTIONS, prompts=PROMPTS, answer: int = ANSWER, repe
 @torch.no_grad()
 def measure(what: Subject, length: int, questions: int, answer: int, repeats: int) -> dict:
     """One row."""
-    prompts, grid, pixels = what.questions(length, questions), what.grid(length), what.pixels(length)
+    prompts = what.questions(length, questions)
+    grid = what.grid(length)
+    pixels = what.pixels(length)
     device, end = what.model.device, what.tokenizer.eos_token_id
     found: dict[str, list[list[int]]] = {}
 
@@ -48,7 +51,9 @@ def measure(what: Subject, length: int, questions: int, answer: int, repeats: in
 def _generate(what: Subject, prompts: list[LongTensor], pixels: Tensor, grid: Tensor, answer: int) -> list[list[int]]:
     """Answers by transformers, prompts padded at the left."""
     # (questions, longest), and the same pixels and grid once for every row
-    longest, pad, device = max(map(len, prompts)), what.tokenizer.pad_token_id, what.model.device
+    longest = max(map(len, prompts))
+    pad = what.tokenizer.pad_token_id
+    device = what.model.device
     ids = torch.stack([torch.nn.functional.pad(p, (longest - len(p), 0), value=pad) for p in prompts]).to(device)
     mask = torch.stack([torch.arange(longest) >= longest - len(p) for p in prompts]).long()
     found = what.model.generate(
@@ -67,7 +72,9 @@ def _generate(what: Subject, prompts: list[LongTensor], pixels: Tensor, grid: Te
 
 def line(row: dict) -> str:
     """One row of the table."""
-    ours, one, batched = row["ours_s"], row["one_by_one_s"], row["batched_s"]
+    ours = row["ours_s"]
+    one = row["one_by_one_s"]
+    batched = row["batched_s"]
     return (
         f"{row['prefix']:6} {row['answer']:6} | {ours:8.3f} {one:13.3f} {batched:10.3f} | "
         f"{one / ours:12.1f} {batched / ours:10.1f} | {row['identical']}"

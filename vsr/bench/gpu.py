@@ -30,7 +30,8 @@ from vsr.train.grpo import config, train_grpo
 
 PROFILES = ("qlora-2b", "paper-2b")  # nf4 and bf16
 LENGTHS = (8, 128)  # tokens a completion
-STEPS = 4  # the first is not timed: kernels set themselves up, and it measures the gradient's parts
+# the first is not timed: kernels set themselves up, and it measures the gradient's parts
+STEPS = 4
 MEMORY, TIME = 0.15, 0.30  # how far an estimate may be off
 HEAD = "profile    tokens |  GiB estimated  measured   off | s a step estimated  measured   off | vision s  measured"
 
@@ -65,12 +66,14 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
     row = {"profile": profile.name, "quantization": profile.quantization, "prompt": work.prompt}
     row |= {"completion": length, "group": profile.num_generations, "questions": profile.questions_per_step}
     row |= {f"{what}_estimated": value for what, value in predict(work, loaded).items()}
-    pixels, grid = torch.randn(int(np.prod(work.grid)), PATCH), torch.tensor([work.grid])
+    pixels = torch.randn(int(np.prod(work.grid)), PATCH)
+    grid = torch.tensor([work.grid])
     row["vision_measured"] = seconds(lambda: video_features(loaded.model, pixels, grid), 3)
     _forget()
     _train(work, loaded, folder, steps)
     lines = list(read_jsonl(folder / "log.jsonl"))
-    times = np.array([[one[f"seconds/{phase}"] for phase in PHASES] for one in lines[1:]])  # (steps, phases)
+    # (steps, phases)
+    times = np.array([[one[f"seconds/{phase}"] for phase in PHASES] for one in lines[1:]])
     for phase, column in zip(PHASES, times.T, strict=True):
         row[f"{phase}_measured"] = float(np.median(column))
     row["step_measured"] = float(np.median(times.sum(1)))
@@ -85,7 +88,8 @@ def predict(work: Workload, loaded: Loaded) -> dict[str, float]:
     # the timed steps do not measure the gradient's parts
     work = replace(work, profile=replace(profile, split_every=NEVER))
     found = Estimate(work, Model(shapes, profile), device)
-    worst = max(size for phase, size in found.phases.items() if phase != "vision")  # features are given
+    # features are given
+    worst = max(size for phase, size in found.phases.items() if phase != "vision")
     whole = {"step": sum(found.step.values()), "memory": sum(found.memory.values()) + worst}
     return found.step | whole | {"vision": found.vision}
 
@@ -119,16 +123,11 @@ def _forget() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def off(row: dict, what: str) -> float:
-    """How far an estimate is from what was measured, as a share of that: +0.1 is 10 % too high."""
-    return row[f"{what}_estimated"] / row[f"{what}_measured"] - 1
-
-
 def line(row: dict) -> str:
-    """One row of the table; `!` marks an estimate that is further off than it should be."""
+    """One row of the table, how far an estimate is off as a share of what was measured; `!` marks what is too far."""
 
     def pair(what: str, unit: float, allowed: float) -> str:
-        apart = off(row, what)
+        apart = row[f"{what}_estimated"] / row[f"{what}_measured"] - 1
         mark = "!" if abs(apart) > allowed else " "
         return f"{row[f'{what}_estimated'] / unit:9.2f} {row[f'{what}_measured'] / unit:9.2f} {apart:+5.0%}{mark}"
 

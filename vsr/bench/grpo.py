@@ -1,16 +1,12 @@
 """GRPO's step three ways on the same model, prompt and completion lengths, in one run on one thread: ours; the naive
 way in our own code, features cached; TRL's trainer made to see the video in every forward.
 
-Beside what is measured stands how many operations a step needs, and so the speed-up that sharing a prompt allows at
-most. Counted as two for a multiplication and addition, over the language model:
-- a token through a linear layer of n weights: 2 n forward; as much again backward for the gradient of its input, the
-  base being frozen; LoRA's own weights (r rows and columns a layer) both, and 2 n more for their gradients;
-- a query meeting a key: 4 d for each head of size d forward (scores and values), 8 d backward;
-- a predicted token through the head: 2 times hidden size times vocabulary forward, as much backward.
-A causal sequence of n tokens has n^2 / 2 meetings. Norms, activations and rotations are left out."""
+Beside what is measured stands the speed-up that sharing a prompt allows at most: dry runs of the engine count the
+operations of a group with its shared prompt, and of each completion with its own."""
 
 import itertools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,17 +15,17 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import Qwen2VLConfig
 
 from vsr import profiles
-from vsr.bench.others import Naive, SeeingGRPOTrainer, Seen
+from vsr.bench.others import Naive, SeeingGRPOTrainer
 from vsr.bench.subject import NEVER, PHASES, Subject, now, seconds, subject, tabulate
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
+from vsr.estimate.dryrun import Model, packed
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.grpo import config
 from vsr.train.objective import group_advantages, grpo_loss
 
 PROMPTS, GROUPS, COMPLETIONS = (300, 1200), (4, 8, 14), (8, 64)
-RANK = profiles.get("tiny").lora_r
 SLOW = 20.0  # seconds
 HEAD = (
     "prompt group tokens |   ours s  naive s    TRL s | x naive    x TRL  x cached (limit) "
@@ -63,12 +59,13 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
         adapted = what.adapted()
         step = way(what, adapted, asked, read, group, completion, folder, cached=name != "trl")
         phases = [step()]
-        while len(phases) <= repeats and sum(phases[0].values()) < SLOW:  # a slow first run needs no second
+        # a slow first run needs no second
+        while len(phases) <= repeats and sum(phases[0].values()) < SLOW:
             phases.append(step())
         adapted.model.unload()
         row |= {f"{name}_{phase}_s": min(found[phase] for found in phases) for phase in PHASES}
         row[f"{name}_s"] = min(sum(found.values()) for found in phases)
-    row["lm_flop_limit"], row["step_flop_limit"] = limits(what.model.config, prompt, group, completion, RANK)
+    row["lm_flop_limit"], row["step_flop_limit"] = limits(what.model.config, prompt, group, completion)
     return row | _language(what, read, group, completion, repeats)
 
 
@@ -82,14 +79,14 @@ def _ours(what, adapted, asked, read, group, completion, folder, cached):
 
 
 def _trl(what, adapted, asked, read, group, completion, folder, cached):
-    pixels = None if cached else what.pixels(len(read.ids))
     trainer = SeeingGRPOTrainer(
         adapted.model,
         reward,
         _arguments(group, completion, folder, generation_kwargs={"suppress_tokens": what.forbidden}),
         Dataset.from_list([{"prompt": asked["id"]}]),
         processing_class=what.tokenizer,
-        seen={asked["id"]: Seen(read.ids, read.grid, pixels, read.features if cached else None)},
+        seen={asked["id"]: read if cached else replace(read, features=None)},
+        pixels=what.pixels(len(read.ids)),
     )
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
@@ -109,7 +106,8 @@ def _timed(trainer, inputs: list[dict], rollout: str, logps: str):
         def call(*args, **kwargs):
             started = now()
             result = method(*args, **kwargs)
-            if phase == "rollout" or not torch.is_grad_enabled():  # with gradient they are the update's
+            # with gradient they are the update's
+            if phase == "rollout" or not torch.is_grad_enabled():
                 known[phase] += now() - started
             return result
 
@@ -204,33 +202,18 @@ def saved_bytes(model: torch.nn.Module, forward) -> tuple[torch.Tensor, int]:
     return result.detach(), sum(storage.nbytes() for place, storage in saved.items() if place not in weights)
 
 
-def operations(config: Qwen2VLConfig, tokens: float, meetings: float, predicted: float, rank: int) -> list[float]:
-    """Of the base's forward pass, the adapted model's, and the latter with its backward pass: so many `tokens` through
-    the layers, `meetings` of query and key, `predicted` tokens through the head."""
-    text = config.text_config
-    size = text.hidden_size // text.num_attention_heads
-    queries, keys = text.num_attention_heads * size, text.num_key_value_heads * size
-    shapes = [(text.hidden_size, queries), (queries, text.hidden_size), *[(text.hidden_size, keys)] * 2]
-    shapes += [(text.hidden_size, text.intermediate_size)] * 3
-    base = 2 * tokens * text.num_hidden_layers * sum(a * b for a, b in shapes)
-    lora = 2 * tokens * text.num_hidden_layers * sum(rank * (a + b) for a, b in shapes)
-    attention = 4 * meetings * queries * text.num_hidden_layers
-    head = 2 * predicted * text.hidden_size * text.vocab_size
-    forward = base + attention + head
-    return [forward, forward + lora, 2 * base + 3 * lora + 3 * attention + 2 * head]
-
-
-def limits(config: Qwen2VLConfig, prompt: int, group: int, length: int, rank: int) -> tuple[float, float]:
+def limits(config: Qwen2VLConfig, prompt: int, group: int, length: int) -> tuple[float, float]:
     """Naive over shared: of scoring and update (the reference's forward, the policy's forward and backward), and of
-    the whole step, where a rollout costs a forward pass over its tokens."""
-    # a shared prompt's last token starts every branch, so its prefix has one token less
-    alone = prompt + length - 1  # tokens of one completion with its own prompt
-    meetings = prompt**2 / 2 + group * (length * prompt + length**2 / 2)
-    naive = operations(config, group * alone, group * alone**2 / 2, group * length, rank)
-    shared = operations(config, prompt - 1 + group * length, meetings, group * length, rank)
-    language = [scoring + update for scoring, _, update in (naive, shared)]
-    step = [sum(naive), sum(shared)]
-    return language[0] / language[1], step[0] / step[1]
+    the whole step, where a rollout costs about a forward pass over its tokens."""
+    model = Model(config, profiles.get("tiny"))
+    costs = []
+    for branches in (1, group):
+        # a shared prompt's last token starts every branch, so its prefix has one token less
+        shape = [(prompt - 1, [length] * branches)]
+        scoring, update = (float(packed(model, shape, gradients).flops) for gradients in (0, 1))
+        costs.append((scoring + update, 2 * scoring + update))
+    (language, step), (shared_language, shared_step) = costs
+    return group * language / shared_language, group * step / shared_step
 
 
 def line(row: dict) -> str:

@@ -4,7 +4,6 @@ TRL 1.16 takes images; a video reaches the rollout at most, never the reference 
 the video's pixels, or its cached features (`mm_encoder_outputs`), with the token types that M-RoPE needs: what a user
 who noticed the gap would patch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,37 +63,24 @@ class Naive:
         return logps.gather(-1, completions[..., None])[..., 0]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A prompt's token ids (tokens,) and its video: grid (1, 3) with pixel values (patches, patch size) or features
-    (video tokens, hidden size), all None for text alone; features are used where they are given."""
-
-    ids: LongTensor
-    grid: LongTensor | None = None
-    pixels: Tensor | None = None
-    features: Tensor | None = None
-
-
 class SeeingGRPOTrainer(GRPOTrainer):
-    """`seen` holds the prompt of each training row by the row's `prompt` text. `sample`, if given, replaces generation:
-    called with the prompts' texts, it returns each one's completion ids."""
+    """`seen` holds the prompt of each training row by the row's `prompt` text. Features are shown where a prompt has
+    them, else `pixels` (patches, patch size), the same video for every prompt."""
 
-    def __init__(self, *args, seen: dict[str, Seen], sample: Callable | None = None, **kwargs):
-        self.seen, self.sample = seen, sample
+    def __init__(self, *args, seen: dict[str, Prompt], pixels: Tensor | None = None, **kwargs):
+        self.seen, self.pixels = seen, pixels
         super().__init__(*args, **kwargs)
 
     def _tokenize_prompts(self, prompts):
-        self._texts = prompts
         seen = [self.seen[text] for text in prompts]
-        fields, length = self._vision(seen), max(len(prompt.ids) for prompt in seen)
+        fields = self._vision(seen)
+        length = max(len(prompt.ids) for prompt in seen)
         if fields:  # M-RoPE needs each token's type; TRL pads prompts at the left
             types = [pad(self._types(prompt.ids), (length - len(prompt.ids), 0)) for prompt in seen]
             fields["mm_token_type_ids"] = torch.stack(types)
         return [prompt.ids.tolist() for prompt in seen], None, fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        if self.sample is not None:
-            return self.sample(self._texts), None
         cached = {key: multimodal_fields.pop(key) for key in ["mm_encoder_outputs"] if key in multimodal_fields}
         # TRL hands on tensors only, and features come as an output object
         self.model.generate = partial(type(self.model).generate, self.model, **cached)
@@ -113,20 +99,19 @@ class SeeingGRPOTrainer(GRPOTrainer):
 
         return super()._get_per_token_logps_and_entropies(seeing, input_ids, attention_mask, *args, **kwargs)
 
-    def _prompt_of(self, row: LongTensor) -> Seen:
+    def _prompt_of(self, row: LongTensor) -> Prompt:
         return next(p for p in self.seen.values() if torch.equal(row[: len(p.ids)], p.ids.to(row.device)))
 
     def _types(self, ids: LongTensor) -> LongTensor:
         return (ids == self.model.config.video_token_id).int() * 2
 
-    def _vision(self, prompts: list[Seen]) -> dict:
+    def _vision(self, prompts: list[Prompt]) -> dict:
         shown = [prompt for prompt in prompts if prompt.grid is not None]
         if not shown:
             return {}
         device = self.accelerator.device
         grids = torch.cat([prompt.grid for prompt in shown]).to(device)
         if any(prompt.features is None for prompt in shown):
-            pixels = torch.cat([prompt.pixels for prompt in shown]).to(device)
-            return {"pixel_values_videos": pixels, "video_grid_thw": grids}
+            return {"pixel_values_videos": self.pixels.repeat(len(shown), 1).to(device), "video_grid_thw": grids}
         output = BaseModelOutputWithPooling(pooler_output=[prompt.features.to(device) for prompt in shown])
         return {"mm_encoder_outputs": {"video": output}, "video_grid_thw": grids}

@@ -18,7 +18,8 @@ from vsr.runs import ROOT
 GPU, PROFILE = "A100", "paper-2b"
 DEVICES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEAST_GAIN = 0.25  # of the time, by doubling
-BUS, LATENCY = 200e9, 30e-6  # bytes a second between GPUs of a node, seconds of a reduction's start: assumed
+# bytes a second between GPUs of a node, seconds of a reduction's start: assumed
+BUS, LATENCY = 200e9, 30e-6
 STEPS, SEED = 2000, 0  # simulated
 
 
@@ -39,15 +40,17 @@ def main() -> dict:
         found = estimate(profile, devices.named(GPU), mode)
         add(f"training, {mode}", f"{sheet}, simulated lengths", lambda n, one=found: training(one, n))
         add(f"evaluation, {mode}", f"{sheet}; whole scenes a device", lambda n, one=found: evaluation(one, n))
-    result = {"gpu": GPU, "profile": PROFILE, "rows": rows, "stops_at": stops}
-    print(table(result))
-    return result
+    hours = {(row["part"], row["devices"]): f"{row['hours']:.2f}" for row in rows}
+    lines = [[part, *(hours.get((part, n), "") for n in DEVICES), stop] for part, stop in stops.items()]
+    print(markdown.table([f"hours, {PROFILE}, by devices (build: cores)", *DEVICES, "stops at"], lines))
+    return {"gpu": GPU, "profile": PROFILE, "rows": rows, "stops_at": stops}
 
 
 def build(measured: dict, scans: int, workers: int) -> float:
     """Seconds: reading is shared out among cores, asking is one process's."""
     share = scans / measured["scans"]
-    asking = measured["ask"]["wall_s"] * scans / 1513  # measured for the paper's number of scans
+    # measured for the paper's number of scans
+    asking = measured["ask"]["wall_s"] * scans / 1513
     return share * measured["read"]["cpu_s"] / workers + asking
 
 
@@ -59,7 +62,8 @@ def training(found: Estimate, gpus: int) -> float | None:
     share = replace(profile, questions_per_step=profile.questions_per_step // gpus)
     step = replace(found, work=replace(work, profile=share)).step
     uneven = slowest(work, share.questions_per_step, profile.num_generations, gpus)
-    slow = step["rollout"] + uneven * (step["scoring"] + step["update"])  # all ranks decode up to the longest answer
+    # all ranks decode up to the longest answer
+    slow = step["rollout"] + uneven * (step["scoring"] + step["update"])
     # two matrices of LoRA for each of a layer's seven linear ones, in float32
     return profile.max_steps * (slow + reduction(4.0 * found.model.trained, 2 * 7 * found.model.layers, gpus))
 
@@ -67,7 +71,8 @@ def training(found: Estimate, gpus: int) -> float | None:
 def slowest(work: Workload, questions: int, group: int, gpus: int) -> float:
     """How much longer the slowest of the devices computes than the mean one, for its prompts and completions; lengths
     are drawn from an exponential distribution, cut at the longest."""
-    rng, longest = np.random.default_rng(SEED), work.profile.max_completion_length
+    rng = np.random.default_rng(SEED)
+    longest = work.profile.max_completion_length
     lengths = np.minimum(np.ceil(rng.exponential(work.completion, (STEPS, gpus, questions * group))), longest)
     tokens = questions * work.prompt + lengths.sum(-1)  # (steps, devices)
     return float((tokens.max(1) / tokens.mean(1)).mean())
@@ -88,13 +93,3 @@ def evaluation(found: Estimate, gpus: int) -> float | None:
 def stops_at(hours: dict[int, float]) -> int:
     """The devices beyond which doubling them saves less than LEAST_GAIN, or is impossible."""
     return next(n for n in hours if 2 * n not in hours or hours[2 * n] > (1 - LEAST_GAIN) * hours[n])
-
-
-def table(result: dict) -> str:
-    """Hours by part and number of devices (for the build: cores)."""
-    hours = {(row["part"], row["devices"]): row["hours"] for row in result["rows"]}
-    rows = [
-        [part, *(f"{hours[part, n]:.2f}" if (part, n) in hours else "" for n in DEVICES), str(stop)]
-        for part, stop in result["stops_at"].items()
-    ]
-    return markdown.table([f"hours, {result['profile']}", *map(str, DEVICES), "stops at"], rows)

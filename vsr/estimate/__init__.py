@@ -26,7 +26,8 @@ from vsr.scoring.intervals import detectable
 
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
 FRAGMENTS = 1.05  # the allocator's loss
-ADAM, PARTS = 2, 3  # copies of the adapter: the optimiser's moments; gradients of the loss's parts
+# copies of the adapter: the optimiser's moments; gradients of the loss's parts
+ADAM, PARTS = 2, 3
 TASKS = 8
 PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1
 ALIKE = 0.05  # correlation of that difference between questions of a task in a scene
@@ -43,7 +44,8 @@ class Estimate:
     @cached_property
     def memory(self) -> dict[str, float]:
         """Bytes held all the time, by what holds them."""
-        model, adapter = self.model, 4.0 * self.model.trained  # peft trains in float32 whatever the base is in
+        # peft trains in float32 whatever the base is in
+        model, adapter = self.model, 4.0 * self.model.trained
         return {
             "weights": float(weight_bytes(model.config, model.dtype, model.profile.quantization)),
             "adapter": adapter,
@@ -117,7 +119,8 @@ class Estimate:
 
         prefill = dryrun.prefill(model, work.prompt).seconds(self.device)
         decoded, packs = work.passes(profile.max_completion_length, decoding=True), work.passes(work.completion)
-        apart = 1 / profile.split_every if profile.beta else 0.0  # of the steps measure the gradient's parts
+        # of the steps measure the gradient's parts
+        apart = 1 / profile.split_every if profile.beta else 0.0
         ways = [(gradients, share) for gradients, share in ((1, 1 - apart), (2, apart)) if share]
         return {
             # every prompt is read alone, then all rows of a pass take their tokens together

@@ -1,11 +1,11 @@
 """How fast a device is and how much it holds: named GPUs by their data sheets, this machine by measurement."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import psutil
 import torch
 from torch.utils.benchmark import Timer
 
@@ -14,7 +14,8 @@ from vsr.errors import VsrError, unknown
 GIB = 2**30
 ATTAINED, ATTAINED_BANDWIDTH = 0.5, 0.7  # of a data sheet's rates, in practice
 ATTAINED_HERE = 0.75  # of one matrix product's rate, by the many shapes of a model's layers
-PYTHON = 3  # an operation inside transformers' and peft's modules costs as much Python as this many bare ones
+# an operation inside transformers' and peft's modules costs as much Python as this many bare ones
+PYTHON = 3
 LAUNCH = 5e-6  # seconds to start a bare GPU operation
 
 # memory GiB, bf16 (T4: fp16) tensor TFLOP/s without sparsity, GB/s: NVIDIA's data sheets
@@ -34,26 +35,24 @@ SHEETS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True)
 class Trace:
-    """What a computation did: `peak` bytes alive at the worst moment, beyond what existed before; `flops` and `traffic`
-    (bytes read and written) of each operation, both (operations,)."""
+    """What a computation did."""
 
-    peak: int
-    flops: np.ndarray
-    traffic: np.ndarray
+    peak: int  # bytes alive at the worst moment, beyond what existed before
+    flops: np.ndarray  # (operations,)
+    traffic: np.ndarray  # (operations,), bytes read and written
 
 
 @dataclass(frozen=True)
 class Device:
-    """Rates a second: `flops` of matrix products in the model's dtype, `bandwidth` bytes; `overhead` seconds an
-    operation, hidden behind the work where the device is `asynchronous`. `memory` bytes; `source` of the rates."""
+    """What a device holds and how fast it is."""
 
     name: str
-    memory: float
-    flops: float
-    bandwidth: float
-    overhead: float
-    asynchronous: bool
-    source: str
+    memory: float  # bytes
+    flops: float  # a second, of matrix products in the model's dtype
+    bandwidth: float  # bytes a second
+    overhead: float  # seconds an operation
+    asynchronous: bool  # the overhead hides behind the work
+    source: str  # of the rates
 
     def seconds(self, trace: Trace) -> float:
         """Every operation at the device's arithmetic or memory rate, whichever is slower (the roofline)."""
@@ -100,21 +99,13 @@ def this(dtype: torch.dtype, width: int) -> Device:
     product, copy, small = map(fastest, ("left @ right", "long.add_(1)", "few.add(1)"))
     return Device(
         name=torch.cuda.get_device_name(where) if cuda else f"CPU, {torch.get_num_threads()} threads",
-        memory=torch.cuda.get_device_properties(where).total_memory if cuda else float(memory_bytes() or 0),
+        memory=torch.cuda.get_device_properties(where).total_memory if cuda else float(psutil.virtual_memory().total),
         flops=ATTAINED_HERE * 2 * left.numel() * right.shape[1] / product,
         bandwidth=2 * long.numel() * long.itemsize / copy,
         overhead=PYTHON * small,
         asynchronous=cuda,
         source="measured here",
     )
-
-
-def memory_bytes() -> int | None:
-    """Physical memory of this machine, None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 @contextmanager

@@ -6,24 +6,18 @@ import platform
 import shutil
 from pathlib import Path
 
+import psutil
 import torch
 
 from vsr import runs
-from vsr.estimate.devices import GIB, memory_bytes
+from vsr.estimate.devices import GIB
 from vsr.profiles import PROFILES, Profile
 
 NEEDED = {"qlora-2b": 8.5, "paper-2b": 10.3, "paper-7b": 29}  # GiB, by 'vsr estimate'
 
 
-def gpus() -> list[tuple[str, float]]:
-    """Name and memory (GiB) of every CUDA device torch sees."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = map(torch.cuda.get_device_properties, range(count))
-    return [(device.name, device.total_memory / GIB) for device in found]
-
-
 def verdict(profile: Profile, devices: list[tuple[str, float]]) -> str:
-    """One line: what `profile` can do on these devices."""
+    """One line: what `profile` can do on these devices, each a name and its memory in GiB."""
     if profile.base == "tiny":
         return "ready: needs no GPU, no network"
     need, largest = NEEDED[profile.name], max((memory for _, memory in devices), default=0.0)
@@ -37,11 +31,12 @@ def verdict(profile: Profile, devices: list[tuple[str, float]]) -> str:
 
 def report() -> str:
     """The whole report as text."""
-    devices, memory = gpus(), memory_bytes()
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    devices = [(device.name, device.total_memory / GIB) for device in found]
     facts = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "memory": f"{memory / GIB:.0f} GiB" if memory else "unknown",
+        "memory": f"{psutil.virtual_memory().total / GIB:.0f} GiB",
         "free disk": f"{shutil.disk_usage(runs.ROOT).free / GIB:.0f} GiB",
         "GPUs": "; ".join(f"{name}, {size:.0f} GiB" for name, size in devices) or "none",
         "torchvision": "present" if importlib.util.find_spec("torchvision") else "absent (not needed)",

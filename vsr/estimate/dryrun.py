@@ -31,7 +31,8 @@ from vsr.profiles import Profile
 aten = torch.ops.aten
 FREE = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default}
 META = torch.device("meta")
-Shape = list[tuple[int, list[int]]]  # a packed pass as `branch_logps` takes it: prefix and branch lengths by group
+# a packed pass as `branch_logps` takes it: prefix and branch lengths by group
+Shape = list[tuple[int, list[int]]]
 
 
 def trace(computation: Callable[[], object], model: torch.nn.Module) -> Trace:
@@ -64,7 +65,8 @@ class _Recorder(TorchDispatchMode):
         made = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
         for tensor in made:
             storage = tensor.untyped_storage()
-            key = storage._cdata  # an address: a freed storage's may come again, so `_drop` forgets it at once
+            # an address: a freed storage's may come again, so `_drop` forgets it at once
+            key = storage._cdata
             if key not in self.alive and key not in self.known:
                 self.alive[key] = storage.nbytes()
                 self.now += storage.nbytes()
@@ -93,7 +95,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, causal: bool, recorder: _Recorder) -> Tensor:
         output = torch.empty_like(query)
-        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)  # kept for backward, one a query
+        # kept for backward, one a query
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, output, sums)
         ctx.recorder, ctx.product = recorder, 2 * query.numel() * key.shape[-2] * (0.5 if causal else 1.0)
         recorder.note(2 * ctx.product, [query, key, value, output])
@@ -108,14 +111,13 @@ class _Fused(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a phase costs: traces with two and with three layers of the `layers` there are; `extra` bytes of memory and
-    `reading` bytes of traffic that a dry run does not see."""
+    """What a phase costs, from dry runs with two and with three layers."""
 
     two: Trace
     three: Trace
-    layers: int
-    extra: float = 0.0
-    reading: float = 0.0
+    layers: int  # that there are
+    extra: float = 0.0  # bytes of memory that a dry run does not see
+    reading: float = 0.0  # bytes of traffic likewise
 
     @property
     def peak(self) -> float:
@@ -164,7 +166,8 @@ class Model:
         cost = Cost(*traces, layers or self.layers)
         if self.profile.quantization == "none" or not passes:
             return cost
-        written = self.dtype.itemsize  # bitsandbytes writes a layer's weights out before it multiplies with them
+        # bitsandbytes writes a layer's weights out before it multiplies with them
+        written = self.dtype.itemsize
         reading = passes * self.layers * sum(self.linear) * (written + 0.5)
         return replace(cost, extra=max(self.linear) * written, reading=reading)
 
@@ -208,7 +211,8 @@ def decode(model: Model, prompts: int, prompt: int, rows: int, past: int) -> Cos
         base = base_model(built)
         layers = range(base.config.text_config.num_hidden_layers)
 
-        def pair(rows: int, tokens: int) -> tuple[Tensor, Tensor]:  # a layer's keys and values
+        # a layer's keys and values
+        def pair(rows: int, tokens: int) -> tuple[Tensor, Tensor]:
             return model.empty(rows, heads, tokens, size), model.empty(rows, heads, tokens, size)
 
         layout = Decoding([[pair(1, prompt) for _ in layers] for _ in range(prompts)], [rows // prompts] * prompts)

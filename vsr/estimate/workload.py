@@ -14,24 +14,24 @@ from vsr.questions.question import Question
 from vsr.train.group_trainer import DECODED
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
-TEXT = {"vanilla": 62, "think": 88, "observe": 100}  # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
+# mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
+TEXT = {"vanilla": 62, "think": 88, "observe": 100}
 SHORT = 6  # tokens of a bare answer with the token that ends it
 ROOM_QUESTIONS = 16  # of the benchmark, a procedural room
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One GRPO run and one evaluation. `grid` (time, height, width) of a video's patches, `video` its tokens, `prompt`
-    tokens of a training prompt, `completion` those expected; `bench` questions; `train_scenes` videos."""
+    """One GRPO run and one evaluation."""
 
     profile: Profile
     mode: str
-    grid: tuple[int, int, int]
-    video: int
-    prompt: int
-    completion: int
-    train_scenes: int
-    bench: int
+    grid: tuple[int, int, int]  # time, height, width of a video's patches
+    video: int  # its tokens
+    prompt: int  # tokens of a training prompt
+    completion: int  # tokens expected
+    train_scenes: int  # videos
+    bench: int  # questions
 
     def passes(self, length: int, decoding: bool = False) -> list[tuple[int, ...]]:
         """The forward passes of a step whose completions all have `length` tokens, as the trainer plans them: how many
@@ -54,7 +54,8 @@ def workload(profile: Profile, mode: str) -> Workload:
     if folder.is_dir():  # its tokenizer is at hand: count
         question = Question("", "", "", "object_counting", "How many chair(s) are in this room?", None, "")
         chat = prompts.messages(question, mode, "train", video=False)
-        text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))  # and the video's two brackets
+        # and the video's two brackets
+        text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))
     return Workload(
         profile=profile,
         mode=mode,

@@ -16,47 +16,23 @@ from transformers import PreTrainedTokenizerFast
 
 from vsr import paper
 from vsr.files import atomic_write, read_text
-from vsr.miniature.catalogue import CATALOGUE
-from vsr.miniature.procedural import PRETRAIN, World
-from vsr.miniature.rooms import Rooms, read
+from vsr.miniature import RECIPE
+from vsr.miniature.procedural import PRETRAIN
+from vsr.miniature.rooms import LABELS, Rooms, read
 from vsr.models.folders import END, PAD, VISION_TOKENS
 from vsr.prompts import SUFFIXES
 from vsr.questions import tasks
 from vsr.questions.held_out import TURNS
 from vsr.questions.rules import RULES
-from vsr.scenes.scene import Scene
 
-# Questions drafted a room; the paper's rule set has the prefix "free".
-DRAFTS = {
-    ("vsibench", "object_counting"): 1,
-    ("vsibench", "object_size_estimation"): 6,
-    ("vsibench", "room_size_estimation"): 1,
-    ("vsibench", "object_abs_distance"): 5,
-    ("vsibench", "object_rel_distance"): 3,
-    ("vsibench", "object_rel_direction_easy"): 3,
-    ("vsibench", "object_rel_direction_medium"): 3,
-    ("vsibench", "object_rel_direction_hard"): 3,
-    ("vsibench", "route_planning"): 1,
-    ("vsibench", "obj_appearance_order"): 2,
-    ("vsi100k", "object_abs_distance"): 6,
-    ("vsi100k", "object_rel_distance"): 4,
-    ("vsi100k", "object_rel_direction"): 6,
-}
-OWN = {  # further wordings of the same questions, as other data would have them
-    "object_counting": "How many {label}(s) can you see?",
-    "object_size_estimation": "How long is the longest side of the {label}, in centimeters?",
-    "room_size_estimation": "How large is the floor, in square meters?",
-    "object_abs_distance": "How wide is the gap between the {one} and the {other}, in meters?",
-    "free object_abs_distance": "How far apart are the middles of the {one} and the {other}, in meters?",
-    "free object_rel_distance": "Of {options}, which has its middle nearest to the {target}?",
-    "free object_rel_direction": "Standing at the {stand} and looking at the {face}, on which side is the {query}?",
-}
+OWN = RECIPE["wordings"]
 PLACE = "Where is the {label}?"
 PLAIN = "\nAnswer briefly."
 SIDES = ((" west", " east"), (" south", " north"))
 WORDINGS = (*OWN.values(), PLACE)
 MARKS = (PLAIN, ": ", *(side + end for pair in SIDES for side in pair for end in (", ", ". ", ".")))
-TAGGED = {"evaluate": 0.6, "train": 0.3}  # share of think and observe prompts that are answered with tags
+# share of think and observe prompts that are answered with tags
+TAGGED = {"evaluate": 0.6, "train": 0.3}
 MOST_THOUGHTS = 4
 
 
@@ -68,11 +44,14 @@ class Item:
     response: str
 
 
-def draft(scene: Scene, seen: Mapping[str, float], order_gap: float, rng: np.random.Generator) -> list[dict]:
-    """Questions of both rule sets about a scene, as json rows; `seen` tells when categories first come into view."""
+def draft(rooms: Rooms, index: int, rng: np.random.Generator) -> list[dict]:
+    """Questions of both rule sets about a room, as json rows."""
+    scene = rooms.scene(index)
+    seen = rooms.first_seen(index)
     rows = []
-    for (rules, kind), count in DRAFTS.items():
-        rule_set = replace(RULES[rules], order_gap=order_gap)
+    for rules, kind, count in RECIPE["drafts"]:
+        # a frame apart is apart
+        rule_set = replace(RULES[rules], order_gap=0.5 / PRETRAIN.fps)
         for found in islice(tasks.drafts(kind, scene, rule_set, rng, seen), count):
             rows.append(
                 {"rules": rules, "kind": kind, "q": found.question, "a": found.answer, "choices": list(found.choices)}
@@ -80,17 +59,14 @@ def draft(scene: Scene, seen: Mapping[str, float], order_gap: float, rng: np.ran
     return rows
 
 
-def drafts(shards: Sequence[Path], seed: int, world: World = PRETRAIN) -> list[list[dict]]:
+def drafts(shards: Sequence[Path], seed: int) -> list[list[dict]]:
     """The drafted questions of every room of some shards, in the rooms' order; kept beside each shard."""
     found = []
     for shard in shards:
         path = shard.with_suffix(f".{seed}.jsonl")
         if not path.is_file():
-            rooms, rows = read([shard]), []
-            for index in range(len(rooms)):
-                rng = np.random.default_rng([seed, int(rooms.seed[index])])
-                seen = rooms.first_seen(index, world)
-                rows.append(draft(rooms.scene(index, world), seen, 0.5 / world.fps, rng))
+            rooms = read([shard])
+            rows = [draft(rooms, i, np.random.default_rng([seed, int(room)])) for i, room in enumerate(rooms.seed)]
             atomic_write(path, "\n".join(map(json.dumps, rows)) + "\n")
         found += map(json.loads, read_text(path).splitlines())
     return found
@@ -99,8 +75,8 @@ def drafts(shards: Sequence[Path], seed: int, world: World = PRETRAIN) -> list[l
 class Corpus:
     """Draws questions about one room after another; the same generator state draws the same."""
 
-    def __init__(self, rooms: Rooms, drafts: list[list[dict]], world: World = PRETRAIN):
-        self.rooms, self.world = rooms, world
+    def __init__(self, rooms: Rooms, drafts: list[list[dict]]):
+        self.rooms = rooms
         self.drafts = [_by_kind(rows) for rows in drafts]
 
     def item(self, room: int, weights: Mapping[str, float], tags: float, rng: np.random.Generator) -> Item:
@@ -135,7 +111,7 @@ class Corpus:
         return [s for s, kind in enumerate(kinds) if kind >= 0 and (not once or (kinds == kind).sum() == 1)]
 
     def _label(self, room: int, slot: int) -> str:
-        return self.world.categories[self.rooms.kind[room, slot]]
+        return LABELS[self.rooms.kind[room, slot]]
 
     def _spot(self, room: int, slot: int) -> str:
         x, y = self.rooms.box[room, slot, :2]
@@ -207,7 +183,7 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    plain = (*TAGS, *CATALOGUE, *ANSWERS, *QUARTERS, *study, *own, *INTEGERS[10:], *DECIMALS)
+    plain = (*TAGS, *LABELS, *ANSWERS, *QUARTERS, *study, *own, *INTEGERS[10:], *DECIMALS)
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in dict.fromkeys(plain)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -4,20 +4,19 @@ what its own vision tower would allow: a room read from the video tokens, then t
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from math import nan
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from vsr import evaluate, models, prompts, runs, scoring
-from vsr.engine import FeatureCache, Prompt, rollouts
+from vsr import evaluate, models, runs, scoring
+from vsr.engine import FeatureCache
 from vsr.errors import VsrError
 from vsr.files import fingerprint, read_jsonl, write_json
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.pretrain import PROBES
-from vsr.miniature.rooms import VALUES, VIEWS, headings
+from vsr.miniature.rooms import VALUES, VIEWS, facing
 from vsr.miniature.vision import Heads
 from vsr.models import Loaded, folders
 from vsr.paper import TRAINED
@@ -28,20 +27,16 @@ from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
 from vsr.runs import Run, Stage
 from vsr.scenes.scene import Box, Scene
-from vsr.scoring import intervals, readable, score, task_of
-from vsr.scoring.rewards import format as follows_format
+from vsr.scoring import intervals, score
 from vsr.train import STAGES
 from vsr.train import train as train_adapter
 
-NAME = "diagnosis"
 ANSWERED = {name for stage in evaluate.ANSWER.values() for name in stage.settings}
 DIAGNOSE = Stage("diagnose", 1, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
 BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
 PROBED_STEPS, PROBED_RATE = 1200, 5e-4
-SAMPLES = 14  # answers a question, as many as GRPO's rollouts
-Z = 1.96
 THINNEST = 0.02  # metres
 
 
@@ -78,8 +73,7 @@ class Solver:
                 values = self.heads.values(tokens[token : token + 1], self.words[category : category + 1])[0]
                 boxes.append(_box(label, dict(zip(VALUES, values.tolist(), strict=True)), self.scale))
         walls = self.heads.walls(self.heads.norm(tokens)).view(VIEWS, -1, 4).mean(1).exp().numpy()
-        faced = np.cos(headings()[:, None] - np.arange(4) * np.pi / 2) > 0.5
-        east, north, west, south = (walls * faced).sum(0) / faced.sum(0)
+        east, north, west, south = (walls * facing()).sum(0) / facing().sum(0)
         area = float((east + west) * (north + south)) * self.scale.sides**2
         return Scene(name, "read", tuple(boxes), room_size=area, counts=counts)
 
@@ -101,7 +95,8 @@ def calibrate(read: Mapping[str, Scene], truth: Mapping[str, Scene]) -> Scale:
     """The median ratios of what is to what an unscaled solver read, over rooms whose truth is known."""
     places, longest, sides = [], [], []
     for name, scene in read.items():
-        true, spot = truth[name], truth[name].camera.position[0, :2]
+        true = truth[name]
+        spot = truth[name].camera.position[0, :2]
         sides.append((true.room_size / scene.room_size) ** 0.5)
         for box in true.once():
             told = scene.labelled(box.label)[0]
@@ -118,21 +113,16 @@ def _box(label: str, value: dict[str, float], scale: Scale) -> Box:
     return Box(label, center, 2 * np.maximum(half, THINNEST), np.eye(3), point_center=longest)
 
 
-def diagnose(
-    base: str, bench: QuestionSet, train: QuestionSet, out: str | Path, profile: Profile, sampled: int = 240
-) -> Run:
+def diagnose(base: str, bench: QuestionSet, train: QuestionSet, out: str | Path, profile: Profile) -> Run:
     """The run `diagnosis` of a base (a folder, or 'tiny') with `diagnosis.json`: all conditions on a bench of fresh
-    rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom.
-
-    `sampled` questions are asked `SAMPLES` times at temperature 1. What it evaluates lies inside the run's folder.
-    """
+    rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom. What it evaluates
+    lies inside the run's folder."""
     profile = replace(profile, base=base, max_steps=PROBED_STEPS, sft_learning_rate=PROBED_RATE)
     arguments = models.arguments("base", profile)
     info = models.describe(**arguments)
     asked = {"bench": bench, "train": train}
     inputs = {name: fingerprint([asdict(q) for q in data.questions]) for name, data in asked.items()}
-    about = {"model": info, "sampled": sampled}
-    run = Run.open(out, NAME, DIAGNOSE, profile, about=about, inputs=inputs, seed=profile.seed)
+    run = Run.open(out, "diagnosis", DIAGNOSE, profile, about={"model": info}, inputs=inputs, seed=profile.seed)
     if run.finished:
         return run
     loaded, rows = models.load(**arguments), {}
@@ -147,8 +137,7 @@ def diagnose(
     rows["solver"] = [_row(q, solver.answer(q, read[q.scene_name])) for q in bench.questions]
     tuned = train_adapter("sft", profile, train, run.path, profile.seed)
     rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, run.path))
-    told = report(rows, profile) | {"calibration": asdict(scale), "grounding": grounding(read, bench)}
-    write_json(run.path / "diagnosis.json", told | {"samples": sample(loaded, bench, profile, sampled)})
+    write_json(run.path / "diagnosis.json", report(rows, profile) | {"calibration": asdict(scale)})
     run.finish(device=loaded.device_name)
     return run
 
@@ -160,14 +149,7 @@ def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
 
     def above(one: str, other: str, task: str = "trained") -> dict[str, float]:
         found = intervals.compare(answers[one], answers[other], task)
-        error = (found.high - found.low) / (2 * Z)
-        cells = {
-            "points": found.value,
-            "low": found.low,
-            "high": found.high,
-            "errors": found.value / error if error else nan,
-        }
-        return {key: round(value, 2) for key, value in cells.items()}
+        return {"points": round(found.value, 2), "low": round(found.low, 2), "high": round(found.high, 2)}
 
     return {
         "scenes": told["true"]["scenes"],
@@ -183,7 +165,7 @@ def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
     }
 
 
-def _rows(run: runs.Run) -> list[dict]:
+def _rows(run: Run) -> list[dict]:
     return list(read_jsonl(run.path / "samples.jsonl"))
 
 
@@ -198,42 +180,21 @@ def see_scenes(loaded: Loaded, bench: QuestionSet, profile: Profile, solver: Sol
     return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
 
 
-def grounding(read: dict[str, Scene], bench: QuestionSet) -> dict[str, float]:
-    """Probes of the video tokens: precision and recall of categories, median metres between where an object that
-    occurs once is read and where it is."""
-    right = claimed = there = 0
-    metres = []
-    for name, scene in read.items():
-        truth = bench.scenes[name]
-        present, told = set(truth.counts), {label for label, count in scene.counts.items() if count}
-        right, claimed, there = right + len(present & told), claimed + len(told), there + len(present)
-        spot = truth.camera.position[0, :2]
-        for box in truth.once():
-            metres.append(float(np.hypot(*(scene.labelled(box.label)[0].center[:2] + spot - box.center[:2]))))
-    return {
-        "precision": round(100 * right / max(claimed, 1), 1),
-        "recall": round(100 * right / max(there, 1), 1),
-        "metres": round(float(np.median(metres)), 3),
-    }
-
-
 def lookup(questions: Iterable[Question]) -> list[dict]:
     """The best answers that need only the question: for each kind the best constant by the categories it names, learnt
     on one half of the scenes and scored on the other."""
     questions = list(questions)
     names = sorted({question.scene_name for question in questions})
     half = {name: number % 2 for number, name in enumerate(names)}
-    tables = []
-    for side in (0, 1):
-        groups = defaultdict(list)
-        for question in questions:
-            if half[question.scene_name] != side:
-                for key in _keys(question):
-                    groups[key].append(question)
-        tables.append({key: _best(group) for key, group in groups.items()})
+    # by half of the scenes: questions by key
+    groups: tuple[dict, dict] = (defaultdict(list), defaultdict(list))
+    for question in questions:
+        for key in _keys(question):
+            groups[half[question.scene_name]][key].append(question)
+    tables = [{key: _best(group) for key, group in part.items()} for part in groups]
     rows = []
     for question in questions:
-        table = tables[half[question.scene_name]]
+        table = tables[1 - half[question.scene_name]]
         rows.append(_row(question, next((table[key] for key in _keys(question) if key in table), "")))
     return rows
 
@@ -250,51 +211,3 @@ def _best(questions: list[Question]) -> str:
         guesses = sorted({question.ground_truth for question in questions})
         return max(guesses, key=lambda guess: sum(score(question, guess) for question in questions))
     return Counter(question.ground_truth for question in questions).most_common(1)[0][0]
-
-
-@torch.no_grad()
-def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> dict:
-    """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
-    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
-    rng = np.random.default_rng(profile.seed)
-    chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
-    chosen = [q for q in chosen if task_of(q.question_type) in TRAINED][:count]
-    distinct = defaultdict(list)
-    told: dict[str, dict] = {"tags": {}}
-    for stage in ("evaluate", "train"):
-        for mode in ("vanilla", "think", "observe"):
-            texts = [_ask(loaded, see, bench, question, mode, stage, profile) for question in chosen]
-            if mode == "vanilla":
-                told[f"parsable_{stage}"] = _share(
-                    readable(q.question_type, q.options, text)
-                    for q, group in zip(chosen, texts, strict=True)
-                    for text in group
-                )
-            else:
-                right = (follows_format(text, mode) for group in texts for text in group)
-                told["tags"][f"{stage} {mode}"] = _share(right)
-            if (stage, mode) == ("evaluate", "vanilla"):
-                for question, group in zip(chosen, texts, strict=True):
-                    distinct[task_of(question.question_type)].append(len(set(group)))
-    every = [number for numbers in distinct.values() for number in numbers]
-    told["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
-    told["three_or_more"] = _share(number >= 3 for number in every)
-    return told
-
-
-def _share(flags: Iterable[float]) -> float:
-    return round(100 * float(np.mean(list(flags))), 1)
-
-
-def _ask(
-    loaded: Loaded, see: FeatureCache, bench: QuestionSet, question: Question, mode: str, stage: str, profile: Profile
-) -> list[str]:
-    tokens, grid = see(bench.video_path(question.scene_name))
-    ids = prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid)
-    longest = profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning
-    generator = torch.Generator().manual_seed(profile.seed)
-    group = rollouts(
-        loaded.model, [Prompt(ids, tokens, grid)], SAMPLES, longest, models.end_id(loaded.tokenizer),
-        models.suppressed(loaded.tokenizer), generators=[generator],
-    )[0]  # fmt: skip
-    return [models.read(loaded.tokenizer, answer.tolist()) for answer in group]

@@ -30,28 +30,23 @@ BEFORE_RESPONSE = f"{END}\n<|im_start|>assistant\n"
 
 @dataclass
 class QuestionBatch:
-    """B rooms with their questions packed behind one prefix each, L tokens a row.
+    """B rooms with their Q questions packed behind one prefix each, L tokens a row; M categories are named in them.
 
-    `ids` (B, L); `features` (B, video tokens, D); `positions` (3, B, L); `mask` (B, 1, L, L), true where attended.
-    `place` (T, 2), row and column of what predicts `target` (T,). For M categories named in questions: `named` (M, 2)
-    row and column, `holds` (M, video tokens) whether the category belongs to a video token, `times` (M,) how often it
-    occurs, `values` (M, 10), nan unless that is once. For Q questions: `last` (Q, 2), `mention` (Q, NAMED) columns of
-    the categories, IGNORE if fewer, and `chosen` (Q, L), where in the prompt the answer stands.
-    """
+    A place is a row and a column. IGNORE stands where there is none."""
 
-    ids: Tensor
-    features: Tensor
-    positions: Tensor
-    mask: Tensor
-    place: Tensor
-    target: Tensor
-    named: Tensor
-    holds: Tensor
-    times: Tensor
-    values: Tensor
-    last: Tensor
-    mention: Tensor
-    chosen: Tensor
+    ids: Tensor  # (B, L)
+    features: Tensor  # (B, video tokens, D)
+    positions: Tensor  # (3, B, L)
+    mask: Tensor  # (B, 1, L, L), true where attended
+    place: Tensor  # (T, 2), of what predicts `target`
+    target: Tensor  # (T,)
+    named: Tensor  # (M, 2), place of a category's word
+    holds: Tensor  # (M, video tokens), whether the category belongs to a video token
+    times: Tensor  # (M,), how often it occurs
+    values: Tensor  # (M, 10), nan unless that is once
+    last: Tensor  # (Q, 2), place of a prompt's last token
+    mention: Tensor  # (Q, NAMED), columns of the categories of a question
+    chosen: Tensor  # (Q, L), where in the prompt the answer stands
 
 
 class Packer:
@@ -90,12 +85,15 @@ class Packer:
         owner = torch.full((count, length), -2)
         place_of, targets, named, last, mention, chosen = ([] for _ in range(6))
         for row, branch in enumerate(branches):
-            ids[row, :start], place[:, row, :start], owner[row, :start] = self.prefix, self.place, -1
+            ids[row, :start] = self.prefix
+            place[:, row, :start] = self.place
+            owner[row, :start] = -1
             at = start
             for number, (prompt, answer) in enumerate(branch):
                 tokens = torch.tensor(prompt + answer[:-1])
                 end = at + len(tokens)
-                ids[row, at:end], owner[row, at:end] = tokens, number
+                ids[row, at:end] = tokens
+                owner[row, at:end] = number
                 place[:, row, at:end] = self.place[:, -1:] + 1 + torch.arange(len(tokens))
                 final = at + len(prompt) - 1
                 place_of += [(row, final + k) for k in range(len(answer))]
@@ -109,7 +107,8 @@ class Packer:
                     if token == answer[0] and answer[0] not in self.letters:
                         stands[at + k] = True
                     elif token == answer[0] and prompt[k + 1] == self.dot:
-                        stands[at + k + 2] = True  # a letter: the words behind it, which know of it
+                        # a letter: the words behind it, which know of it
+                        stands[at + k + 2] = True
                 chosen.append(stands)
                 at = end
         # a question sees the shared prefix (owner -1) and itself, never the questions beside it
@@ -148,32 +147,31 @@ class Probes(nn.Module):
         self.derived = nn.Linear(width, len(GEOMETRY))
 
 
-class Objective(nn.Module):
-    """The losses of a language step."""
+class Objective:
+    """The losses of a language step; `video` is the place of the first video token."""
 
     def __init__(self, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, video: int):
-        super().__init__()
-        self.model, self.video = [model], video
+        self.model, self.video = model, video
         self.probes = Probes(model.config.text_config.hidden_size)
-        table = []
+        # whole ones, then decimals: ids (M,), targets (M, M), row of a token (vocabulary,)
+        self.numbers = []
         for decimal in (False, True):
             ids, log = numbers(tokenizer, decimal)
             soft = torch.softmax(-((log[:, None] - log) ** 2) / (2 * BLUR**2), dim=-1)
             row_of = torch.full((len(tokenizer),), IGNORE)
             row_of[ids] = torch.arange(len(ids))
-            table += [ids, soft, row_of]
-        for name, tensor in zip(("ids0", "soft0", "row0", "ids1", "soft1", "row1"), table, strict=True):
-            self.register_buffer(name, tensor, persistent=False)
+            self.numbers.append((ids, soft, row_of))
 
-    def forward(self, batch: QuestionBatch) -> dict[str, Tensor]:
+    def __call__(self, batch: QuestionBatch) -> dict[str, Tensor]:
         """Losses by name: of the answer, of attention (retrieve, collect, choose), of probes (the rest)."""
-        model = self.model[0]
-        text = model.model.language_model
+        text = self.model.model.language_model
         hidden = text.embed_tokens(batch.ids)
         count = batch.features.shape[1]
         hidden = torch.cat([hidden[:, : self.video], batch.features, hidden[:, self.video + count :]], 1)
         rope = text.rotary_emb(hidden, batch.positions)
-        at, last, column = batch.named, batch.last, torch.arange(batch.ids.shape[1])
+        at = batch.named
+        last = batch.last
+        column = torch.arange(batch.ids.shape[1])
         tokens = (column >= self.video) & (column < self.video + count)
         places = _places(batch)
         losses = {}
@@ -187,14 +185,16 @@ class Objective(nn.Module):
             if number == COLLECT:  # from the prompt's last token: head i at the i-th category
                 wanted = (column == batch.mention[..., None]).float()
                 losses["collect"] = _missed(attention(layer, hidden, rope, last, batch.mask, NAMED), wanted)
-            if number == CHOOSE:  # from the prompt's last token at the answer, where it stands in the prompt
+            # from the prompt's last token at the answer, where it stands in the prompt
+            if number == CHOOSE:
                 stands = batch.chosen.any(1)
                 wanted = batch.chosen[stands][:, None].float()
                 losses["choose"] = _missed(
                     attention(layer, hidden, rope, last[stands], batch.mask, TAUGHT_HEADS), wanted
                 )
             hidden = layer(hidden, attention_mask=batch.mask, position_embeddings=rope)
-            words, end = hidden[at[:, 0], at[:, 1]], hidden[last[:, 0], last[:, 1]]
+            words = hidden[at[:, 0], at[:, 1]]
+            end = hidden[last[:, 0], last[:, 1]]
             if number == RETRIEVE:
                 losses["counted"] = _close(self.probes.counted(words)[:, 0], batch.times.float())
                 losses["found"] = _close(self.probes.found(words), batch.values)
@@ -203,14 +203,14 @@ class Objective(nn.Module):
             if number == DERIVE:
                 losses["derived"] = _close(self.probes.derived(end), geometry(places))
         hidden = text.norm(hidden)[batch.place[:, 0], batch.place[:, 1]]
-        losses["answer"] = self._answer(model.lm_head(hidden), batch.target)
+        losses["answer"] = self._answer(self.model.lm_head(hidden), batch.target)
         return losses
 
     def _answer(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross entropy; a number's target is spread over its neighbours."""
         logp = F.log_softmax(logits, dim=-1)
         loss = -logp.gather(1, target[:, None])[:, 0]
-        for ids, soft, row in ((self.ids0, self.soft0, self.row0), (self.ids1, self.soft1, self.row1)):
+        for ids, soft, row in self.numbers:
             rows = row[target]
             number = rows >= 0
             if number.any():
@@ -238,7 +238,8 @@ def geometry(places: Tensor) -> Tensor:
     """GEOMETRY (Q, 7) of the places (Q, NAMED, 2) that a question names: the distance of the first two; the turn at the
     first from the second to the third, where three or four are named; distances to the fifth. nan where undefined."""
     first = (places[:, 1] - places[:, 0]).norm(dim=-1).log()
-    front, side = places[:, 1] - places[:, 0], places[:, 2] - places[:, 0]
+    front = places[:, 1] - places[:, 0]
+    side = places[:, 2] - places[:, 0]
     scale = front.norm(dim=-1) * side.norm(dim=-1) + 1e-6
     cos = (front * side).sum(-1) / scale
     sin = (front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]) / scale
@@ -260,7 +261,8 @@ def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: T
     size, group = attn.head_dim, attn.num_key_value_groups
     rows, columns = at.unbind(1)
     cos, sin = rope
-    q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]  # no rows are allowed
+    # no rows are allowed
+    q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]
     # queries at the few places asked for, keys everywhere: the layer's own weights are never kept by sdpa
     k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(heads)]]
     q, _ = apply_rotary_pos_emb(q, q, cos[rows, columns], sin[rows, columns])

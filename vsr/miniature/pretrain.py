@@ -6,7 +6,7 @@ and seeds; answering is stopped early. What is taught is never false.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 
 from vsr import runs
 from vsr.engine.decoding import answer_many
-from vsr.files import append_jsonl, atomic_write, read_json, read_jsonl, write_json
+from vsr.files import append_jsonl, atomic_write, read_json, write_json
 from vsr.miniature import corpus, rooms, vision
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.language import GRID, Objective, Packer
-from vsr.miniature.training import FULL, SMOKE, Lesson, Optimiser, Recipe, fit, new_model
+from vsr.miniature.training import FULL, SMOKE, Optimiser, fit, new_model
 from vsr.models import folders, suppressed
 from vsr.questions.question import Question
 from vsr.runs import Run
@@ -32,60 +32,49 @@ from vsr.scoring.answers import final_answer
 PRETRAIN = runs.Stage("pretrain", 2, ())
 PROBES = "probes.safetensors"
 WORD_NORM = 0.1  # root mean square of the categories' embeddings
-WEIGHTS = {
-    "answer": 1.0,
-    "retrieve": 0.3,
-    "collect": 0.3,
-    "found": 2.0,
-    "counted": 0.3,
-    "inside": 2.0,
-    "derived": 1.0,
-    "choose": 0.3,
-}
-WARM = 50
+WARM = 50  # steps
 ANSWER_TOKENS = 3
 
 
+@dataclass(frozen=True)
 class Talking:
     """The language stages: questions about rooms whose video tokens are known, the vision tower at rest. `features`
-    (rooms, video tokens, D); the last `plan.held` rooms are for gates."""
+    (rooms, video tokens, D); the last `plan["held"]` rooms are for gates."""
 
-    def __init__(
-        self,
-        model: Qwen2VLForConditionalGeneration,
-        packer: Packer,
-        questions: corpus.Corpus,
-        features: Tensor,
-        plan: Recipe,
-    ):
-        self.model, self.packer, self.corpus, self.features, self.plan = model, packer, questions, features, plan
-        self.objective = Objective(model, packer.tokenizer, packer.video)
+    model: Qwen2VLForConditionalGeneration
+    packer: Packer
+    corpus: corpus.Corpus
+    features: Tensor
+    plan: dict
 
-    def train(self, seed: int, path: Path, log: Callable[..., None], gate: Callable[[Lesson], None]) -> None:
+    def train(self, seed: int, path: Path, log: Callable[..., None], gate: Callable[[dict], None]) -> None:
         """All lessons, from the checkpoint at `path` if there is one; `gate` is called at the end of each."""
         plan, text = self.plan, self.model.model.language_model
-        lessons = {lesson.name: lesson for lesson in plan.language}
-        ends = dict(zip(accumulate(lesson.steps for lesson in plan.language), lessons, strict=True))
+        objective = Objective(self.model, self.packer.tokenizer, self.packer.video)
+        # the step at which each lesson ends
+        ends = dict(zip(accumulate(lesson["steps"] for lesson in plan["language"]), plan["language"], strict=True))
 
         def losses(step: int) -> dict[str, Tensor]:
-            lesson = lessons[ends[min(end for end in ends if step < end)]]
+            lesson = ends[min(end for end in ends if step < end)]
             rng = np.random.default_rng([seed, 2, step])
-            rooms = rng.integers(len(self.features) - plan.held, size=plan.rooms_per_step)
-            count = range(plan.questions_per_room)
-            asked = [[self.corpus.item(room, lesson.weights, lesson.tags, rng) for _ in count] for room in rooms]
-            return self.objective(self.packer.pack(rooms, asked, self.features[torch.from_numpy(rooms)]))
+            rooms = rng.integers(len(self.features) - plan["held"], size=plan["rooms_per_step"])
+            count = range(plan["questions_per_room"])
+            asked = [[self.corpus.item(room, lesson["weights"], lesson["tags"], rng) for _ in count] for room in rooms]
+            return objective(self.packer.pack(rooms, asked, self.features[torch.from_numpy(rooms)]))
 
-        outer = [self.model.get_input_embeddings().weight, *self.objective.parameters()]
-        optimiser = Optimiser([text.layers, text.norm], outer, plan.language_muon, plan.language_adam, plan.decay)
-        modules = {"model": self.model, "probes": self.objective.probes}
-        fit(path, modules, optimiser, ends, losses, WEIGHTS, WARM, plan, log, lambda name: gate(lessons[name]))
+        outer = [self.model.get_input_embeddings().weight, *objective.probes.parameters()]
+        rates = plan["language_muon"], plan["language_adam"], plan["decay"]
+        optimiser = Optimiser([text.layers, text.norm], outer, *rates)
+        names = {end: lesson["name"] for end, lesson in ends.items()}
+        modules = {"model": self.model, "probes": objective.probes}
+        fit(path, modules, optimiser, names, losses, WARM, plan, log, lambda end: gate(ends[end]))
 
     @torch.no_grad()
     def exam(self, weights: Mapping[str, float], shuffled: bool = False) -> dict[str, float]:
         """Mean score in percent by kind of question on the held-out rooms, with their own or with the next one's
         video."""
         rng = np.random.default_rng(0)
-        held = range(len(self.features) - self.plan.held, len(self.features))
+        held = range(len(self.features) - self.plan["held"], len(self.features))
         end = self.model.config.text_config.eos_token_id
         scores = defaultdict(list)
         for number, room in enumerate(held):
@@ -108,23 +97,15 @@ def _score(truth: str, text: str) -> float:
     return score(Question("", "", "", kind, "", None, truth), final_answer(text))
 
 
-def pretrain(out: str | Path, seed: int = 0, smoke: bool = False, recipe: Recipe | None = None) -> Run:
+def pretrain(out: str | Path, seed: int = 0, smoke: bool = False) -> Run:
     """Make a base model in `out`: `base/` (loadable, with manifest), `gates.json`, `log.jsonl`; rooms in `out/rooms`.
 
     An interrupted run continues from its last checkpoint; a finished one with the same recipe and seed is left alone.
     """
-    recipe = recipe or (SMOKE if smoke else FULL)
-    out = Path(out)
-    run = Run.open(out, "run", PRETRAIN, None, about={"recipe": asdict(recipe)}, inputs={}, seed=seed)
+    recipe, out = SMOKE if smoke else FULL, Path(out)
+    run = Run.open(out, "run", PRETRAIN, None, about={"recipe": recipe}, inputs={}, seed=seed)
     if run.finished:
         return run
-    shards = rooms.make(out / "rooms", recipe.rooms, seed)
-    train(run, recipe, seed, rooms.read(shards), corpus.drafts(shards, seed))
-    return run
-
-
-def train(run: Run, recipe: Recipe, seed: int, data: rooms.Rooms, drafts: list[list[dict]]) -> None:
-    """All stages on rooms with their drafted questions, and the shipped files."""
     known = run.path / "gates.json"
     gates: dict[str, dict] = read_json(known) if known.is_file() else {}
 
@@ -137,22 +118,27 @@ def train(run: Run, recipe: Recipe, seed: int, data: rooms.Rooms, drafts: list[l
         write_json(known, gates)
         print(f"gate {name}: {numbers}", flush=True)
 
+    shards = rooms.make(out / "rooms", recipe["rooms"], seed)
+    data = rooms.read(shards)
+    questions = corpus.drafts(shards, seed)
     tokens = corpus.new_tokenizer()
     model = new_model(tokens, seed)
     truth = rooms.label(data)
     eyes = vision.Seeing(model.model.visual, model.config.text_config.hidden_size)
     views = vision.Views(data, truth)
-    vision.train(eyes, views, recipe, seed, run.path / "see.safetensors", log)
-    passed("see", vision.gate(eyes, views, recipe.held))
+    vision.train(eyes, views, recipe, seed, run.path / "see.pt", log)
+    passed("see", vision.gate(eyes, views, recipe["held"]))
     features = _settle(model, eyes, tokens, data)
-    talk = Talking(model, Packer(model, tokens, truth), corpus.Corpus(data, drafts), features, recipe)
+    talk = Talking(model, Packer(model, tokens, truth), corpus.Corpus(data, questions), features, recipe)
 
-    def exam(lesson: Lesson) -> None:
-        true, shuffled = talk.exam(lesson.weights), talk.exam(lesson.weights, shuffled=True)
-        passed(lesson.name, {"true": true, "shuffled": shuffled})
+    def exam(lesson: dict) -> None:
+        true = talk.exam(lesson["weights"])
+        shuffled = talk.exam(lesson["weights"], shuffled=True)
+        passed(lesson["name"], {"true": true, "shuffled": shuffled})
 
-    talk.train(seed, run.path / "talk.safetensors", log, exam)
+    talk.train(seed, run.path / "talk.pt", log, exam)
     _ship(run, model, tokens, eyes, gates)
+    return run
 
 
 def _settle(model: nn.Module, eyes: vision.Seeing, tokens: PreTrainedTokenizerFast, data: rooms.Rooms) -> torch.Tensor:
@@ -177,15 +163,5 @@ def _ship(run: Run, model: nn.Module, tokens: object, eyes: vision.Seeing, gates
     atomic_write(folder / "probes" / PROBES, save(readout))
     facts = {key: run.manifest[key] for key in ("seed", "settings", "inputs", "git", "versions")}
     hashes = {"model": folders.model_hash(folder)}
-    seconds = round(_trained(run), 1)
-    write_json(folder / "manifest.json", facts | {"gates": gates, "seconds": seconds, "hashes": hashes})
+    write_json(folder / "manifest.json", facts | {"gates": gates, "hashes": hashes})
     run.finish(**hashes, gates=gates)
-
-
-def _trained(run: Run) -> float:
-    """Seconds of training that the log tells of; its clock starts anew with each part and after each break."""
-    total = before = 0.0
-    for row in read_jsonl(run.path / "log.jsonl"):
-        total += row["seconds"] - (before if row["seconds"] > before else 0.0)
-        before = row["seconds"]
-    return total

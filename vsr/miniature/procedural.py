@@ -14,38 +14,32 @@ from vsr.scenes.scene import Box, Camera, Scene
 
 SPLITS = {"train": 0, "bench": 1_000_000, "probe": 2_000_000, "pretrain": 3_000_000, "fresh": 4_000_000}
 SPLIT_SIZE = 1_000_000
+CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of a rectangle, counter-clockwise
 
 
 @dataclass(frozen=True)
 class World:
-    """The distribution that rooms are drawn from; the defaults are the study's. Lengths in metres, angles in degrees.
-
-    `areas` are the quantiles 0, 1/4, 1/2, 3/4, 1 of the room area (inner three: VSI-Bench's), log-linear between.
-    `copies`[i] is the probability of 2 + i copies of the repeated kind; the default gives constants the lowest best MRA
-    that 2 to 5 copies allow (0.42; uniform: 0.50). `scales` are the least, median and largest
-    ratio of an object to its kind's real median: wide, so that the category alone does not tell the size. Objects
-    keep `separation` between their bearings from the camera's first place, `clearance` from its path and `gap` from
-    each other; their real footprints cover at most `fill` of the floor; each shows at least `min_pixels` in some frame.
-    The camera keeps each pose for `hold` frames, because Qwen2-VL reads frames in pairs.
-    """
+    """The distribution that rooms are drawn from; the defaults are the study's. Metres and degrees."""
 
     categories: tuple[str, ...] = tuple(CATALOGUE)
-    unique: tuple[int, int] = (6, 6)
+    unique: tuple[int, int] = (6, 6)  # categories that occur once: least, most
+    # of 2, 3, ... copies of one more category: constants score lowest on these (0.42; were they uniform, 0.50)
     copies: tuple[float, ...] = (0.32, 0.21, 0.13, 0.34)
+    # quantiles 0, 1/4, 1/2, 3/4, 1 of the room area (inner three: VSI-Bench's), log-linear between
     areas: tuple[float, float, float, float, float] = (9.5, 11.2, 17.5, 26.9, 60.0)
-    aspect: float = 1.6
+    aspect: float = 1.6  # longer over shorter side, at most
     heights: tuple[float, float] = (2.4, 3.0)
+    # least, median, largest ratio of an object to its kind's median: the category alone must not tell the size
     scales: tuple[float, float, float] = (0.6, 1.0, 1.5)
-    separation: float = 16.0
-    clearance: float = 0.8
-    gap: float = 0.08
-    fill: float = 0.3
-    min_pixels: int = 14
+    separation: float = 16.0  # between the objects' bearings from the camera
+    clearance: float = 0.8  # from the camera
+    gap: float = 0.08  # from each other
+    fill: float = 0.3  # of the floor, covered by real footprints at most
+    min_pixels: int = 14  # of each object, in some frame
     palettes: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    camera: str = "spin"
     camera_height: float = 1.45
     frames: int = 16
-    hold: int = 2
+    hold: int = 2  # frames at one pose: Qwen2-VL reads them in pairs
     fov: float = 72.0
     pitch: float = -18.0
     width: int = 84
@@ -67,7 +61,6 @@ PRETRAIN = replace(
     palettes=(6, 7, 8, 9),
     camera_height=1.2,
 )
-WALK = replace(STUDY, camera="walk", frames=16, hold=1, fov=75.0, separation=0.0, clearance=0.3)
 
 
 def seeds(split: str, count: int) -> range:
@@ -85,7 +78,7 @@ def make_room(seed: int, world: World = STUDY) -> Scene:
     rng = np.random.default_rng([seed, 20250401])
     area = _quantile(rng.random(), world.areas)
     aspect = world.aspect ** rng.uniform(-1, 1)
-    floor = _rectangle(math.sqrt(area * aspect), math.sqrt(area / aspect))
+    floor = CORNERS * [math.sqrt(area * aspect) / 2, math.sqrt(area / aspect) / 2]
     scene = Scene(
         id=f"room-{seed:06d}",
         dataset="rooms",
@@ -118,25 +111,14 @@ def _quantile(u: float, quantiles: tuple[float, ...]) -> float:
     return float(np.exp(np.interp(u, np.linspace(0, 1, len(quantiles)), np.log(quantiles))))
 
 
-def _rectangle(width: float, depth: float) -> np.ndarray:
-    """Counter-clockwise corners (4, 2) about the origin."""
-    return np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [width / 2, depth / 2]
-
-
 def _camera(floor: np.ndarray, world: World, rng: np.random.Generator) -> Camera:
-    """'spin' turns to the left on the spot from heading north (+y); 'walk' goes round the middle, looking across it."""
-    half = floor.max(0)
+    """A camera that turns to the left on the spot, near the middle of the room, from heading north (+y)."""
+    # a whole turn, `hold` frames at each heading
     turn = np.arange(world.frames) // world.hold * (2 * math.pi * world.hold / world.frames)
+    spot = rng.uniform(-0.12, 0.12, 2) * floor.max(0)
+    position = np.tile([*spot, world.camera_height], (world.frames, 1))
     pitch = np.full(world.frames, math.radians(world.pitch))
-    if world.camera == "spin":
-        spot = rng.uniform(-0.12, 0.12, 2) * half
-        position, yaw = np.tile(spot, (world.frames, 1)), math.pi / 2 + turn
-    elif world.camera == "walk":
-        position, yaw = 0.55 * half * np.stack([np.cos(turn), np.sin(turn)], axis=1), turn + math.pi
-    else:
-        raise unknown("camera", world.camera, ("spin", "walk"))
-    height = np.full((world.frames, 1), world.camera_height)
-    return Camera(np.hstack([position, height]), yaw, pitch, math.radians(world.fov))
+    return Camera(position, math.pi / 2 + turn, pitch, math.radians(world.fov))
 
 
 def _kinds(world: World, area: float, unique: int, copies: int, rng: np.random.Generator) -> list[str] | None:
@@ -158,7 +140,7 @@ def _furnish(scene: Scene, world: World, kinds: list[str], scales: list[float], 
     shapes: list[shapely.Polygon] = []
     bearings: list[float] = []
     eye, half = scene.camera.position[0, :2], scene.floor.max(0)
-    path = shapely.MultiPoint(np.unique(scene.camera.position[:, :2], axis=0))
+    spot = shapely.Point(eye)
     for index in sorted(range(len(kinds)), key=lambda i: -sizes[i][0] * sizes[i][1]):
         for _ in range(120):
             box = _try(kinds[index], sizes[index], scene, rng)
@@ -169,7 +151,7 @@ def _furnish(scene: Scene, world: World, kinds: list[str], scales: list[float], 
             if (np.abs(corners) > half).any():
                 continue
             shape = shapely.Polygon(corners)
-            if shape.distance(path) < world.clearance or any(shape.distance(s) < world.gap for s in shapes):
+            if shape.distance(spot) < world.clearance or any(shape.distance(s) < world.gap for s in shapes):
                 continue
             placed[index] = box
             shapes.append(shape)
@@ -189,7 +171,8 @@ def _try(label: str, size: np.ndarray, scene: Scene, rng: np.random.Generator) -
         center = rng.uniform(-half, half)
     else:
         wall = int(rng.integers(4))  # east, north, west, south
-        yaw = wall * math.pi / 2 + math.pi / 2  # the depth axis (yaw + 90 degrees) points into the room
+        # the depth axis (yaw + 90 degrees) points into the room
+        yaw = wall * math.pi / 2 + math.pi / 2
         inward = -np.array([(1, 0), (0, 1), (-1, 0), (0, -1)][wall])
         along = np.abs(inward[::-1]) * rng.uniform(-half, half)
         center = along - inward * (half @ np.abs(inward) - size[1] / 2 - rng.uniform(0.01, 0.06))
@@ -202,5 +185,4 @@ def _try(label: str, size: np.ndarray, scene: Scene, rng: np.random.Generator) -
 
 def _footprint(box: Box) -> np.ndarray:
     """The box's corners on the floor in order, (4, 2); its third axis must be up."""
-    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    return box.center[:2] + (signs * box.size[:2] / 2) @ box.axes[:2, :2]
+    return box.center[:2] + (CORNERS * box.size[:2] / 2) @ box.axes[:2, :2]

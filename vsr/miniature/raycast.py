@@ -5,7 +5,8 @@ import numpy as np
 from numba import njit
 
 BOX, ELLIPSOID, CYLINDER = 0, 1, 2
-NOTHING, CEILING, FLOOR = -3, -2, -1  # what a ray to the room's shell meets, if not wall 0, 1, 2, ...
+# what a ray to the room's shell meets, if not wall 0, 1, 2, ...
+NOTHING, CEILING, FLOOR = -3, -2, -1
 NEAR = 0.05  # metres
 TEXEL = 0.06  # metres, of the floor's shadow map
 JOINT, TILE, SKIRTING = 0.03, 0.5, 0.1  # metres
@@ -78,12 +79,15 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
     light = np.ones((rows, columns))
     for m in range(4):  # a corner of the lamp each: soft edges in four steps
         shade = np.zeros((rows, columns), np.bool_)
-        x_lamp, y_lamp = lamp[0] + spread * (2 * (m % 2) - 1), lamp[1] + spread * (2 * (m // 2) - 1)
+        x_lamp = lamp[0] + spread * (2 * (m % 2) - 1)
+        y_lamp = lamp[1] + spread * (2 * (m // 2) - 1)
         for p in range(len(shape)):
             radius = np.sqrt(half[p, 0] ** 2 + half[p, 1] ** 2 + half[p, 2] ** 2)
             # a sphere around the primitive, thrown from lamp to floor, bounds the texels worth a ray
-            share = 1 - min(center[p, 2] + radius, 0.9 * lamp[2]) / lamp[2]  # of the way from shadow to lamp
-            x_far, y_far = x_lamp + (center[p, 0] - x_lamp) / share, y_lamp + (center[p, 1] - y_lamp) / share
+            # of the way from shadow to lamp
+            share = 1 - min(center[p, 2] + radius, 0.9 * lamp[2]) / lamp[2]
+            x_far = x_lamp + (center[p, 0] - x_lamp) / share
+            y_far = y_lamp + (center[p, 1] - y_lamp) / share
             left = int((min(center[p, 0] - radius, x_far - radius / share) - low[0]) / TEXEL)
             right = int((max(center[p, 0] + radius, x_far + radius / share) - low[0]) / TEXEL) + 1
             down = int((min(center[p, 1] - radius, y_far - radius / share) - low[1]) / TEXEL)
@@ -91,10 +95,12 @@ def shadows(shape, inverse, center, half, low, columns, rows, lamp, spread):
             for i in range(max(0, down), min(rows, up)):
                 for j in range(max(0, left), min(columns, right)):
                     if not shade[i, j]:
-                        x, y = low[0] + (j + 0.5) * TEXEL, low[1] + (i + 0.5) * TEXEL
+                        x = low[0] + (j + 0.5) * TEXEL
+                        y = low[1] + (i + 0.5) * TEXEL
                         o = _local(inverse[p], x_lamp - center[p, 0], y_lamp - center[p, 1], lamp[2] - center[p, 2])
                         d = _local(inverse[p], x - x_lamp, y - y_lamp, -lamp[2])
-                        shade[i, j] = _hit(shape[p], o, d) < 1.01  # 1 is the floor, where boxes stand
+                        # 1 is the floor, where boxes stand
+                        shade[i, j] = _hit(shape[p], o, d) < 1.01
         light -= 0.25 * shade
     return light
 
@@ -130,25 +136,20 @@ def _between(grid, row, column):
 
 
 @njit(cache=True)
-def _shell_colour(what, x, y, z, joint, colours, light, low):
-    """Colour (0-255) of a point of the shell. `colours`: rows floor, joint between tiles, ceiling, then the walls;
-    `joint` in [0, 1] says how much a pixel at that distance can show of a joint."""
-    row, lit, mix = 2, 1.0, 0.0
+def _shell_light(what, x, y, z, joint, light, low):
+    """Of a point of the shell: its row among the shell's colours (see `shade`), how much light it has, and how much of
+    a joint between tiles shows; `joint` in [0, 1] says how much a pixel at that distance can show."""
+    if what == NOTHING:
+        return 4, 1.0, 0.0
+    if what == CEILING:
+        return 2, 1.0, 0.0
     if what == FLOOR:
-        row, lit = 0, 0.6 + 0.4 * _between(light, (y - low[1]) / TEXEL - 0.5, (x - low[0]) / TEXEL - 0.5)
-        if (x - low[0]) % TILE < JOINT or (y - low[1]) % TILE < JOINT:
-            mix = joint
-    elif what >= 0:
-        if z < SKIRTING:
-            return 230.0, 230.0, 228.0
-        row, lit = 3 + what, 0.86 + 0.14 * min(1.0, z / 1.2)
-    elif what == NOTHING:
-        return 232.0, 232.0, 232.0
-    return (
-        lit * (colours[row, 0] + mix * (colours[1, 0] - colours[row, 0])),
-        lit * (colours[row, 1] + mix * (colours[1, 1] - colours[row, 1])),
-        lit * (colours[row, 2] + mix * (colours[1, 2] - colours[row, 2])),
-    )
+        lit = 0.6 + 0.4 * _between(light, (y - low[1]) / TEXEL - 0.5, (x - low[0]) / TEXEL - 0.5)
+        between_tiles = (x - low[0]) % TILE < JOINT or (y - low[1]) % TILE < JOINT
+        return 0, lit, joint if between_tiles else 0.0
+    if z < SKIRTING:
+        return 3, 1.0, 0.0
+    return 5 + what, 0.86 + 0.14 * min(1.0, z / 1.2), 0.0
 
 
 @njit(cache=True)
@@ -167,7 +168,8 @@ def _bounds(center, axes, half, view, tan, width, height):
         if ahead < NEAR:
             behind += 1
             continue
-        column, row = (aside / ahead / tan[0] + 1) / 2 * width, (1 - above / ahead / tan[1]) / 2 * height
+        column = (aside / ahead / tan[0] + 1) / 2 * width
+        row = (1 - above / ahead / tan[1]) / 2 * height
         left, right, top, bottom = min(left, column), max(right, column), min(top, row), max(bottom, row)
     # a box that crosses the eye's plane has no finite outline: all samples are tried
     if behind == 8:
@@ -205,7 +207,8 @@ def trace(shape, inverse, center, axes, half, view, tan, depth, first):
 
 @njit(cache=True)
 def shade(shape, inverse, center, colour, glow, view, tan, depth, first, floor, height, colours, light, low, out):
-    """Colour of every sample into `out` (H, W, 3), 0-255; `depth` and `first` (-1) say where the shell is nearer."""
+    """Colour of every sample into `out` (H, W, 3), 0-255; `depth` and `first` (-1) say where the shell is nearer. The
+    shell's `colours` are floor, joint between tiles, ceiling, skirting, nothing, then the walls."""
     rows, columns = depth.shape
     for i in range(rows):
         y = (1 - 2 * (i + 0.5) / rows) * tan[1]
@@ -216,21 +219,28 @@ def shade(shape, inverse, center, colour, glow, view, tan, depth, first, floor, 
             dz = view[1, 2] + x * view[2, 2] + y * view[3, 2]
             t, what = _shell(view[0], dx, dy, dz, floor, height)
             p = first[i, j]
-            if p >= 0 and depth[i, j] < t + NEAR:  # scanned boxes may reach a little into a wall
+            # scanned boxes may reach a little into a wall
+            solid = p >= 0 and depth[i, j] < t + NEAR
+            if solid:
                 t = depth[i, j]
-                px, py, pz = view[0, 0] + t * dx, view[0, 1] + t * dy, view[0, 2] + t * dz
+            else:
+                first[i, j], depth[i, j] = -1, t
+            px = view[0, 0] + t * dx
+            py = view[0, 1] + t * dy
+            pz = view[0, 2] + t * dz
+            if solid:
                 lx, ly, lz = _local(inverse[p], px - center[p, 0], py - center[p, 1], pz - center[p, 2])
                 nx, ny, nz = _normal(shape[p], inverse[p], lx, ly, lz)
                 facing = -(nx * dx + ny * dy + nz * dz) / np.sqrt(dx * dx + dy * dy + dz * dz)
                 lit = 0.62 + 0.16 * nz + 0.24 * facing + 0.04 * nx
                 lit = glow[p] + (1 - glow[p]) * lit
-                out[i, j, 0], out[i, j, 1], out[i, j, 2] = lit * colour[p, 0], lit * colour[p, 1], lit * colour[p, 2]
+                for k in range(3):
+                    out[i, j, k] = lit * colour[p, k]
             else:
-                first[i, j], depth[i, j] = -1, t
-                px, py, pz = view[0, 0] + t * dx, view[0, 1] + t * dy, view[0, 2] + t * dz
                 joint = min(1.0, JOINT / (2 * tan[0] / columns * t))
-                red, green, blue = _shell_colour(what, px, py, pz, joint, colours, light, low)
-                out[i, j, 0], out[i, j, 1], out[i, j, 2] = red, green, blue
+                row, lit, mix = _shell_light(what, px, py, pz, joint, light, low)
+                for k in range(3):
+                    out[i, j, k] = lit * (colours[row, k] + mix * (colours[1, k] - colours[row, k]))
 
 
 @njit(cache=True)

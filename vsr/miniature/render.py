@@ -14,45 +14,49 @@ from vsr.scenes.scene import Box, Camera, Scene
 from vsr.video import write_mp4
 
 SHAPES = {"box": raycast.BOX, "ellipsoid": raycast.ELLIPSOID, "cylinder": raycast.CYLINDER, "disc": raycast.CYLINDER}
-EYE_LEVEL, LOOK_DOWN = 2.1, -0.45  # metres, radians: a scan is seen from over its furniture
+# a scan is seen from over its furniture: metres, radians, how many times, radians
+EYE_LEVEL, LOOK_DOWN, FRAMES, FIELD = 2.1, -0.45, 8, 1.4
+SKIRTING, NOTHING = (230, 230, 228), (232, 232, 232)  # colours
 THINNEST = 1e-3  # metres: a flat box still needs an inside
 
 
 class Frames(NamedTuple):
-    """What a camera saw: `rgb` uint8 (T, H, W, 3); `ids` int16 (T, H, W), index into the scene's objects or -1 for the
-    room itself; `depth` float32 (T, H, W), metres along the optical axis (inf where there is nothing)."""
+    """What a camera saw in T frames."""
 
-    rgb: np.ndarray
-    ids: np.ndarray
+    rgb: np.ndarray  # uint8 (T, H, W, 3)
+    ids: np.ndarray  # int16 (T, H, W), index into the scene's objects, -1 for the room itself
+    # float32 (T, H, W), metres along the optical axis, inf where there is nothing
     depth: np.ndarray
 
 
 class Primitives(NamedTuple):
-    """A scene's P primitives: `shape`, `owner` (object index) and `glow` (P,); `inverse`, `axes` (P, 3, 3); `center`,
-    `half`, `colour` (P, 3)."""
+    """A scene's P primitives."""
 
-    shape: np.ndarray
-    owner: np.ndarray
-    inverse: np.ndarray
-    center: np.ndarray
-    axes: np.ndarray
-    half: np.ndarray
-    colour: np.ndarray
-    glow: np.ndarray
+    shape: np.ndarray  # (P,)
+    owner: np.ndarray  # (P,), object index
+    inverse: np.ndarray  # (P, 3, 3), from world offsets to the primitive's own frame
+    center: np.ndarray  # (P, 3)
+    axes: np.ndarray  # (P, 3, 3), rows
+    half: np.ndarray  # (P, 3), half extents along the axes
+    colour: np.ndarray  # (P, 3)
+    glow: np.ndarray  # (P,)
 
 
 def render(scene: Scene, width: int, height: int, samples: int = 2) -> Frames:
     """All frames of the scene's camera, `samples` x `samples` rays a pixel. A scene without camera or floor gets them
     from `with_camera`. A box that is not finite is an error that names scene and object."""
     scene = with_camera(scene)
-    camera, parts, palette = scene.camera, primitives(scene), PALETTES[scene.palette % len(PALETTES)]
+    camera = scene.camera
+    parts = primitives(scene)
+    palette = PALETTES[scene.palette % len(PALETTES)]
     solid, lit = parts[:1] + parts[2:4], parts[6:]
     floor = np.ascontiguousarray(scene.floor, float)
     low, high = floor.min(0), floor.max(0)
     columns, rows = np.maximum(2, np.ceil((high - low) / raycast.TEXEL)).astype(int)
     lamp = np.array([*(low + high) / 2, scene.height - 0.05])
     light = raycast.shadows(*solid, parts.half, low, columns, rows, lamp, 0.35)
-    colours = np.vstack([palette.floor, palette.grout, palette.ceiling, _walls(floor, palette.walls)]).astype(float)
+    shell = [palette.floor, palette.grout, palette.ceiling, SKIRTING, NOTHING]
+    colours = np.vstack([*shell, _walls(floor, palette.walls)]).astype(float)
 
     count, fine = len(camera), (height * samples, width * samples)
     rgb = np.empty((count, height, width, 3), np.uint8)
@@ -61,7 +65,9 @@ def render(scene: Scene, width: int, height: int, samples: int = 2) -> Frames:
     out = np.empty((*fine, 3))
     for t in range(count):
         if t and _same_pose(camera, t - 1, t):
-            rgb[t], ids[t], metres[t] = rgb[t - 1], ids[t - 1], metres[t - 1]
+            rgb[t] = rgb[t - 1]
+            ids[t] = ids[t - 1]
+            metres[t] = metres[t - 1]
             continue
         view, tan, depth, first = _trace(camera, t, parts, fine)
         raycast.shade(*solid, *lit, view, tan, depth, first, floor, scene.height, colours, light, low, out)
@@ -107,17 +113,6 @@ def basis(yaw: float, pitch: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return forward, right, up
 
 
-def project(camera: Camera, frame: int, points: np.ndarray, width: int, height: int) -> np.ndarray:
-    """World points (N, 3) -> (N, 3): column and row in pixels (a pixel's centre is at +0.5), depth in metres. Points
-    with a depth <= 0 lie behind the camera."""
-    forward, right, up = basis(camera.yaw[frame], camera.pitch[frame])
-    offset = np.asarray(points, float) - camera.position[frame]
-    tan, depth = np.tan(camera.fov / 2), offset @ forward
-    column = (offset @ right / depth / tan + 1) / 2 * width
-    row = (1 - offset @ up / depth / (tan * height / width)) / 2 * height
-    return np.stack([column, row, depth], axis=1)
-
-
 def primitives(scene: Scene) -> Primitives:
     """The scene's objects taken apart into what the ray-caster draws."""
     rows = []
@@ -126,8 +121,10 @@ def primitives(scene: Scene) -> Primitives:
         plain = (Part(box.shape, (0, 0, 0), (1, 1, 1), colour_of(box.label)),)
         half = np.maximum(box.size, THINNEST) / 2
         for part in CATALOGUE[box.shape].parts if box.shape in CATALOGUE else plain:
-            order = [0, 2, 1] if part.shape == "disc" else [0, 1, 2]  # a cylinder's axis is its third
-            axes, radii = box.axes[order], (half * part.size)[order]
+            # a cylinder's axis is its third
+            order = [0, 2, 1] if part.shape == "disc" else [0, 1, 2]
+            axes = box.axes[order]
+            radii = (half * part.size)[order]
             center = box.center + (half * part.center) @ box.axes
             rows.append((SHAPES[part.shape], owner, axes / radii[:, None], center, axes, radii, part.colour, part.glow))
     if not rows:
@@ -157,17 +154,17 @@ def _walls(floor: np.ndarray, colours: tuple) -> np.ndarray:
     return np.array(colours)[quarter]
 
 
-def with_camera(scene: Scene, frames: int = 8, fov: float = 1.4) -> Scene:
+def with_camera(scene: Scene) -> Scene:
     """The scene with what it lacks to be rendered. A scan gets the shapes of the catalogue, a rectangular room around
     its boxes with the floor at z = 0, and a camera that walks round the middle of the room, looking across it."""
     if scene.floor is None:
         scene = _enclosed(scene)
     if scene.camera is None:
         ring = shapely.LinearRing(scene.floor.mean(0) + 0.8 * (scene.floor - scene.floor.mean(0)))
-        steps = [ring.interpolate(t / frames, normalized=True) for t in range(frames)]
+        steps = [ring.interpolate(t / FRAMES, normalized=True) for t in range(FRAMES)]
         position = np.array([[step.x, step.y, EYE_LEVEL] for step in steps])
         across = scene.floor.mean(0) - position[:, :2]
-        camera = Camera(position, np.arctan2(across[:, 1], across[:, 0]), np.full(frames, LOOK_DOWN), fov)
+        camera = Camera(position, np.arctan2(across[:, 1], across[:, 0]), np.full(FRAMES, LOOK_DOWN), FIELD)
         scene = dataclasses.replace(scene, camera=camera)
     return scene
 

@@ -5,7 +5,7 @@ import contextlib
 import io
 import math
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import av
@@ -15,12 +15,13 @@ from safetensors.numpy import load_file, save
 
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint
-from vsr.miniature.procedural import PRETRAIN, SPLITS, World, make_room
+from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
 from vsr.miniature.render import render
 from vsr.questions.held_out import clear_times
 from vsr.scenes.scene import Box, Camera, Scene
 from vsr.video import encode_mp4
 
+LABELS = PRETRAIN.categories
 SLOTS = 14  # objects a room at most
 SHARD = 250
 CELL = 28  # pixels a side of one video token
@@ -31,30 +32,25 @@ ENOUGH = 8  # pixels
 
 @dataclass(frozen=True)
 class Rooms:
-    """N rooms with V headings each.
+    """N rooms with V headings each; metres and radians, x and y from the camera's spot."""
 
-    `frames` uint8 (N, V, H, W, 3), one a heading; `kind` int8 (N, SLOTS), index into the world's categories or -1;
-    `box` float32 (N, SLOTS, 7): x, y, z of the centre, width, depth, height, yaw, metres and radians, x and y from the
-    camera's spot; `seen` float32 (N, SLOTS, V, 3): pixels that show the object in a frame, their mean column and row;
-    `walls` float32 (N, 4): distance from the camera to the east, north, west and south wall; `seed` int64 (N,).
-    """
-
-    frames: np.ndarray
-    kind: np.ndarray
-    box: np.ndarray
+    frames: np.ndarray  # uint8 (N, V, H, W, 3), one a heading
+    kind: np.ndarray  # int8 (N, SLOTS), index into LABELS or -1
+    box: np.ndarray  # float32 (N, SLOTS, 7): x, y, z of the centre, width, depth, height, yaw
+    # float32 (N, SLOTS, V, 3): pixels that show an object, their mean column and row
     seen: np.ndarray
-    walls: np.ndarray
-    seed: np.ndarray
+    walls: np.ndarray  # float32 (N, 4): metres to the east, north, west and south wall
+    seed: np.ndarray  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.seed)
 
-    def scene(self, index: int, world: World) -> Scene:
+    def scene(self, index: int) -> Scene:
         """The room as questions see it; the origin is the camera's spot."""
         boxes = []
         for kind, (x, y, z, *size, yaw) in zip(self.kind[index], self.box[index].astype(float), strict=True):
             if kind >= 0:
-                label = world.categories[kind]
+                label = LABELS[kind]
                 axes = np.array([[math.cos(yaw), math.sin(yaw), 0], [-math.sin(yaw), math.cos(yaw), 0], [0, 0, 1.0]])
                 boxes.append(Box(label, np.array([x, y, z]), np.array(size), axes, shape=label))
         east, north, west, south = self.walls[index].astype(float)
@@ -68,18 +64,18 @@ class Rooms:
             floor=floor,
         )
 
-    def first_seen(self, index: int, world: World) -> dict[str, float]:
+    def first_seen(self, index: int) -> dict[str, float]:
         """Seconds at which each category first comes clearly into view."""
         slots = self.kind[index] >= 0
         pixels = self.frames.shape[2] * self.frames.shape[3]
-        labels = [world.categories[kind] for kind in self.kind[index][slots]]
-        return clear_times(labels, self.seen[index, slots, :, 0].T / pixels, world.fps / world.hold)
+        labels = [LABELS[kind] for kind in self.kind[index][slots]]
+        return clear_times(labels, self.seen[index, slots, :, 0].T / pixels, PRETRAIN.fps / PRETRAIN.hold)
 
 
-def make(folder: str | Path, count: int, seed: int, world: World = PRETRAIN) -> list[Path]:
+def make(folder: str | Path, count: int, seed: int) -> list[Path]:
     """Shards of `count` rooms of the pre-training split, made where they are missing; other seeds, other rooms."""
     first = SPLITS["pretrain"] + 50_000 * seed
-    identity = fingerprint({name.name: getattr(world, name.name) for name in fields(World)})
+    identity = fingerprint(asdict(PRETRAIN))
     paths = []
     for start in range(0, count, SHARD):
         size = min(SHARD, count - start)
@@ -89,34 +85,33 @@ def make(folder: str | Path, count: int, seed: int, world: World = PRETRAIN) -> 
             for number in range(first + start, first + start + size):
                 # a room too small for its furniture is left out: another seed is as good
                 with contextlib.suppress(VsrError):
-                    rows.append(room_arrays(make_room(number, world), number, world))
+                    rows.append(room_arrays(make_room(number, PRETRAIN), number))
             atomic_write(paths[-1], save({key: np.stack([row[key] for row in rows]) for key in rows[0]}))
     return paths
 
 
 def read(paths: list[Path]) -> Rooms:
     """The rooms of some shards together."""
-    if not paths:
-        raise VsrError("no rooms to read: ask for at least one")
     shards = [load_file(str(path)) for path in paths]
     return Rooms(**{f.name: np.concatenate([shard[f.name] for shard in shards]) for f in fields(Rooms)})
 
 
-def room_arrays(scene: Scene, seed: int, world: World) -> dict[str, np.ndarray]:
+def room_arrays(scene: Scene, seed: int) -> dict[str, np.ndarray]:
     """One room in the layout of `Rooms`, without the first axis; frames are what a reader of its mp4 decodes."""
-    camera, hold = scene.camera, world.hold
+    camera, hold = scene.camera, PRETRAIN.hold
     once = Camera(camera.position[::hold], camera.yaw[::hold], camera.pitch[::hold], camera.fov)
-    seen = render(replace(scene, camera=once), world.width, world.height)
+    seen = render(replace(scene, camera=once), PRETRAIN.width, PRETRAIN.height)
     spot = camera.position[0, :2]
     kind = np.full(SLOTS, -1, np.int8)
     box = np.zeros((SLOTS, 7), np.float32)
     for slot, item in enumerate(scene.objects):
-        kind[slot] = world.categories.index(item.label)
+        kind[slot] = LABELS.index(item.label)
         yaw = math.atan2(item.axes[0, 1], item.axes[0, 0])
         box[slot] = [*(item.center[:2] - spot), item.center[2], *item.size, yaw]
-    high, low = scene.floor.max(0) - spot, spot - scene.floor.min(0)
+    high = scene.floor.max(0) - spot
+    low = spot - scene.floor.min(0)
     return {
-        "frames": _through_mp4(np.repeat(seen.rgb, hold, axis=0), world.fps)[::hold],
+        "frames": _through_mp4(np.repeat(seen.rgb, hold, axis=0), PRETRAIN.fps)[::hold],
         "kind": kind,
         "box": box,
         "seen": _where(seen.ids),
@@ -137,8 +132,8 @@ def _where(ids: np.ndarray) -> np.ndarray:
     out = np.zeros((SLOTS, views, 3), np.float32)
     rows, columns = np.mgrid[:height, :width] + 0.5
     for view in range(views):
-        index = ids[view][ids[view] >= 0]
         inside = ids[view] >= 0
+        index = ids[view][inside]
         pixels = np.bincount(index, minlength=SLOTS)[:SLOTS]
         for k, place in ((1, columns), (2, rows)):
             out[:, view, k] = np.bincount(index, place[inside], SLOTS)[:SLOTS] / np.maximum(pixels, 1)
@@ -148,20 +143,21 @@ def _where(ids: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labels:
-    """`home` (N, SLOTS), the token of the video that should know the object, -1 for an empty slot; `kind` (N, SLOTS);
-    `values` (N, SLOTS, len(VALUES)), about unit scale; `walls` (N, V, 4), log distance to the east, north, west and
-    south wall, nan where the view does not show it; `tokens`, video tokens a room."""
+    """What the tokens of N rooms' videos should know."""
 
+    # (N, SLOTS), the token that should know the object, -1 for an empty slot
     home: torch.Tensor
-    kind: torch.Tensor
-    values: torch.Tensor
+    kind: torch.Tensor  # (N, SLOTS), index into LABELS
+    values: torch.Tensor  # (N, SLOTS, len(VALUES)), about unit scale
+    # (N, V, 4), log distances east, north, west, south; nan where a view does not show it
     walls: torch.Tensor
-    tokens: int
+    tokens: int  # of a room's video
 
 
-def headings() -> np.ndarray:
-    """Headings of the views in radians, (V,): from north, turning to the left."""
-    return np.pi / 2 + np.arange(VIEWS) * 2 * np.pi / VIEWS
+def facing() -> np.ndarray:
+    """Whether a view faces the east, north, west and south wall, (V, 4); views turn to the left from north."""
+    headings = np.pi / 2 + np.arange(VIEWS) * 2 * np.pi / VIEWS
+    return np.cos(headings[:, None] - np.arange(4) * np.pi / 2) > 0.5
 
 
 def label(rooms: Rooms) -> Labels:
@@ -183,7 +179,7 @@ def label(rooms: Rooms) -> Labels:
         home=torch.from_numpy(home),
         kind=torch.from_numpy(rooms.kind.astype(np.int64)),
         values=torch.from_numpy(_values(rooms.box)),
-        walls=torch.from_numpy(_walls(rooms.walls)),
+        walls=torch.from_numpy(np.where(facing(), np.log(rooms.walls)[:, None], np.nan).astype(np.float32)),
         tokens=views * rows * columns,
     )
 
@@ -213,20 +209,9 @@ def _values(box: np.ndarray) -> np.ndarray:
     return np.where((longest > 0)[..., None], values, 0.0).astype(np.float32)
 
 
-def _walls(walls: np.ndarray) -> np.ndarray:
-    """Log distances by view, (N, V, 4), nan where the wall is not faced."""
-    outward = np.arange(4) * np.pi / 2
-    faced = np.cos(headings()[:, None] - outward[None]) > 0.5
-    return np.where(faced[None], np.log(walls)[:, None], np.nan).astype(np.float32)
-
-
-def presence(labels: Labels, categories: int) -> torch.Tensor:
+def presence(labels: Labels) -> torch.Tensor:
     """How many objects of each category belong to each token, uint8 (N, tokens, categories)."""
-    count = len(labels.home)
-    out = torch.zeros(count, labels.tokens, categories, dtype=torch.uint8)
-    room = torch.arange(count)[:, None].expand(-1, SLOTS)
-    real = labels.home >= 0
-    out.index_put_(
-        (room[real], labels.home[real], labels.kind[real]), torch.ones((), dtype=torch.uint8), accumulate=True
-    )
-    return out
+    room, slot = (labels.home >= 0).nonzero(as_tuple=True)
+    place = (room, labels.home[room, slot], labels.kind[room, slot])
+    out = torch.zeros(len(labels.home), labels.tokens, len(LABELS), dtype=torch.uint8)
+    return out.index_put_(place, torch.ones((), dtype=torch.uint8), accumulate=True)

@@ -3,130 +3,42 @@
 Muon for weight matrices, AdamW for the rest: at this size Muon needs about half the steps.
 """
 
+import io
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from vsr.files import atomic_write
+from vsr.miniature import RECIPE
 from vsr.miniature.corpus import embeddings
 from vsr.models.folders import build_config
 
-SIZES = {
-    "text": {
-        "hidden_size": 192,
-        "intermediate_size": 448,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 6,
-        "mrope_section": [4, 6, 6],
-    },
-    "vision": {"embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 4},
-}
 OUTWARD, OUTWARD_SCALE = ("o_proj", "down_proj"), 0.3  # these write into the residual stream
-
-FIND = {
-    "place": 1.0,
-    "size_estimation": 1.0,
-    "counting": 1.0,
-    "room_size_estimation": 0.5,
-    "free abs_distance": 1.0,
-}
-ASK = {
-    "place": 1.0,
-    "counting": 1.0,
-    "size_estimation": 1.5,
-    "room_size_estimation": 1.0,
-    "abs_distance": 1.5,
-    "free abs_distance": 1.5,
-    "word rel_distance": 1.5,
-    "free rel_distance": 1.5,
-    "word rel_direction_easy": 0.5,
-    "word rel_direction_medium": 1.0,
-    "word rel_direction_hard": 1.0,
-    "free rel_direction": 1.0,
-}
-LETTERS = {
-    "letter rel_distance": 2.0,
-    "letter rel_direction_easy": 1.0,
-    "letter rel_direction_medium": 1.0,
-    "letter rel_direction_hard": 1.0,
-    "letter route_planning": 0.4,
-    "letter appearance_order": 0.4,
-}
-SOME_LETTERS = {kind: 0.3 * weight for kind, weight in LETTERS.items()}
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, the quintic Newton-Schulz iteration
+# Jordan et al. 2024, the quintic Newton-Schulz iteration
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 LARGEST = 200_000  # a larger matrix costs more to orthogonalise than it gains here
 BETAS = (0.9, 0.95)
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A language stage: `steps` steps on questions drawn by `weights`, a share `tags` of them in think and observe
-    mode."""
-
-    name: str
-    steps: int
-    weights: dict[str, float]
-    tags: float = 0.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The whole recipe. `held` rooms are kept for the gates; `views` are headings a vision step, `rooms_per_step` x
-    `questions_per_room` questions a language step; `checkpoint` steps between two checkpoints."""
-
-    rooms: int = 4500
-    held: int = 150
-    vision_steps: int = 2800
-    views: int = 128
-    vision_muon: float = 0.03
-    vision_adam: float = 0.002
-    language: tuple[Lesson, ...] = (
-        Lesson("find", 150, FIND),
-        Lesson("ask", 450, ASK | SOME_LETTERS, tags=0.08),
-        Lesson("letters", 300, ASK | LETTERS, tags=0.25),
-    )
-    language_muon: float = 0.01
-    language_adam: float = 0.0015
-    decay: float = 0.5
-    rooms_per_step: int = 8
-    questions_per_room: int = 6
-    checkpoint: int = 200
-    log: int = 50
-
-
-FULL = Recipe()
-SMOKE = Recipe(
-    rooms=8,
-    held=2,
-    vision_steps=2,
-    views=8,
-    language=(Lesson("find", 1, FIND), Lesson("ask", 1, ASK), Lesson("letters", 1, ASK | LETTERS, tags=0.3)),
-    rooms_per_step=2,
-    questions_per_room=3,
-    checkpoint=2,
-    log=1,
-)
+FULL = RECIPE["full"]
+SMOKE = FULL | RECIPE["smoke"] | {"language": [lesson | {"steps": 1} for lesson in FULL["language"]]}
 
 
 def new_model(tokens: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForConditionalGeneration:
     """A Qwen2-VL of the miniature's size with weights that keep the scale of what passes through them."""
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(build_config(SIZES, tokens))
+    model = Qwen2VLForConditionalGeneration(build_config(RECIPE["sizes"], tokens))
     for name, p in model.named_parameters():
         if p.ndim >= 2:
             scale = OUTWARD_SCALE if any(part in name for part in OUTWARD) else 1.0
             nn.init.normal_(p, std=scale / math.sqrt(p[0].numel()))
-    table = embeddings(tokens, SIZES["text"]["hidden_size"], torch.Generator().manual_seed(seed))
+    table = embeddings(tokens, RECIPE["sizes"]["text"]["hidden_size"], torch.Generator().manual_seed(seed))
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(table)
     return model
@@ -194,48 +106,25 @@ class Optimiser:
         for part in self.parts:
             part.step()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The state as named tensors."""
-        return {
-            f"{part}.{index}.{name}": value
-            for part, optimiser in enumerate(self.parts)
-            for index, entry in optimiser.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take up a state written by `tensors`."""
-        for part, optimiser in enumerate(self.parts):
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                owner, index, name = key.split(".", 2)
-                if int(owner) == part:
-                    state.setdefault(int(index), {})[name] = value
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-
 
 def keep(path: Path, step: int, modules: Mapping[str, nn.Module], optimiser: Optimiser) -> None:
     """Write a checkpoint: the modules' weights, the optimisers' state and the number of steps taken."""
-    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    tensors |= {f"optimiser/{key}": value for key, value in optimiser.tensors().items()}
-    # clones: safetensors refuses tensors that share memory, as tied embeddings do
-    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    atomic_write(path, save(copies, metadata={"step": str(step)}))
+    weights = {name: module.state_dict() for name, module in modules.items()}
+    states = [part.state_dict() for part in optimiser.parts]
+    torch.save({"step": step, "modules": weights, "optimisers": states}, buffer := io.BytesIO())
+    atomic_write(path, buffer.getvalue())
 
 
 def take_up(path: Path, modules: Mapping[str, nn.Module], optimiser: Optimiser) -> int:
     """Load a checkpoint into modules and optimiser; returns the steps taken, 0 without a file."""
     if not path.is_file():
         return 0
-    tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in load_file(str(path)).items():
-        owner, name = key.split("/", 1)
-        tensors[owner][name] = value
+    found = torch.load(path, weights_only=True)
     for name, module in modules.items():
-        module.load_state_dict(tensors[name])
-    optimiser.restore(tensors["optimiser"])
-    with safe_open(str(path), "pt") as file:
-        return int(file.metadata()["step"])
+        module.load_state_dict(found["modules"][name])
+    for part, state in zip(optimiser.parts, found["optimisers"], strict=True):
+        part.load_state_dict(state)
+    return found["step"]
 
 
 def fit(
@@ -244,27 +133,28 @@ def fit(
     optimiser: Optimiser,
     ends: Mapping[int, str],
     losses: Callable[[int], dict[str, Tensor]],
-    weights: Mapping[str, float],
     warm: int,
-    plan: Recipe,
+    plan: dict,
     log: Callable[..., None],
-    ended: Callable[[str], None] = lambda name: None,
+    ended: Callable[[int], None] = lambda end: None,
 ) -> None:
     """Train until the last of `ends` (steps taken at the end of each named part), from the checkpoint at `path` if it
-    exists, with `warm` steps of warm-up. A step's `losses` count by their `weights`; `ended` gets each part's name."""
+    exists, with `warm` steps of warm-up. A step's `losses` count as the recipe says; `ended` is called with each of
+    `ends`."""
     last, started = max(ends), time.monotonic()
     sums: dict[str, float] = defaultdict(float)
     for step in range(take_up(path, modules, optimiser), last):
         found = losses(step)
-        optimiser.step(sum(weights[name] * value for name, value in found.items()), step / last, (step + 1) / warm)
+        loss = sum(RECIPE["losses"][name] * value for name, value in found.items())
+        optimiser.step(loss, step / last, (step + 1) / warm)
         for name, value in found.items():
-            sums[name] += float(value.detach()) / plan.log
-        if (step + 1) % plan.log == 0:
+            sums[name] += float(value.detach()) / plan["log"]
+        if (step + 1) % plan["log"] == 0:
             part = ends[min(end for end in ends if step < end)]
             told = {name: round(value, 4) for name, value in sums.items()}
             log(stage=part, step=step + 1, seconds=round(time.monotonic() - started, 1), **told)
             sums.clear()
-        if (step + 1) % plan.checkpoint == 0 or step + 1 in ends:
+        if (step + 1) % plan["checkpoint"] == 0 or step + 1 in ends:
             keep(path, step + 1, modules, optimiser)
         if step + 1 in ends:
-            ended(ends[step + 1])
+            ended(step + 1)

@@ -12,39 +12,27 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_
 
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
-from vsr.miniature.training import Optimiser, Recipe, fit
+from vsr.miniature.training import Optimiser, fit
 from vsr.video import MEAN, STD
 
 GRID = (4, 6)  # patches of a frame, rows and columns
-WEIGHTS = {"presence": 1.0, "values": 2.0, "walls": 1.0}
-WARM = 100
+WARM = 100  # steps
 
 
-def merge_order(grid: tuple[int, int] = GRID) -> Tensor:
-    """Patches of a frame in Qwen2-VL's order (blocks of 2 x 2), as index into row-major order, (P,)."""
-    rows, columns = grid
-    index = torch.arange(rows * columns).view(rows // 2, 2, columns // 2, 2)
-    return index.permute(0, 2, 1, 3).reshape(-1)
-
-
-def pixels_of(frames: Tensor) -> Tensor:
-    """Normalised patches (views, P, 588) of uint8 or float frames (views, H, W, 3) in [0, 255], one frame a pair."""
-    rows, columns = GRID
-    x = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    x = x.view(-1, rows // 2, 2, 14, columns // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
-    return x.reshape(len(frames), rows * columns, 588)
-
-
-def encode(visual: nn.Module, patches: Tensor, grid: tuple[int, int] = GRID) -> Tensor:
-    """Video tokens (views, P / 4, hidden) of patches (views, P, 588) whose two frames of a pair are equal.
+def encode(visual: nn.Module, frames: Tensor) -> Tensor:
+    """Video tokens (views, tokens, hidden) of uint8 or float frames (views, H, W, 3) in [0, 255], one frame a pair.
 
     The same numbers as the tower's own forward, which loops over frames in attention; here views are a batch."""
+    rows, columns = GRID
+    x = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    # patches (views, P, 588) in blocks of 2 x 2, as Qwen2-VL orders them
+    x = x.view(-1, rows // 2, 2, 14, columns // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+    patches = x.reshape(len(frames), rows * columns, 588)
+    order = torch.arange(rows * columns).view(rows // 2, 2, columns // 2, 2).permute(0, 2, 1, 3).reshape(-1)
     # both frames of a pair are the same picture: the convolution over two is a product with the summed weights
     weight = visual.patch_embed.proj.weight  # (D, 3, 2, 14, 14)
     x = patches @ weight.sum(2).reshape(len(weight), -1).T
-    order = merge_order(grid)
-    place = torch.stack([order // grid[1], order % grid[1]], dim=1)
-    cos, sin = visual.rotary_pos_emb(x, place)
+    cos, sin = visual.rotary_pos_emb(x, torch.stack([order // columns, order % columns], dim=1))
     views, count, width = x.shape
     for block in visual.blocks:
         attn = block.attn
@@ -85,7 +73,8 @@ class Heads(nn.Module):
         return self.single(x) + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-BRIGHTNESS, TINT, NOISE = 0.08, 6.0, 2.0  # of a view's channels (factor and offset), and of its pixels
+# of a view's channels (factor and offset), and of its pixels
+BRIGHTNESS, TINT, NOISE = 0.08, 6.0, 2.0
 
 
 class Seeing(nn.Module):
@@ -105,12 +94,12 @@ class Views:
         self.count, self.views = self.frames.shape[:2]
         self.per_view = labels.tokens // self.views
         self.labels = labels
-        self.present = presence(labels, len(CATALOGUE)).view(self.count, self.views, self.per_view, -1)
+        self.present = presence(labels).view(self.count, self.views, self.per_view, -1)
 
     def losses(self, seeing: Seeing, frames: Tensor, room: Tensor, view: Tensor) -> tuple[dict, float, Tensor]:
         """On `frames` (M, H, W, 3) of rooms (M,) at headings (M,): losses by name, F1 of presence, mean absolute errors
         of VALUES."""
-        tokens = encode(seeing.visual, pixels_of(frames))
+        tokens = encode(seeing.visual, frames)
         truth = self.present[room, view].to(tokens).clamp(max=1)
         logits = seeing.heads.presence(tokens, seeing.words)
         # objects whose home token lies in the view that is shown
@@ -128,21 +117,22 @@ class Views:
             "values": F.smooth_l1_loss(read, values, beta=0.1),
             "walls": F.smooth_l1_loss(told[faced], walls[faced], beta=0.1),
         }
-        hits, claims = ((logits > 0) & (truth > 0)).sum(), (logits > 0).sum() + (truth > 0).sum()
+        hits = ((logits > 0) & (truth > 0)).sum()
+        claims = (logits > 0).sum() + (truth > 0).sum()
         return losses, 2 * float(hits) / max(1.0, float(claims)), (read - values).abs().mean(0)
 
 
-def train(seeing: Seeing, views: Views, plan: Recipe, seed: int, path: Path, log: Callable[..., None]) -> None:
+def train(seeing: Seeing, views: Views, plan: dict, seed: int, path: Path, log: Callable[..., None]) -> None:
     """Train for the plan's vision steps, from the checkpoint at `path` if there is one."""
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([seed, 1, step])
-        room = torch.from_numpy(rng.integers(views.count - plan.held, size=plan.views))
-        view = torch.from_numpy(rng.integers(views.views, size=plan.views))
+        room = torch.from_numpy(rng.integers(views.count - plan["held"], size=plan["views"]))
+        view = torch.from_numpy(rng.integers(views.views, size=plan["views"]))
         return views.losses(seeing, disturbed(views.frames[room, view], rng), room, view)[0]
 
-    optimiser = Optimiser([seeing], [], plan.vision_muon, plan.vision_adam, decay=0.5)
-    fit(path, {"seeing": seeing}, optimiser, {plan.vision_steps: "see"}, losses, WEIGHTS, WARM, plan, log)
+    optimiser = Optimiser([seeing], [], plan["vision_muon"], plan["vision_adam"], decay=0.5)
+    fit(path, {"seeing": seeing}, optimiser, {plan["vision_steps"]: "see"}, losses, WARM, plan, log)
 
 
 def disturbed(frames: Tensor, rng: np.random.Generator) -> Tensor:
@@ -163,10 +153,9 @@ def gate(seeing: Seeing, views: Views, held: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def features(visual: nn.Module, frames: np.ndarray, batch: int = 50) -> Tensor:
+def features(visual: nn.Module, frames: np.ndarray) -> Tensor:
     """Video tokens (N, tokens, D) of rooms' frames (N, V, H, W, 3)."""
     parts = []
-    for start in range(0, len(frames), batch):
-        some = torch.from_numpy(frames[start : start + batch])
-        parts.append(encode(visual, pixels_of(some.flatten(0, 1))).unflatten(0, some.shape[:2]).flatten(1, 2))
+    for some in torch.from_numpy(frames).split(50):
+        parts.append(encode(visual, some.flatten(0, 1)).unflatten(0, some.shape[:2]).flatten(1, 2))
     return torch.cat(parts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vsr import markdown, paper
 from vsr.errors import VsrError
-from vsr.files import atomic_write, fingerprint
+from vsr.files import atomic_write, fingerprint, read_text
 from vsr.questions import leak
 from vsr.questions import rules as rule_sets
 from vsr.questions.build import build, rejected, write
@@ -22,13 +22,12 @@ from vsr.scenes.scene import save_scenes
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will read. `folders` are the scans by id, sorted; `left_out` are those kept out of training by the
-    leak guard; `warning` is set if such scans were let in."""
+    """What a build will read."""
 
     root: Path
-    folders: dict[str, Path]
-    left_out: tuple[str, ...]
-    warning: str | None
+    folders: dict[str, Path]  # the scans by id, sorted
+    left_out: tuple[str, ...]  # kept out of training by the leak guard
+    warning: str | None  # set if such scans were let in
     split: str
 
 
@@ -58,17 +57,9 @@ def plan(
 
 
 def _read_list(path: Path) -> list[str]:
-    """The ids of a split file, one a line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise VsrError(
-            f"{path}: no such file; ScanNet's splits are scannetv2_train.txt and scannetv2_val.txt"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise VsrError(f"{path}: not a text in utf-8 ({error}); expected one scan id a line") from None
+    """The ids of a split file such as ScanNet's scannetv2_train.txt, one a line."""
     seen: dict[str, int] = {}
-    for number, name in enumerate(map(str.strip, lines), 1):
+    for number, name in enumerate(map(str.strip, read_text(path).splitlines()), 1):
         if name and not NAME.fullmatch(name):
             raise VsrError(f"{path}, line {number}: '{name}' is no scan id such as scene0000_00")
         if name and seen.setdefault(name, number) != number:
