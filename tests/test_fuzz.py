@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vsr import notebooks, profiles, runs, scoring, status, workers
 from vsr.errors import VsrError
 from vsr.files import read_jsonl
-from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
+from vsr.questions.question import NUMERICAL, TYPES, Question, read_questions
 from vsr.report.evaluations import BASE, evaluation
 from vsr.scenes import metainfo
 from vsr.scoring import answers, harnesses
@@ -37,7 +37,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 BYTES = st.binary(max_size=60)
-TRUTHS = dict.fromkeys(TYPES, "3") | dict.fromkeys(DIRECTIONS, "A")
+TRUTHS = dict.fromkeys(TYPES, "A") | dict.fromkeys(NUMERICAL, "3")
 
 
 def mutated(value: object) -> st.SearchStrategy:
@@ -86,7 +86,7 @@ def folder():
 @MANY
 @given(RESPONSES, st.sampled_from(TYPES), st.sampled_from(sorted(harnesses.RULES)))
 def test_any_response_gets_a_score(response, kind, rules):
-    options = None if TRUTHS[kind] == "3" and kind not in ("object_rel_distance",) else ("A. left", "B. right")
+    options = None if kind in NUMERICAL else ("A. left", "B. right")
     question = Question("q", "rooms", "room", kind, "?", options, TRUTHS[kind])
     assert 0 <= scoring.score(question, response, rules) <= 1
     answers.read_number(response)

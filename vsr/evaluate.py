@@ -6,7 +6,7 @@ that are there again; nothing is asked twice."""
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,7 @@ def opened(
     about |= _trained(model, info)
     seed = profile.seed if video == "shuffled" else 0  # nothing else is left to chance
     inputs = _hashes(bench, asked.scenes, asked.shown)
+    profile = replace(profile, quantization=info["quantization"])  # a base may be kept quantised
     return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
 
 
@@ -94,6 +95,8 @@ def ask(model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile:
         raise unknown("mode", mode, MODES)
     if video not in VIDEOS:
         raise unknown("video", video, VIDEOS)
+    if limit is not None and limit < 1:
+        raise VsrError(f"limit={limit}: ask at least 1 question, or all of them without a limit")
     settings, scenes = ANSWER[mode].view(profile), _by_scene(bench.questions[:limit])
     info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, settings))
     stage = "train" if info["adapter_hash"] else "evaluate"
@@ -162,11 +165,11 @@ def _hashes(bench: QuestionSet, scenes: dict[str, list[Question]], shown: dict[s
     videos: list[tuple] = []
     for scene, name in shown.items():
         path = bench.video_path(name)
-        if not path.is_file():
+        try:
+            with path.open("rb") as file:
+                videos.append((scene, name, path.stat().st_size, hashlib.sha256(file.read(2**20)).hexdigest()))
+        except OSError:  # missing, or nobody may read it: its questions count as wrong
             videos.append((scene, name))
-            continue
-        with path.open("rb") as file:
-            videos.append((scene, name, path.stat().st_size, hashlib.sha256(file.read(2**20)).hexdigest()))
     return {"questions": fingerprint(questions), "videos": fingerprint(videos)}
 
 

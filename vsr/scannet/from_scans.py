@@ -9,7 +9,7 @@ import numpy as np
 
 from vsr import markdown, paper
 from vsr.errors import VsrError
-from vsr.files import atomic_write, fingerprint
+from vsr.files import atomic_write, fingerprint, read_text
 from vsr.questions import leak
 from vsr.questions import rules as rule_sets
 from vsr.questions.build import build, rejected, write
@@ -59,16 +59,9 @@ def plan(
 
 def _read_list(path: Path) -> list[str]:
     """The ids of a split file, one a line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise VsrError(
-            f"{path}: no such file; ScanNet's splits are scannetv2_train.txt and scannetv2_val.txt"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise VsrError(f"{path}: not a text in utf-8 ({error}); expected one scan id a line") from None
+    text = read_text(path, "ScanNet's splits are scannetv2_train.txt and scannetv2_val.txt")
     seen: dict[str, int] = {}
-    for number, name in enumerate(map(str.strip, lines), 1):
+    for number, name in enumerate(map(str.strip, text.split("\n")), 1):
         if name and not NAME.fullmatch(name):
             raise VsrError(f"{path}, line {number}: '{name}' is no scan id such as scene0000_00")
         if name and seen.setdefault(name, number) != number:
@@ -216,7 +209,7 @@ def _export(task: tuple[str, Path, Path]) -> tuple[str, str]:
         if files.video is None:
             raise VsrError(f"no video: none of {name}.sens, {name}.mp4, {name}.avi and color/ is there")
         export_video(files.video, target)
-    except VsrError as error:
+    except (VsrError, OSError) as error:
         return name, str(error).replace(f"{folder}/", f"{name}/")
     return name, ""
 
