@@ -198,7 +198,7 @@ def test_no_response_breaks_any_rule(text):
             assert 0 <= score(question, text, rules) <= 1
 
 
-@given(st.floats(0.001, 1e6), st.sampled_from(["{}", " {} ", "{}.", "{} meters", "<answer>{}</answer>"]))
+@given(st.floats(0.001, 1e6), st.sampled_from(["{}", "{}\n", "{}.", "{} meters", "<answer>{}</answer>"]))
 def test_a_plain_number_is_read_back(number, form):
     assert read_number(form.format(repr(number))) == number
 

@@ -23,7 +23,7 @@ from vsr.profiles import VIDEOS, Profile
 from vsr.progress import track
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
-from vsr.runs import ROOT, Run, Settings, Stage
+from vsr.runs import Run, Settings, Stage, data_folder
 from vsr.video import decode, patchify
 from vsr.workers import Heart
 
@@ -180,7 +180,7 @@ def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> d
     started, heart = time.monotonic(), Heart(samples.parent, len(done), len(asked.scenes))
     shown_as = f"{loaded.info['name']}, {asked.mode}, {asked.video} video"
     batches = [todo[at : at + TOGETHER] for at in range(0, len(todo), TOGETHER)]
-    see = FeatureCache(loaded.model, ROOT / "data" / "features", asked.settings.frames, asked.settings.max_pixels)
+    see = FeatureCache(loaded.model, data_folder() / "features", asked.settings.frames, asked.settings.max_pixels)
     whole = (rows for batch in batches for rows in _answer(loaded, bench, asked, batch, see))
     for number, rows in enumerate(track(whole, shown_as, len(todo)), len(done) + 1):
         for row in rows:

@@ -193,7 +193,7 @@ def _row(question: Question, response: str) -> dict:
 
 def see_scenes(loaded: Loaded, bench: QuestionSet, profile: Profile, solver: Solver) -> dict[str, Scene]:
     """The rooms that the solver reads from the base's own video tokens, by scene."""
-    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
+    see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
     names = dict.fromkeys(question.scene_name for question in bench.questions)
     return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
 
@@ -255,7 +255,7 @@ def _best(questions: list[Question]) -> str:
 @torch.no_grad()
 def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> dict:
     """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
-    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
+    see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
     rng = np.random.default_rng(profile.seed)
     chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
     chosen = [q for q in chosen if task_of(q.question_type) in TRAINED][:count]

@@ -13,7 +13,7 @@ from vsr.files import extract, read_json_value, read_text
 from vsr.questions import leak
 from vsr.questions.build import write
 from vsr.questions.question import NUMERICAL, Question, from_row, read_questions
-from vsr.runs import ROOT
+from vsr.runs import data_folder
 from vsr.scenes.scene import Scene, load_scenes
 
 NAMES = ("questions.jsonl", "test.jsonl")  # ours, and VSI-Bench's on the hub
@@ -102,7 +102,7 @@ def load_vsibench(
     if config not in TOTALS:
         raise unknown("config", config, TOTALS)
     folder, file = _copy(source)
-    unpacked = folder if Path(source).exists() else ROOT / "data" / "vsi-bench"  # not into the hub's cache
+    unpacked = folder if Path(source).exists() else data_folder() / "vsi-bench"  # not into the hub's cache
     target = Path(videos or unpacked)
     questions = _half(_read(file), folder, config, file)
     if not questions:

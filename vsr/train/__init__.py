@@ -113,7 +113,7 @@ def train(
     torch.manual_seed(seed)
     with _guest(base.model):
         adapted = Loaded(models.add_lora(base.model, settings), base.tokenizer, base.info)
-        see = FeatureCache(base.model, runs.ROOT / "data" / "features", settings.frames, settings.max_pixels)
+        see = FeatureCache(base.model, runs.data_folder() / "features", settings.frames, settings.max_pixels)
         try:
             if method == "grpo":
                 limits = {"token_budget": settings.token_budget, "split_every": settings.split_every}
