@@ -15,7 +15,6 @@ from vsr.errors import VsrError
 from vsr.files import atomic_write, hash_files, read_json
 from vsr.models.folders import save
 from vsr.models.quantize import skeleton
-from vsr.runs import Run
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 # fields of an adapter's configuration: those that we read, and those that change nothing in how it answers
@@ -49,16 +48,18 @@ def check_adapter(path: str | Path, config: Qwen2VLConfig, base: str, base_hash:
     holds exactly the weights that its configuration makes there, all of them finite."""
     folder = adapter_folder(path)
     run = folder.parent if folder.name == "adapter" else folder
-    model = Run.read(run).about.get("model") if (run / "manifest.json").is_file() else None
-    trained_on = model if isinstance(model, dict) else {}
+    told: object = read_json(run / "manifest.json") if (run / "manifest.json").is_file() else {}
+    for key in ("about", "model"):
+        told = told.get(key) if isinstance(told, dict) else None
+    trained_on = told if isinstance(told, dict) else {}
     named = str(trained_on.get("base") or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "?")
     remedy = "name the base it was trained on with --set base=..."
     other_name = "/" in named and "/" in base and named.partition("@")[0] != base.partition("@")[0]
     if other_name or trained_on.get("hash", base_hash) != base_hash:
         raise VsrError(f"adapter '{path}': trained on {named}, not on this {base} ({base_hash}); {remedy}")
     wanted, found = _made(folder, config, base), _weights(folder / ADAPTER_WEIGHTS)
-    for name, weight in found.items():
-        given, right = tuple(weight.shape), wanted.get(name)
+    for name in sorted(found):
+        given, right = tuple(found[name].shape), wanted.get(name)
         if name.startswith("base_model.model.model.layers."):
             raise VsrError(f"adapter '{path}': {name} is named as before transformers 4.52; save it with a newer one")
         if right is None:
@@ -68,7 +69,7 @@ def check_adapter(path: str | Path, config: Qwen2VLConfig, base: str, base_hash:
             raise VsrError(f"adapter '{path}': its {name} {list(given)} does not fit {base}; {remedy}")
         if given != right:
             raise VsrError(f"adapter '{path}': its {name} has rank {given[rank]}, its configuration {right[rank]}")
-        if not weight.isfinite().all():
+        if not found[name].isfinite().all():
             raise VsrError(f"adapter '{path}': its {name} holds numbers that are not finite; train it again")
     if lacking := sorted(wanted.keys() - found.keys()):
         what = f"{len(lacking)} of its {len(wanted)} weights are missing, such as {lacking[0]}"

@@ -29,17 +29,7 @@ from vsr.scoring.intervals import RESAMPLES, SEED, Answers, interval, task_of
 
 SAMPLE_FIELDS = ("id", "scene_name", "question_type", "options", "ground_truth", "response")
 
-__all__ = [
-    "TASKS",
-    "TRAINED",
-    "answered",
-    "best_constant",
-    "mean_relative_accuracy",
-    "rosetta_table",
-    "score",
-    "summarise",
-    "task_of",
-]
+__all__ = ["TRAINED", "mean_relative_accuracy"]  # for notebooks
 
 
 def score(question: Question, text: str, rules: str = "official") -> float:

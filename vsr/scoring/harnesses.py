@@ -108,12 +108,9 @@ _NAMED = re.compile(rf"\b(?:{(words := '|'.join((*_VALUE, *_SCALE)))})(?:[\s-]+(
 def _composed(match: re.Match) -> str:
     total = part = 0
     for word in re.split(r"[\s-]+", match.group().lower()):
-        if word in _VALUE:
-            part += _VALUE[word]
-        elif word == "hundred":
-            part = (part or 1) * 100
-        else:
-            total, part = total + (part or 1) * 1000, 0
+        part = part + _VALUE[word] if word in _VALUE else (part or 1) * _SCALE[word]
+        if word == "thousand":
+            total, part = total + part, 0
     return str(total + part)
 
 
