@@ -85,9 +85,7 @@ def test_what_cannot_be_compared_is_listed_with_the_reason(real, question, why):
 
 
 def test_unreadable_ground_truths_are_errors(real):
-    counting = ask("scene0251_00", "How many table(s) are in this room?", "object_counting", truth="two")
-    with pytest.raises(VsrError, match="'two' is no positive number"):
-        agree(real[0], [counting])
+    counting = ask("scene0251_00", "How many table(s) are in this room?", "object_counting", truth="2")
     lettered = replace(counting, options=("A. 1", "B. 2"), ground_truth="E")
     with pytest.raises(VsrError, match="'E' is none of its options' letters"):
         agree(real[0], [lettered])

@@ -144,7 +144,7 @@ DAMAGE = {
     "alignment with text": (INFO, line("a " * 16), "axisAlignment = 'a a"),
     "alignment with NaN": (INFO, line("nan " * 16), "axisAlignment has 16 values, expected 16 finite"),
     "alignment that squeezes": (INFO, line(SQUEEZED), "axisAlignment is no rotation"),
-    "info is a picture": (INFO, lambda _: b"\x89PNG\xff\xfe", "not a text file"),
+    "info is a picture": (INFO, lambda _: b"\x89PNG\xff\xfe", "not valid utf-8"),
 }  # fmt: skip
 
 
@@ -254,7 +254,7 @@ TABLES = {
     "table empty": (lambda _: b"", "column 'raw_category' is missing"),
     "table of another version": (swap(b"nyu40class", b"nyu_class"), "column 'nyu40class' is missing"),
     "table with commas": (lambda data: data.replace(b"\t", b","), "column 'raw_category' is missing"),
-    "table in utf-16": (utf16, "not a tab-separated text in utf-8"),
+    "table in utf-16": (utf16, "not valid utf-8"),
     "table with a short row": (lambda data: data + b"99\tufo\n", r"line \d+: 2 columns, no nyu40class"),
     "table without rows": (lambda data: data.split(b"\n")[0] + b"\n", "holds no labels"),
 }

@@ -4,21 +4,27 @@
 
 import contextlib
 import copy
+import io
 import json
 import math
 import tempfile
+import zipfile
 from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
-from vsr import notebooks, profiles, runs, scoring, status, workers
+from vsr import models, notebooks, profiles, runs, scoring, status, workers
 from vsr.errors import VsrError
-from vsr.files import read_jsonl
-from vsr.questions.question import DIRECTIONS, TYPES, Question, read_questions
+from vsr.files import extract, read_jsonl
+from vsr.models import adapters, folders
+from vsr.questions.question import NUMERICAL, TYPES, Question, read_questions
 from vsr.report.evaluations import BASE, evaluation
+from vsr.scannet.files import read_labels
 from vsr.scenes import metainfo
 from vsr.scoring import answers, harnesses
 
@@ -37,7 +43,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 BYTES = st.binary(max_size=60)
-TRUTHS = dict.fromkeys(TYPES, "3") | dict.fromkeys(DIRECTIONS, "A")
+TRUTHS = dict.fromkeys(TYPES, "A") | dict.fromkeys(NUMERICAL, "3")
 
 
 def mutated(value: object) -> st.SearchStrategy:
@@ -86,7 +92,7 @@ def folder():
 @MANY
 @given(RESPONSES, st.sampled_from(TYPES), st.sampled_from(sorted(harnesses.RULES)))
 def test_any_response_gets_a_score(response, kind, rules):
-    options = None if TRUTHS[kind] == "3" and kind not in ("object_rel_distance",) else ("A. left", "B. right")
+    options = None if kind in NUMERICAL else ("A. left", "B. right")
     question = Question("q", "rooms", "room", kind, "?", options, TRUTHS[kind])
     assert 0 <= scoring.score(question, response, rules) <= 1
     answers.read_number(response)
@@ -194,3 +200,82 @@ def test_any_sign_of_life_is_shown(folder, content):
     (run / "manifest.json").write_text(json.dumps({**MANIFEST, "seconds": 0.0}))
     (run / workers.BEAT).write_bytes(content)
     assert status.table(status.statuses(run.parent))
+
+
+SAMPLE = {name: ROW[name] for name in ("id", "scene_name", "question_type", "options", "ground_truth")}
+
+
+@MANY
+@example(content=json.dumps({**SAMPLE, "response": ["A"]}).encode())
+@given(st.lists(files({**SAMPLE, "response": "A"}), max_size=3).map(b"\n".join))
+def test_any_samples_file_is_scored_or_refused(folder, content):
+    (folder / "samples.jsonl").write_bytes(content)
+    tried(lambda: scoring.score_samples(scoring.read_samples(folder / "samples.jsonl"), "VLMEvalKit"))
+
+
+TABLE = b"id\traw_category\tcategory\tcount\tnyu40class\n1\tchair\tchair\t9\tchair\n2\ttrash can\ttrash can\t3\t\n"
+
+
+def damaged(data: bytes) -> st.SearchStrategy:
+    """`data` with some of its bytes replaced, put in or left out."""
+
+    def change(edits: list[tuple[int, int, bytes]]) -> bytes:
+        new = bytearray(data)
+        for at, length, part in edits:
+            new[at : at + length] = part
+        return bytes(new)
+
+    edit = st.tuples(st.integers(0, len(data)), st.integers(0, 40), st.binary(max_size=8))
+    return st.lists(edit, min_size=1, max_size=4).map(change)
+
+
+@MANY
+@given(damaged(TABLE) | BYTES)
+def test_any_label_table_is_read_or_refused(folder, content):
+    (folder / "labels.tsv").write_bytes(content)
+    tried(read_labels, folder / "labels.tsv")
+
+
+def zipped(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("scannet/a.mp4", b"0123456789" * 30)
+        archive.writestr("scannet/b.mp4", bytes(range(256)))
+    return buffer.getvalue()
+
+
+ARCHIVES = [zipped(getattr(zipfile, f"ZIP_{name}")) for name in ("STORED", "DEFLATED", "BZIP2", "LZMA")]
+
+
+@MANY
+@given(st.sampled_from(ARCHIVES).flatmap(damaged) | BYTES)
+def test_any_archive_is_unpacked_or_refused(folder, content):
+    (folder / "scannet.zip").write_bytes(content)
+    tried(extract, folder / "scannet.zip", folder / "unpacked", {"a", "b"})
+
+
+@pytest.fixture(scope="module")
+def made():
+    """A small base's configuration, and the weights and configuration of an adapter of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        config = folders.find("tiny")[1]
+        config.text_config.num_hidden_layers = config.vision_config.depth = 1
+        config.text_config.layer_types = config.text_config.layer_types[:1]
+        small = adapters.skeleton(config)
+        patch.setattr(adapters, "skeleton", lambda _: copy.deepcopy(small))
+        lora = models.add_lora(copy.deepcopy(small), profiles.get("smoke"))
+        state = {k.replace(".default", ""): torch.zeros(v.shape) for k, v in lora.state_dict().items() if "lora_" in k}
+        given = {k: v for k, v in lora.active_peft_config.to_dict().items() if not isinstance(v, set)}
+        given |= {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"]}
+        yield config, save({k: v for k, v in state.items() if "q_proj" in k or "v_proj" in k}), given
+
+
+@MANY
+@given(st.data())
+def test_any_adapter_folder_is_accepted_or_refused(folder, made, data):
+    config, weights, given = made
+    where = folder / "theirs"
+    where.mkdir(exist_ok=True)
+    (where / adapters.ADAPTER_CONFIG).write_bytes(data.draw(files(given) | st.just(json.dumps(given).encode())))
+    (where / adapters.ADAPTER_WEIGHTS).write_bytes(data.draw(st.just(weights) | damaged(weights) | BYTES))
+    tried(adapters.check_adapter, where, config, "tiny", "0123")

@@ -28,7 +28,6 @@ def study(tmp_path_factory):
     profile, folder = small_study(here)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "ROOT", here)
-        patch.setattr(evaluate, "ROOT", here)
         patch.setitem(OTHERS, "base", str(small_folder(here / "other", seed=1)))
         yield dataclasses.replace(profile, max_steps=2), dataset.load(folder), here / "results"
 

@@ -96,7 +96,7 @@ def test_an_adapter_without_a_manifest_is_known_by_its_shapes(run, folder, no_we
 def test_an_adapter_whose_file_is_cut_short(run, folder, no_weights):
     weights = run / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(VsrError, match=r"adapter_model.safetensors: cannot be read .*; train it again"):
+    with pytest.raises(VsrError, match=r"adapter_model.safetensors: cannot be read .*; copy it again"):
         load(str(folder), adapter=run)
 
 

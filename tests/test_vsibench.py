@@ -13,7 +13,7 @@ from vsr.cli import main
 from vsr.errors import VsrError
 from vsr.files import read_json
 from vsr.questions import dataset
-from vsr.questions.question import read_questions
+from vsr.questions.question import NUMERICAL, read_questions
 
 PER_SCENE = {"scannet": "scene0030_02", "scannetpp": "09c1414f1b", "arkitscenes": "47333462"}
 
@@ -24,9 +24,9 @@ def official_rows() -> list[dict]:
     for kind, number in dataset.COUNTS.items():
         for i in range(number):
             source = list(PER_SCENE)[i % 3]
-            options = None if i % 2 else ["A. bed", "B. sofa"]
+            options, truth = (None, "2") if kind in NUMERICAL else (["A. bed", "B. sofa"], "A")
             row = {"id": len(rows), "dataset": source, "scene_name": PER_SCENE[source], "question_type": kind}
-            rows.append({**row, "question": f"{kind} {i}?", "ground_truth": "A", "options": options})
+            rows.append({**row, "question": f"{kind} {i}?", "ground_truth": truth, "options": options})
     for i, row in enumerate(rows):
         row["pruned"] = i < dataset.TOTALS["pruned"]
     return rows

@@ -115,8 +115,11 @@ def main(words: list[str] | None = None) -> int:
     args = parser().parse_args(words)
     try:
         args.function(args)
-    except VsrError as error:
-        print(f"vsr {args.command}: {error}", file=sys.stderr)
+    except (VsrError, OSError) as error:
+        named = getattr(error, "filename", None)  # a file that the system refuses: permissions, a full disk
+        if isinstance(error, OSError) and not named:
+            raise
+        print(f"vsr {args.command}: {f'{named}: {error.strerror}' if named else error}", file=sys.stderr)
         return 2
     except Stopped as stop:
         print(f"vsr {args.command}: {stop}", file=sys.stderr)

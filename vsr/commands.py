@@ -217,10 +217,9 @@ def cmd_export(args: argparse.Namespace) -> None:
 def cmd_score(args: argparse.Namespace) -> None:
     """one predictions file under several harnesses' rules; with all of them, a figure of what makes the differences"""
     from vsr import scoring
-    from vsr.files import read_jsonl
     from vsr.report import figures_answers, figures_folder, plotting
 
-    samples = list(read_jsonl(args.predictions))
+    samples = scoring.read_samples(args.predictions)
     print(scoring.rosetta_table(samples, args.rules))
     if args.rules == "all":
         drawn = figures_answers.waterfall(samples, f"{args.predictions.parent.name}/{args.predictions.name}")

@@ -6,7 +6,7 @@ that are there again; nothing is asked twice."""
 import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from vsr.profiles import VIDEOS, Profile
 from vsr.progress import track
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
-from vsr.runs import ROOT, Run, Settings, Stage
+from vsr.runs import Run, Settings, Stage, data_folder
 from vsr.video import decode, patchify
 from vsr.workers import Heart
 
@@ -85,6 +85,7 @@ def opened(
     about |= _trained(model, info)
     seed = profile.seed if video == "shuffled" else 0  # nothing else is left to chance
     inputs = _hashes(bench, asked.scenes, asked.shown)
+    profile = replace(profile, quantization=info["quantization"])  # a base may be kept quantised
     return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
 
 
@@ -94,6 +95,8 @@ def ask(model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile:
         raise unknown("mode", mode, MODES)
     if video not in VIDEOS:
         raise unknown("video", video, VIDEOS)
+    if limit is not None and limit < 1:
+        raise VsrError(f"limit={limit}: ask at least 1 question, or all of them without a limit")
     settings, scenes = ANSWER[mode].view(profile), _by_scene(bench.questions[:limit])
     info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, settings))
     stage = "train" if info["adapter_hash"] else "evaluate"
@@ -162,11 +165,11 @@ def _hashes(bench: QuestionSet, scenes: dict[str, list[Question]], shown: dict[s
     videos: list[tuple] = []
     for scene, name in shown.items():
         path = bench.video_path(name)
-        if not path.is_file():
+        try:
+            with path.open("rb") as file:
+                videos.append((scene, name, path.stat().st_size, hashlib.sha256(file.read(2**20)).hexdigest()))
+        except OSError:  # missing, or nobody may read it: its questions count as wrong
             videos.append((scene, name))
-            continue
-        with path.open("rb") as file:
-            videos.append((scene, name, path.stat().st_size, hashlib.sha256(file.read(2**20)).hexdigest()))
     return {"questions": fingerprint(questions), "videos": fingerprint(videos)}
 
 
@@ -177,7 +180,7 @@ def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> d
     started, heart = time.monotonic(), Heart(samples.parent, len(done), len(asked.scenes))
     shown_as = f"{loaded.info['name']}, {asked.mode}, {asked.video} video"
     batches = [todo[at : at + TOGETHER] for at in range(0, len(todo), TOGETHER)]
-    see = FeatureCache(loaded.model, ROOT / "data" / "features", asked.settings.frames, asked.settings.max_pixels)
+    see = FeatureCache(loaded.model, data_folder() / "features", asked.settings.frames, asked.settings.max_pixels)
     whole = (rows for batch in batches for rows in _answer(loaded, bench, asked, batch, see))
     for number, rows in enumerate(track(whole, shown_as, len(todo)), len(done) + 1):
         for row in rows:

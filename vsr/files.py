@@ -1,13 +1,24 @@
-"""Files, written whole or not at all and read with errors that name them: text, json, json lines, hashes."""
+"""Files, written whole or not at all and read with errors that name them: text, json, json lines, archives, hashes."""
 
 import hashlib
 import json
+import lzma
 import os
+import shutil
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from vsr.errors import VsrError
+
+UMASK = os.umask(0o022)  # it can only be read by setting it
+os.umask(UMASK)
+# what zipfile and its decompressors raise over damaged archives
+UNZIPPING = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, EOFError)
+UNZIPPING += (OSError, ValueError, OverflowError)
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
@@ -24,7 +35,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        as_the_umask_says(Path(temporary))
         os.replace(temporary, path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
@@ -32,6 +43,13 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def as_the_umask_says(path: Path) -> None:
+    """Give a file, or all in a folder, the permissions of a plain `open`: tempfile and safetensors write 0600."""
+    for file in (path, *path.rglob("*")):
+        if file.is_file():
+            file.chmod(0o666 & ~UMASK)
 
 
 def unwritable(path: str | Path, error: OSError) -> VsrError:
@@ -44,13 +62,14 @@ def write_json(path: str | Path, value: object) -> None:
     atomic_write(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file; one that is missing, cannot be read or is no text is an error that names it."""
+def read_text(path: str | Path, where_from: str = "") -> str:
+    """The text of a file, without a byte order mark; one that is missing, cannot be read or is no text is an error that
+    names it and, if it is missing, says `where_from` it comes."""
     path = Path(path)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise VsrError(f"{path}: no such file") from None
+        raise VsrError(f"{path}: no such file" + (where_from and f"; {where_from}")) from None
     except OSError as error:
         raise VsrError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -67,12 +86,19 @@ def read_json(path: str | Path) -> dict:
 
 def read_json_value(path: str | Path) -> object:
     """Whatever json a file holds; errors as for `read_json`."""
+    return _parsed(read_text(path), path)
+
+
+def _parsed(text: str, where: str | Path) -> object:
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
+        if "\\u" in text:  # half of a surrogate pair is no text: it could not be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError:
-        raise VsrError(f"{path}: not valid json (nested too deep); is it another file?") from None
+        raise VsrError(f"{where}: not valid json (nested too deep); is it another file?") from None
     except ValueError as error:
-        raise VsrError(f"{path}: not valid json ({error}); is the file cut short?") from None
+        raise VsrError(f"{where}: not valid json ({error}); is the file cut short?") from None
 
 
 def append_jsonl(path: str | Path, row: dict) -> None:
@@ -92,20 +118,27 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
-    """The rows of a jsonl file. A last line cut short by a killed process is skipped; other broken lines are named."""
-    lines = read_text(path).split("\n")
+    """The rows of a jsonl file that we append to. A last line cut short by a killed process is skipped."""
+    return (row for _, row in placed_jsonl(path, growing=True))
+
+
+def placed_jsonl(path: str | Path, growing: bool = False) -> Iterator[tuple[str, dict]]:
+    """The rows of a jsonl file, each with its place for errors, '<file>, line <number>'. A broken line is an error that
+    names it, in a `growing` file the last one excepted."""
+    lines = read_text(path).split("\n")  # not splitlines: U+2028 and the like may stand in a text
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):  # no newline after it: an append that never ended
+            row = _parsed(line, where)
+        except VsrError:
+            if growing and number == len(lines):  # no newline after it: an append that never ended
                 return
-            raise VsrError(f"{path}, line {number}: not valid json ({error})") from None
+            raise
         if not isinstance(row, dict):
-            raise VsrError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-        yield row
+            raise VsrError(f"{where}: expected an object, found {type(row).__name__}")
+        yield where, row
 
 
 def fingerprint(value: object) -> str:
@@ -127,3 +160,44 @@ def hash_files(*paths: str | Path) -> str:
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def extract(archive: str | Path, target: str | Path, scenes: set[str]) -> list[str]:
+    """Write `<scene>.mp4` of the wanted scenes from an archive to the folder `target`; the scenes found there.
+
+    Nothing else is unpacked. An archive with a name that leads out of its folder, with a wrong checksum or with a
+    password is refused, naming the entry.
+    """
+    archive, target, found = Path(archive), Path(target), []
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in opened.namelist():  # all of them before anything is written
+                paths = PurePosixPath(name), PureWindowsPath(name)
+                if any(".." in path.parts or path.anchor for path in paths):
+                    why = f"entry '{name}' leads out of the folder: refused"
+                    raise VsrError(f"{archive}: {why}; download it again")
+            for entry in opened.infolist():
+                name = PurePosixPath(entry.filename)  # __MACOSX/ holds ._scene.mp4, which no scene is called
+                if name.suffix == ".mp4" and name.stem in scenes and not entry.is_dir():
+                    _write_entry(opened, entry, target / name.name)
+                    found.append(name.stem)
+    except UNZIPPING as error:
+        if getattr(error, "filename", None):  # the archive itself
+            raise VsrError(f"{archive}: cannot be read ({error.strerror})") from None
+        raise VsrError(f"{archive}: not a whole zip archive ({error}); download it again") from None
+    return found
+
+
+def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.zip.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(entry) as source, temporary.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:  # bzip2's way to say that its stream is damaged
+            raise
+        raise unwritable(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -28,6 +28,12 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def data_folder() -> Path:
+    """Where rooms and cached features go: the checkout's data/, or the user's cache where nobody may write there."""
+    here = ROOT / "data"
+    return here if os.access(here if here.exists() else ROOT, os.W_OK) else Path.home() / ".cache" / "vsr"
+
+
 def git_state() -> dict:
     """The commit and whether code differs from it; both None outside a git checkout."""
 

@@ -42,7 +42,7 @@ class Study:
     @property
     def data(self) -> Path:
         """Rooms and cached features: made again when missing, never committed."""
-        return runs.ROOT / "data"
+        return runs.data_folder()
 
     @cached_property
     def bench(self) -> QuestionSet:

@@ -26,6 +26,7 @@ MIN_PIXELS = 56 * 56  # min_pixels of Qwen2-VL's preprocessor_config.json
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's, as in the same file
 STD = (0.26862954, 0.26130258, 0.27577711)
 CRF = "10"  # small pictures are cheap: keep their colours
+DECODING = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)  # what a damaged film raises
 REPEATABLE = "zerolatency"  # with x264's lookahead about one encoding in 200 of the same frames differs in some bytes
 
 
@@ -67,18 +68,19 @@ def _packets(path: Path, **options: str) -> tuple[int, int, int]:
     """Whole packets of the video stream, those of them that are shown, and how many the header announces."""
     found = presented = lost = 0
     try:
-        with av.open(str(path), options=options) as container:
-            if not container.streams.video:
+        with av.open(str(path), options=options, metadata_errors="replace") as container:
+            stream = container.streams.best("video")  # a cover picture is a stream too
+            if stream is None:
                 raise _broken(path, "no video stream")
-            announced = container.streams.video[0].frames
-            for packet in container.demux(video=0):  # one at a time: a film may be larger than the memory
+            announced = stream.frames
+            for packet in container.demux(stream):  # one at a time: a film may be larger than the memory
                 if packet.is_corrupt:
                     lost += 1
                 elif packet.size:
                     found += 1
                     presented += not packet.is_discard
-    except (av.error.FFmpegError, OSError) as error:
-        raise _broken(path, error.strerror or str(error)) from None
+    except DECODING as error:
+        raise _broken(path, getattr(error, "strerror", None) or str(error)) from None
     return found, presented, max(announced, found + lost)
 
 
@@ -87,9 +89,10 @@ def shown(path: str | Path, wanted: Collection[int]) -> Iterator[tuple[int, np.n
     without what an edit list hides. One pass that stops after the last of them."""
     path, last, size = Path(path), max(wanted), None
     try:
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            for index, frame in enumerate(container.decode(video=0)):
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            stream.thread_type = "AUTO"
+            for index, frame in enumerate(container.decode(stream)):
                 sides = f"{frame.width}x{frame.height}"
                 size = size or sides
                 if sides != size:
@@ -100,7 +103,7 @@ def shown(path: str | Path, wanted: Collection[int]) -> Iterator[tuple[int, np.n
                     yield index, _upright(frame)
                 if index == last:
                     return
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DECODING as error:
         raise _broken(path, getattr(error, "strerror", None) or str(error)) from None
     raise _broken(path, f"frame {last} is missing")
 

@@ -4,14 +4,15 @@ what its own vision tower would allow: a room read from the video tokens, then t
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from vsr import evaluate, models, runs, scoring
-from vsr.engine import FeatureCache
+from vsr import evaluate, models, prompts, runs, scoring
+from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.errors import VsrError
 from vsr.files import fingerprint, read_jsonl, write_json
 from vsr.miniature.catalogue import CATALOGUE
@@ -27,7 +28,8 @@ from vsr.questions.question import NUMERICAL, Question
 from vsr.questions.rules import VSIBENCH
 from vsr.runs import Run, Stage
 from vsr.scenes.scene import Box, Scene
-from vsr.scoring import intervals, score
+from vsr.scoring import intervals, readable, score, task_of
+from vsr.scoring.rewards import format as follows_format
 from vsr.train import STAGES
 from vsr.train import train as train_adapter
 
@@ -37,6 +39,8 @@ BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
 PROBED_STEPS, PROBED_RATE = 1200, 5e-4
+SAMPLES = 14  # answers a question, as many as GRPO's rollouts
+Z = 1.96
 THINNEST = 0.02  # metres
 
 
@@ -95,8 +99,7 @@ def calibrate(read: Mapping[str, Scene], truth: Mapping[str, Scene]) -> Scale:
     """The median ratios of what is to what an unscaled solver read, over rooms whose truth is known."""
     places, longest, sides = [], [], []
     for name, scene in read.items():
-        true = truth[name]
-        spot = truth[name].camera.position[0, :2]
+        true, spot = truth[name], truth[name].camera.position[0, :2]
         sides.append((true.room_size / scene.room_size) ** 0.5)
         for box in true.once():
             told = scene.labelled(box.label)[0]
@@ -113,16 +116,21 @@ def _box(label: str, value: dict[str, float], scale: Scale) -> Box:
     return Box(label, center, 2 * np.maximum(half, THINNEST), np.eye(3), point_center=longest)
 
 
-def diagnose(base: str, bench: QuestionSet, train: QuestionSet, out: str | Path, profile: Profile) -> Run:
+def diagnose(
+    base: str, bench: QuestionSet, train: QuestionSet, out: str | Path, profile: Profile, sampled: int = 240
+) -> Run:
     """The run `diagnosis` of a base (a folder, or 'tiny') with `diagnosis.json`: all conditions on a bench of fresh
-    rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom. What it evaluates
-    lies inside the run's folder."""
+    rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom.
+
+    `sampled` questions are asked `SAMPLES` times at temperature 1. What it evaluates lies inside the run's folder.
+    """
     profile = replace(profile, base=base, max_steps=PROBED_STEPS, sft_learning_rate=PROBED_RATE)
     arguments = models.arguments("base", profile)
     info = models.describe(**arguments)
     asked = {"bench": bench, "train": train}
     inputs = {name: fingerprint([asdict(q) for q in data.questions]) for name, data in asked.items()}
-    run = Run.open(out, "diagnosis", DIAGNOSE, profile, about={"model": info}, inputs=inputs, seed=profile.seed)
+    about = {"model": info, "sampled": sampled}
+    run = Run.open(out, "diagnosis", DIAGNOSE, profile, about=about, inputs=inputs, seed=profile.seed)
     if run.finished:
         return run
     loaded, rows = models.load(**arguments), {}
@@ -137,7 +145,8 @@ def diagnose(base: str, bench: QuestionSet, train: QuestionSet, out: str | Path,
     rows["solver"] = [_row(q, solver.answer(q, read[q.scene_name])) for q in bench.questions]
     tuned = train_adapter("sft", profile, train, run.path, profile.seed)
     rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, run.path))
-    write_json(run.path / "diagnosis.json", report(rows, profile) | {"calibration": asdict(scale)})
+    told = report(rows, profile) | {"calibration": asdict(scale), "grounding": grounding(read, bench)}
+    write_json(run.path / "diagnosis.json", told | {"samples": sample(loaded, bench, profile, sampled)})
     run.finish(device=loaded.device_name)
     return run
 
@@ -149,7 +158,14 @@ def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
 
     def above(one: str, other: str, task: str = "trained") -> dict[str, float]:
         found = intervals.compare(answers[one], answers[other], task)
-        return {"points": round(found.value, 2), "low": round(found.low, 2), "high": round(found.high, 2)}
+        error = (found.high - found.low) / (2 * Z)
+        cells = {
+            "points": found.value,
+            "low": found.low,
+            "high": found.high,
+            "errors": found.value / error if error else nan,
+        }
+        return {key: round(value, 2) for key, value in cells.items()}
 
     return {
         "scenes": told["true"]["scenes"],
@@ -175,9 +191,28 @@ def _row(question: Question, response: str) -> dict:
 
 def see_scenes(loaded: Loaded, bench: QuestionSet, profile: Profile, solver: Solver) -> dict[str, Scene]:
     """The rooms that the solver reads from the base's own video tokens, by scene."""
-    see = FeatureCache(loaded.model, runs.ROOT / "data" / "features", profile.frames, profile.max_pixels)
+    see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
     names = dict.fromkeys(question.scene_name for question in bench.questions)
     return {name: solver.scene(see(bench.video_path(name))[0].float(), name) for name in names}
+
+
+def grounding(read: dict[str, Scene], bench: QuestionSet) -> dict[str, float]:
+    """Probes of the video tokens: precision and recall of categories, median metres between where an object that
+    occurs once is read and where it is."""
+    right = claimed = there = 0
+    metres = []
+    for name, scene in read.items():
+        truth = bench.scenes[name]
+        present, told = set(truth.counts), {label for label, count in scene.counts.items() if count}
+        right, claimed, there = right + len(present & told), claimed + len(told), there + len(present)
+        spot = truth.camera.position[0, :2]
+        for box in truth.once():
+            metres.append(float(np.hypot(*(scene.labelled(box.label)[0].center[:2] + spot - box.center[:2]))))
+    return {
+        "precision": round(100 * right / max(claimed, 1), 1),
+        "recall": round(100 * right / max(there, 1), 1),
+        "metres": round(float(np.median(metres)), 3),
+    }
 
 
 def lookup(questions: Iterable[Question]) -> list[dict]:
@@ -211,3 +246,51 @@ def _best(questions: list[Question]) -> str:
         guesses = sorted({question.ground_truth for question in questions})
         return max(guesses, key=lambda guess: sum(score(question, guess) for question in questions))
     return Counter(question.ground_truth for question in questions).most_common(1)[0][0]
+
+
+@torch.no_grad()
+def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> dict:
+    """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
+    see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
+    rng = np.random.default_rng(profile.seed)
+    chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
+    chosen = [q for q in chosen if task_of(q.question_type) in TRAINED][:count]
+    distinct = defaultdict(list)
+    told: dict[str, dict] = {"tags": {}}
+    for stage in ("evaluate", "train"):
+        for mode in ("vanilla", "think", "observe"):
+            texts = [_ask(loaded, see, bench, question, mode, stage, profile) for question in chosen]
+            if mode == "vanilla":
+                told[f"parsable_{stage}"] = _share(
+                    readable(q.question_type, q.options, text)
+                    for q, group in zip(chosen, texts, strict=True)
+                    for text in group
+                )
+            else:
+                right = (follows_format(text, mode) for group in texts for text in group)
+                told["tags"][f"{stage} {mode}"] = _share(right)
+            if (stage, mode) == ("evaluate", "vanilla"):
+                for question, group in zip(chosen, texts, strict=True):
+                    distinct[task_of(question.question_type)].append(len(set(group)))
+    every = [number for numbers in distinct.values() for number in numbers]
+    told["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
+    told["three_or_more"] = _share(number >= 3 for number in every)
+    return told
+
+
+def _share(flags: Iterable[float]) -> float:
+    return round(100 * float(np.mean(list(flags))), 1)
+
+
+def _ask(
+    loaded: Loaded, see: FeatureCache, bench: QuestionSet, question: Question, mode: str, stage: str, profile: Profile
+) -> list[str]:
+    tokens, grid = see(bench.video_path(question.scene_name))
+    ids = prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid)
+    longest = profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning
+    generator = torch.Generator().manual_seed(profile.seed)
+    group = rollouts(
+        loaded.model, [Prompt(ids, tokens, grid)], SAMPLES, longest, models.end_id(loaded.tokenizer),
+        models.suppressed(loaded.tokenizer), generators=[generator],
+    )[0]  # fmt: skip
+    return [models.read(loaded.tokenizer, answer.tolist()) for answer in group]

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForCondi
 from transformers.utils.logging import disable_progress_bar
 
 from vsr.errors import VsrError, unknown
-from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter
+from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter, lora_config
 from vsr.models.folders import END, PAD, VISION_TOKENS, Source, check_processor, find, load_tokenizer, model_hash
-from vsr.models.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, weight_bytes
+from vsr.models.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, stored_as, weight_bytes
 from vsr.profiles import Profile
 from vsr.questions import leak
 
@@ -69,6 +69,7 @@ def load(
     read, where the weights do not fit there. The vision tower stays unquantised.
     """
     info, config, source, tokenizer = _examine(base, dtype, quantization, attn, adapter)
+    quantization, stored = info["quantization"], stored_as(config, base)
     if torch.cuda.is_available():  # a refusal now, not when half of the weights are read
         need, (free, total) = weight_bytes(config, DTYPES[dtype], quantization), torch.cuda.mem_get_info(_device())
         if need > free:
@@ -83,10 +84,10 @@ def load(
             dtype=DTYPES[dtype],
             attn_implementation=attn,
             device_map={"": _device()},
-            quantization_config=bits_and_bytes(quantization, DTYPES[dtype]),
+            quantization_config=bits_and_bytes(quantization, DTYPES[dtype]) if stored == "none" else None,
             output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise VsrError(f"base '{base}': its weights cannot be read ({error}); copy or download it again") from None
     if report["missing_keys"]:  # transformers would leave them random
         raise VsrError(f"base '{base}': weights lack {sorted(report['missing_keys'])[0]}; copy or download it again")
@@ -99,7 +100,8 @@ def load(
 
 def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) -> PeftModel:
     """`model` with the adapter of a PEFT folder or run folder, as it was trained; nothing is trainable."""
-    return PeftModel.from_pretrained(model, str(adapter_folder(adapter)))
+    folder = adapter_folder(adapter)
+    return PeftModel.from_pretrained(model, str(folder), config=lora_config(folder))
 
 
 def arguments(name: str, profile: Profile) -> dict:
@@ -167,12 +169,15 @@ def _examine(
     source, config = find(base)
     tokenizer = load_tokenizer(source.name, source.revision)
     check_processor(source.name, config, tokenizer, source.revision)
+    stored = stored_as(config, base)
+    if stored != "none" and quantization not in ("none", stored):
+        raise VsrError(f"base '{base}': its weights are kept as {stored}, not {quantization}; leave the setting out")
     info = {
         "name": "base",
         "base": Path(base).name if source.local else base,
         "hash": model_hash(source.name) if source.local else f"hub:{source.revision}",
         "dtype": dtype,
-        "quantization": quantization,
+        "quantization": quantization if stored == "none" else stored,
         "attention": attn,
         "adapter_hash": None,
     }

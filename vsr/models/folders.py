@@ -1,7 +1,6 @@
 """A base model's files: where they are (the shipped miniature, a folder, the hub at one revision), what they hold
 (tokenizer, configuration, preprocessing, weights; written whole, checked before use), and the sizes of the models."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from vsr import video
 from vsr.errors import VsrError
-from vsr.files import hash_files, write_json
+from vsr.files import as_the_umask_says, hash_files, read_json, write_json
 
 TINY_FOLDER = Path(__file__).resolve().parents[1] / "miniature" / "base"
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
@@ -63,7 +62,7 @@ def find(base: str) -> tuple[Source, Qwen2VLConfig]:
     source = _source(base)
     try:
         config = AutoConfig.from_pretrained(source.name, revision=source.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise VsrError(
             f"base '{base}': {str(error).splitlines()[0]} Check the name; without a network (or with HF_HUB_OFFLINE=1) "
             "the model must be in the hub cache already, or be given as a folder"
@@ -96,7 +95,7 @@ def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedToke
     """The tokenizer of a folder or hub id; one without a chat template or Qwen2-VL's special tokens is an error."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises nothing more special
         raise VsrError(f"{source}: no tokenizer ({str(error).splitlines()[0]}); copy tokenizer.json there") from None
     known = tokenizer.backend_tokenizer.token_to_id  # get_vocab() copies 150k entries
     lacking = [token for token in (*VISION_TOKENS, END, PAD) if known(token) is None]
@@ -137,7 +136,7 @@ def check_processor(
         if ours != (theirs := getattr(config.vision_config, name)):
             raise VsrError(f"{source}: config.json says {name}={theirs}; Qwen2-VL's video preprocessing has {ours}")
     file = cached_file(source, PREPROCESSING, revision=revision, _raise_exceptions_for_missing_entries=False)
-    given = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    given = {} if file is None else read_json(file)
     known = preprocessing()
     for name in ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std"):
         if given.get(name, known[name]) != known[name]:
@@ -197,6 +196,7 @@ def save(model: Qwen2VL, tokenizer: PreTrainedTokenizerBase, folder: str | Path)
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         write_json(staging / PREPROCESSING, preprocessing())
+        as_the_umask_says(staging)
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
     except OSError as error:

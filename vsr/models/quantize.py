@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from vsr.errors import VsrError
+
 QUANTIZATIONS = ("none", "nf4", "nf4-double", "fp4", "fp4-double", "int8")  # double: block scales in 8 bit too
 UNQUANTIZED = ("model.visual", "lm_head")
 BLOCK, NESTED_BLOCK = 64, 256  # weights that share a scale; scales that share one (bitsandbytes' defaults)
@@ -31,6 +33,20 @@ def bits_and_bytes(name: str, compute: torch.dtype) -> BitsAndBytesConfig | None
         bnb_4bit_compute_dtype=compute,
         llm_int8_skip_modules=list(UNQUANTIZED),
     )
+
+
+def stored_as(config: Qwen2VLConfig, base: str) -> str:
+    """In which of QUANTIZATIONS the weights of a checkpoint are kept already; VsrError for other libraries' ways."""
+    given = getattr(config, "quantization_config", None)
+    if given is None:
+        return "none"
+    given = given if isinstance(given, dict) else {}
+    kind = f"{given.get('bnb_4bit_quant_type')}{'-double' if given.get('bnb_4bit_use_double_quant') else ''}"
+    name = "int8" if given.get("load_in_8bit") else kind
+    if given.get("quant_method") != "bitsandbytes" or name not in QUANTIZATIONS:
+        what = given.get("quant_method") if given.get("quant_method") != "bitsandbytes" else name
+        raise VsrError(f"base '{base}': its weights are kept as {what}; use the checkpoint without quantization")
+    return name
 
 
 def keep_precision(model: nn.Module) -> None:

@@ -2,20 +2,18 @@
 (nyu-visionx/VSI-Bench: hub, folder or archives, whole or as its two halves), and the paper's own VSI-100k."""
 
 import re
-import shutil
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from vsr.errors import VsrError, unknown
-from vsr.files import read_json_value
+from vsr.files import extract, read_json_value, read_text
 from vsr.questions import leak
 from vsr.questions.build import write
-from vsr.questions.question import Question, from_row, read_questions
-from vsr.runs import ROOT
+from vsr.questions.question import NUMERICAL, Question, from_row, read_questions
+from vsr.runs import data_folder
 from vsr.scenes.scene import Scene, load_scenes
 
 NAMES = ("questions.jsonl", "test.jsonl")  # ours, and VSI-Bench's on the hub
@@ -104,9 +102,11 @@ def load_vsibench(
     if config not in TOTALS:
         raise unknown("config", config, TOTALS)
     folder, file = _copy(source)
-    unpacked = folder if Path(source).exists() else ROOT / "data" / "vsi-bench"  # not into the hub's cache
+    unpacked = folder if Path(source).exists() else data_folder() / "vsi-bench"  # not into the hub's cache
     target = Path(videos or unpacked)
     questions = _half(_read(file), folder, config, file)
+    if not questions:
+        raise VsrError(f"{file}: none of its questions is in the part '{config}' of VSI-Bench; {REMEDY}")
     found = Counter(question.question_type for question in questions)
     for kind, number in () if subset or config != "full" else COUNTS.items():
         if found[kind] != number:
@@ -156,7 +156,7 @@ def _half(questions: list[Question], folder: Path, config: str, file: Path) -> l
         return questions
     listed = folder / PRUNED_IDS
     if listed.is_file():
-        pruned = set(listed.read_text(encoding="utf-8", errors="replace").split())
+        pruned = set(read_text(listed).split())
         strange = pruned - {question.id for question in questions}
         if strange:
             why = f"id {min(strange)} is not in {file.name}"
@@ -179,43 +179,6 @@ def _unpack(folder: Path, target: Path, questions: list[Question]) -> None:
         missing = {name for name in scenes if not any((place / f"{name}.mp4").is_file() for place in places)}
         if missing and archive.is_file():
             extract(archive, target / dataset, missing)
-
-
-def extract(archive: str | Path, target: str | Path, scenes: set[str]) -> list[str]:
-    """Write `<scene>.mp4` of the wanted scenes from an archive to the folder `target`; the scenes found there.
-
-    Nothing else is unpacked. An archive with a name that leads out of its folder, with a wrong checksum or with a
-    password is refused, naming the entry.
-    """
-    archive, target, found = Path(archive), Path(target), []
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for name in opened.namelist():  # all of them before anything is written
-                paths = PurePosixPath(name), PureWindowsPath(name)
-                if any(".." in path.parts or path.anchor for path in paths):
-                    why = f"entry '{name}' leads out of the folder: refused"
-                    raise VsrError(f"{archive}: {why}; download VSI-Bench again")
-            for entry in opened.infolist():
-                name = PurePosixPath(entry.filename)
-                if name.suffix == ".mp4" and name.stem in scenes and not entry.is_dir():
-                    _write_entry(opened, entry, target / name.name)
-                    found.append(name.stem)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise VsrError(f"{archive}: not a whole zip archive ({error}); download it again") from None
-    return found
-
-
-def _write_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.zip.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with opened.open(entry) as source, temporary.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        temporary.replace(path)
-    except OSError as error:
-        raise VsrError(f"{path}: could not be written ({error.strerror}); free some space") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- the paper's VSI-100k: one json file a task ---
@@ -251,7 +214,7 @@ def read_vsi100k(source: str | Path) -> list[Question]:
     """All questions of a copy. A row without question, answer or scan is an error naming file, row and columns."""
     folder = Path(source) if Path(source).is_dir() else _fetch(source, ["*.json"], "OPPOer/VSI-100k")
     questions, number = [], Counter()
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob("[!.]*.json")):  # macOS leaves ._a.json beside a.json
         rows = read_json_value(file)
         if isinstance(rows, list):
             questions += [_paper_row(row, f"{file}, row {i}", number) for i, row in enumerate(rows)]
@@ -273,14 +236,19 @@ def _paper_row(row: object, where: str, number: Counter) -> Question:
     name = f"{scans[0]}-{kind}-{number[scans[0], kind]}"
     number[scans[0], kind] += 1
     answer = re.sub(r"</?answer>", "", answer).strip()
-    return Question(name, "scannet", scans[0], kind, text, None, answer)
+    if kind not in NUMERICAL and not re.search(rf"\b{re.escape(answer)}\b", text, re.IGNORECASE):
+        raise VsrError(f"{where}: {answer!r} is none of the answers that '{text[:80]}' offers")
+    row = {"id": name, "dataset": "scannet", "scene_name": scans[0], "question_type": kind, "question": text}
+    return from_row(row | {"ground_truth": answer}, where)
 
 
 def _column(row: dict, names: tuple[str, ...], what: str, where: str) -> str:
-    found = [str(row[name]) for name in names if row.get(name) not in (None, "")]
+    found = [row[name] for name in names if row.get(name) not in (None, "")]
     if not found:
         raise VsrError(f"{where}: no {what}: none of the columns {', '.join(names)} among {', '.join(row)}")
-    return found[0]
+    if not isinstance(found[0], str | int | float) or isinstance(found[0], bool):
+        raise VsrError(f"{where}: {what} {found[0]!r}: expected text or a number")
+    return str(found[0])
 
 
 def _fetch(name: str | Path, wanted: Sequence[str], example: str) -> Path:

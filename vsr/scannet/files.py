@@ -1,6 +1,5 @@
 """The files of a raw ScanNet scan: mesh, segments, aggregation (which segments are which object), alignment, labels."""
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from plyfile import PlyData, PlyParseError
 
 from vsr.errors import VsrError
-from vsr.files import read_json_value
+from vsr.files import read_json_value, read_text
 
 NAME = re.compile(r"scene\d{4}_\d{2}")
 LOW = "_vh_clean_2"  # in the names of all lo-res files
@@ -78,10 +77,9 @@ def read_vertices(path: str | Path) -> np.ndarray:
     try:
         vertices = PlyData.read(str(path), known_list_len=TRIANGLES)["vertex"].data
         points = np.stack([vertices[axis].astype(np.float64) for axis in "xyz"], axis=1)
-    except FileNotFoundError:
-        raise VsrError(f"{path}: no such file") from None
     except PlyParseError as error:
-        raise VsrError(f"{path}: not a whole ply mesh ({error}); {REMEDY}") from None
+        what = "a mesh of triangles" if "list length" in str(error) else "a whole ply mesh"
+        raise VsrError(f"{path}: not {what} ({error}); {REMEDY}") from None
     except KeyError as error:
         raise VsrError(f"{path}: no element {error}; is this a mesh?") from None
     except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError) as error:
@@ -163,10 +161,7 @@ def _field(path: str | Path, scan: str, field: str, entries: str, segments: str 
 def read_alignment(path: str | Path) -> np.ndarray | None:
     """The matrix (4, 4) that turns a scan upright and parallel to the axes: aligned = M @ (x, y, z, 1). None where the
     file has none, as ScanNet's test scans."""
-    try:
-        lines = [line.partition("=") for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise VsrError(f"{path}: not a text file ({error}); {REMEDY}") from None
+    lines = [line.partition("=") for line in read_text(path).split("\n")]
     found = [value for name, _, value in lines if name.strip() == "axisAlignment"]
     if not found:
         return None
@@ -185,13 +180,8 @@ def read_alignment(path: str | Path) -> np.ndarray | None:
 
 def read_labels(path: str | Path) -> Labels:
     """The label table of ScanNet v2. Rows may lack their last columns, as one of the real 607 does."""
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except FileNotFoundError:
-        raise VsrError(f"{path}: no such file; it comes with ScanNet ({TABLE}), or name it with --labels") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise VsrError(f"{path}: not a tab-separated text in utf-8 ({error}); {REMEDY}") from None
+    text = read_text(path, f"it comes with ScanNet ({TABLE}), or name it with --labels")
+    rows = [line.split("\t") if line.strip() else [] for line in text.split("\n")]
     missing = [name for name in COLUMNS if not rows or name not in rows[0]]
     if missing:
         raise VsrError(f"{path}: column '{missing[0]}' is missing; expected ScanNet's {TABLE}")

@@ -57,9 +57,10 @@ def plan(
 
 
 def _read_list(path: Path) -> list[str]:
-    """The ids of a split file such as ScanNet's scannetv2_train.txt, one a line."""
+    """The ids of a split file, one a line."""
+    text = read_text(path, "ScanNet's splits are scannetv2_train.txt and scannetv2_val.txt")
     seen: dict[str, int] = {}
-    for number, name in enumerate(map(str.strip, read_text(path).splitlines()), 1):
+    for number, name in enumerate(map(str.strip, text.split("\n")), 1):
         if name and not NAME.fullmatch(name):
             raise VsrError(f"{path}, line {number}: '{name}' is no scan id such as scene0000_00")
         if name and seen.setdefault(name, number) != number:
@@ -207,7 +208,7 @@ def _export(task: tuple[str, Path, Path]) -> tuple[str, str]:
         if files.video is None:
             raise VsrError(f"no video: none of {name}.sens, {name}.mp4, {name}.avi and color/ is there")
         export_video(files.video, target)
-    except VsrError as error:
+    except (VsrError, OSError) as error:
         return name, str(error).replace(f"{folder}/", f"{name}/")
     return name, ""
 

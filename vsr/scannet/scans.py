@@ -131,7 +131,7 @@ def bench_label(raw: str, labels: Labels) -> str | None:
 
 def read_all(folders: dict[str, Path], kept: Path, workers: int) -> dict[str, str]:
     """Read every scan whose result is not in `kept` yet; the errors by scan id. One scan's damage harms no other."""
-    todo = [(files, kept) for files in map(scan_files, folders.values()) if not _is_kept(files, kept)]
+    todo = [(folder, kept) for folder in folders.values()]
     return errors_of(_read, todo, workers, "scans")
 
 
@@ -157,15 +157,17 @@ def errors_of(work: Callable[[tuple], tuple[str, str]], tasks: list[tuple], work
     return dict(sorted((name, error) for name, error in results if error))
 
 
-def _read(task: tuple[ScanFiles, Path]) -> tuple[str, str]:
-    files, kept = task
+def _read(task: tuple[Path, Path]) -> tuple[str, str]:
+    folder, kept = task
     try:
-        keep(kept, read_scan(files), mark=_mark(files), content=hash_files(*files.present()))
+        files = scan_files(folder)
+        if not _is_kept(files, kept):
+            keep(kept, read_scan(files), mark=_mark(files), content=hash_files(*files.present()))
     except VsrError as error:
-        return files.id, str(error)
+        return folder.name, str(error)
     except (ArithmeticError, LookupError, MemoryError, OSError, RecursionError, TypeError, ValueError) as error:
-        return files.id, f"{files.mesh.parent}: {type(error).__name__}: {error}"
-    return files.id, ""
+        return folder.name, f"{folder}: {type(error).__name__}: {error}"
+    return folder.name, ""
 
 
 def keep(kept: Path, scan: Scan, mark: str, content: str) -> None:

@@ -29,8 +29,8 @@ def read_sens(path: str | Path) -> Iterator[np.ndarray]:
     try:
         with Path(path).open("rb") as file:
             yield from _pictures(file, path)
-    except FileNotFoundError:
-        raise VsrError(f"{path}: no such file") from None
+    except OSError as error:
+        raise VsrError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _pictures(file: BinaryIO, path: str | Path) -> Iterator[np.ndarray]:

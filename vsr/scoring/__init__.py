@@ -6,15 +6,17 @@ has been taken where there is one. Scores of one answer are in [0, 1]; summaries
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from vsr import markdown
 from vsr.errors import VsrError
+from vsr.files import placed_jsonl
 from vsr.paper import TASKS
-from vsr.questions.question import NUMERICAL, Question
+from vsr.questions.question import NUMERICAL, Question, checked
 from vsr.scoring import harnesses
-from vsr.scoring.answers import THRESHOLDS, final_answer, read_letter, read_number, same_text, to_float
+from vsr.scoring.answers import THRESHOLDS, final_answer, read_letter, read_number, same_text
 from vsr.scoring.answers import mean_relative_accuracy as mean_relative_accuracy  # the notebooks' name for it
 from vsr.scoring.harnesses import Harness
 from vsr.scoring.intervals import RESAMPLES, SEED, Answers, interval, task_of
@@ -25,16 +27,13 @@ SAMPLE_FIELDS = ("id", "scene_name", "question_type", "options", "ground_truth",
 def score(question: Question, text: str, rules: str = "official") -> float:
     """The score of a response in [0, 1]: mean relative accuracy of a number, else right or wrong."""
     asked = question.question_type, question.options, question.ground_truth
-    return _score(*asked, text, harnesses.get(rules), f"question {question.id}")
+    return _score(question.question_type, *checked(*asked, f"question {question.id}"), text, harnesses.get(rules))
 
 
-def _score(kind: str, options: Sequence[str] | None, truth: str, text: str, rules: Harness, where: str) -> float:
+def _score(kind: str, options: Sequence[str] | None, truth: str, text: str, rules: Harness) -> float:
     if kind in NUMERICAL:
-        target = to_float(truth)
-        if target is None or target <= 0:
-            raise VsrError(f"{where}: ground_truth '{truth}' is no positive number; build the questions again")
         number = rules.number(text, kind)
-        return 0.0 if number is None else rules.accuracy(number, target)
+        return 0.0 if number is None else rules.accuracy(number, float(truth))
     return float(rules.choice(text, truth) if options else same_text(text, truth))
 
 
@@ -44,21 +43,37 @@ def readable(question_type: str, options: Sequence[str] | None, text: str) -> bo
         return read_number(text) is not None
     if options:
         return read_letter(text) in {option[:1].lower() for option in options}
-    return bool(final_answer(text))
+    return bool(final_answer(text).strip())
 
 
 def score_samples(samples: Iterable[dict], rules: str | Harness = "official") -> np.ndarray:
     """The scores (N,) of samples, which are rows of samples.jsonl, in [0, 1]."""
     chosen, scores = harnesses.get(rules), []
     for number, s in enumerate(samples, 1):
-        missing = [name for name in SAMPLE_FIELDS if name not in s]
-        if missing:
-            raise VsrError(f"sample {number}: field '{missing[0]}' is missing; a sample has {', '.join(SAMPLE_FIELDS)}")
-        kind, asked = s["question_type"], (s["options"], s["ground_truth"], s["response"])
-        if task_of(kind) not in TASKS:
-            raise VsrError(f"sample {number}: question_type '{kind}' is none of {', '.join(TASKS)}")
-        scores.append(_score(kind, *asked, chosen, f"sample {s['id']}"))
+        asked = _checked(s, f"sample {number}")
+        scores.append(_score(s["question_type"], *asked, s["response"], chosen))
     return np.array(scores)
+
+
+def read_samples(path: str | Path) -> list[dict]:
+    """The rows of a samples.jsonl, from whatever harness: VsrError, naming line and field, where one cannot be scored,
+    or has the id of an earlier one."""
+    rows, places = [], {}
+    for where, row in placed_jsonl(path):
+        _checked(row, where)
+        if (first := places.setdefault(str(row["id"]), where)) != where:
+            raise VsrError(f"{where}: id {row['id']!r} is also in {first}; score each file of answers by itself")
+        rows.append(row)
+    return rows
+
+
+def _checked(sample: dict, where: str) -> tuple[Sequence[str] | None, str]:
+    missing = [name for name in SAMPLE_FIELDS if name not in sample]
+    if missing:
+        raise VsrError(f"{where}: field '{missing[0]}' is missing; a sample has {', '.join(SAMPLE_FIELDS)}")
+    if not isinstance(sample["response"], str):
+        raise VsrError(f"{where}: response {sample['response']!r}: expected the answer's text")
+    return checked(sample["question_type"], sample["options"], sample["ground_truth"], where)
 
 
 def answered(samples: Sequence[dict], rules: str | Harness = "official") -> Answers:

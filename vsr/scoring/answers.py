@@ -14,13 +14,14 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 def final_answer(text: str) -> str:
-    """The content of the first complete <answer>...</answer>, else the whole response; outer white space removed.
+    """The content of the first complete <answer>...</answer> without outer white space, else the whole response as it
+    is: the official rule finds no answer in ' B'.
 
     The first one, so that a second answer never earns anything; an unclosed tag is no tag.
     """
     _, opened, rest = text.partition("<answer>")
     content, closed, _ = rest.partition("</answer>")
-    return (content if opened and closed else text).strip()
+    return content.strip() if opened and closed else text
 
 
 def read_letter(text: str) -> str:

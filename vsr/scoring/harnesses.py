@@ -92,12 +92,30 @@ def _digits(text: str, words: re.Pattern = _NUMBER_WORD) -> str:
     return words.sub(lambda match: str(_VALUE[match.group().lower()]), text)
 
 
-def strict_float32_accuracy(pred: float, truth: float) -> float:
-    """Mean relative accuracy with `<`, in float32, as Video-R1 and Spatial-MLLM compute it in torch."""
+def float32_accuracy(pred: float, truth: float, compare: np.ufunc = np.less) -> float:
+    """Mean relative accuracy in float32, as torch computes it; with `<` in Video-R1 and Spatial-MLLM."""
     with np.errstate(over="ignore"):
         error = np.abs(np.float32(pred) - np.float32(truth)) / (np.abs(np.float32(truth)) + np.float32(1e-8))
     thresholds = (0.5 + 0.05 * np.arange(10)).astype(np.float32)
-    return float((error < np.float32(1) - thresholds).mean())
+    return float(compare(error, np.float32(1) - thresholds).mean())
+
+
+# --- lmms-eval: the first number, number words composed, without exponents ---
+_SCALE = {"hundred": 100, "thousand": 1000}
+_NAMED = re.compile(rf"\b(?:{(words := '|'.join((*_VALUE, *_SCALE)))})(?:[\s-]+(?:{words}))*\b", re.IGNORECASE)
+
+
+def _composed(match: re.Match) -> str:
+    total = part = 0
+    for word in re.split(r"[\s-]+", match.group().lower()):
+        part = part + _VALUE[word] if word in _VALUE else (part or 1) * _SCALE[word]
+        if word == "thousand":
+            total, part = total + part, 0
+    return str(total + part)
+
+
+def _lmms_eval_number(text: str, question_type: str) -> float | None:
+    return _found(re.search(r"[-+]?(?:\d*\.\d+|\d+)", _NAMED.sub(_composed, final_answer(text))))
 
 
 # --- VLMEvalKit: the number that opens an answer tag, else the last one after the reasoning, else the last of all ---
@@ -121,6 +139,7 @@ def _after_reasoning(text: str) -> str:
 
 _TAGGED_LETTER = re.compile(r"<\s*answer\b[^>]*>\s*([A-J])", re.IGNORECASE)
 _CLOSED = re.compile(r"<\s*/\s*answer\s*>", re.IGNORECASE)
+_BEFORE = re.compile(r"(?<![A-Za-z])([A-F])\s*[)\]}]?\s*<\s*/\s*think\s*>", re.IGNORECASE)
 _LONE_LETTER = re.compile(r"[\s*_`>()\[\]]*([A-F])[\s*_`()\[\]]*", re.IGNORECASE)
 _LABEL = re.compile(r"([A-F])\s*[.:)\]-]\s+", re.IGNORECASE)
 _CAPITAL = re.compile(r"(?<![A-Za-z])([A-F])(?=$|[\s.,:;!?)\]*_`}])")
@@ -133,6 +152,9 @@ def _vlmevalkit_letter(text: str) -> str:
     tagged = _TAGGED_LETTER.search(text, 0, ends[-1]) if ends else None
     if tagged:
         return tagged.group(1).upper()
+    thought = _BEFORE.search(text[-800:])  # the letter that reasoning ends with goes before what is said after it
+    if thought:
+        return thought.group(1).upper()
     # from the last line up: a line's lone, leading or only capital letter
     for line in reversed([line.strip() for line in _after_reasoning(text.strip()).splitlines()[-6:] if line.strip()]):
         found = _LONE_LETTER.fullmatch(line) or _LABEL.match(line)
@@ -160,7 +182,7 @@ def _spacer_number(text: str, question_type: str) -> float | None:
 
 
 def _spacer_choice(text: str, truth: str) -> bool:
-    text = final_answer(text).replace("Answer:", "")
+    text = final_answer(text).strip().replace("Answer:", "")
     token = text.split(" ")[0].strip()
     return (token[:1] if re.fullmatch(r"[A-D]\.?", token) else text.strip()).lower() == truth.lower()
 
@@ -210,12 +232,12 @@ _HARNESSES = (
     Harness("official", "vision-x-nyu/thinking-in-space@e6a72f39"),
     Harness(
         "lmms-eval",
-        "EvolvingLMMs-Lab/lmms-eval since July 2026 (as reported; code not read)",
-        number=lambda text, question_type: _found(_NUMBER.search(_digits(final_answer(text)))),
+        "EvolvingLMMs-Lab/lmms-eval@75571cfe (compared side by side)",
+        number=_lmms_eval_number,
     ),
     Harness(
         "VLMEvalKit",
-        "open-compass/VLMEvalKit@160057c6",
+        "open-compass/VLMEvalKit@160057c6, letters as @e8e78f05",
         number=_vlmevalkit_number,
         choice=lambda text, truth: _vlmevalkit_letter(text) == truth.upper(),
     ),
@@ -223,8 +245,8 @@ _HARNESSES = (
         "Video-R1",
         "tulerfeng/Video-R1 src/eval_bench.py (read in a fork); it prints two means, no overall: their mean here",
         number=lambda text, question_type: to_float(final_answer(text).replace(",", "")),
-        choice=lambda text, truth: final_answer(text) == truth.strip(),
-        accuracy=strict_float32_accuracy,
+        choice=lambda text, truth: final_answer(text).strip() == truth.strip(),
+        accuracy=float32_accuracy,
         overall=(
             ("mean of both", lambda sums, tasks: mean_of([pooled(sums, True), pooled(sums, False)])),
             ("accuracy", lambda sums, tasks: pooled(sums, numerical=False)),
@@ -242,9 +264,10 @@ _HARNESSES = (
     ),
     Harness(
         "ViLaSR",
-        "AntResearchNLP/ViLaSR (as reported; code not read)",
-        number=lambda text, question_type: to_float(final_answer(text)),
-        choice=lambda text, truth: final_answer(text)[:1] == truth,
+        "AntResearchNLP/ViLaSR@61669c0 (compared side by side)",
+        number=lambda text, question_type: to_float(final_answer(text).replace(",", "")),
+        choice=lambda text, truth: final_answer(text).strip()[:1].lower() == truth.lower(),
+        accuracy=lambda pred, truth: float32_accuracy(pred, truth, np.less_equal),
         direction=pooled,
     ),
     Harness(
@@ -252,7 +275,7 @@ _HARNESSES = (
         "diankun-wu/Spatial-MLLM@9fc47382",
         number=lambda text, question_type: to_float(_spatial_mllm_clean(text).replace(",", "")),
         choice=lambda text, truth: _spatial_mllm_clean(text) == truth.lower(),
-        accuracy=strict_float32_accuracy,
+        accuracy=float32_accuracy,
         overall=(_MACRO, _MICRO),
     ),
     Harness(

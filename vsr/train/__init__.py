@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from vsr import models, runs
 from vsr.engine.inputs import FeatureCache
 from vsr.errors import VsrError, unknown
-from vsr.files import fingerprint, read_jsonl
+from vsr.files import as_the_umask_says, fingerprint, read_jsonl
 from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
@@ -96,6 +96,7 @@ def train(
         "ablated": ablated,
         "model": loaded.info if loaded else models.describe(**models.arguments("base", profile)),
     }
+    profile = replace(profile, quantization=about["model"]["quantization"])  # a base may be kept quantised
     inputs = {"questions": fingerprint([asdict(question) for question in data.questions])}
     main = args.process_index == 0
     with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
@@ -112,7 +113,7 @@ def train(
     torch.manual_seed(seed)
     with _guest(base.model):
         adapted = Loaded(models.add_lora(base.model, settings), base.tokenizer, base.info)
-        see = FeatureCache(base.model, runs.ROOT / "data" / "features", settings.frames, settings.max_pixels)
+        see = FeatureCache(base.model, runs.data_folder() / "features", settings.frames, settings.max_pixels)
         try:
             if method == "grpo":
                 limits = {"token_budget": settings.token_budget, "split_every": settings.split_every}
@@ -164,6 +165,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     try:
         model.save_pretrained(staging, save_embedding_layers=False)
+        as_the_umask_says(staging)
         for file in staging.iterdir():  # on the disk before its name is: the checkpoints go next
             with file.open("rb") as written:
                 os.fsync(written.fileno())

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from vsr.errors import Stopped, VsrError
-from vsr.files import read_jsonl, write_jsonl
+from vsr.files import as_the_umask_says, read_jsonl, write_jsonl
 from vsr.progress import track
 from vsr.workers import Heart
 
@@ -69,6 +69,7 @@ class AdapterTrainer:
         """A full disk is a VsrError; the checkpoint before stays."""
         try:
             super()._save_checkpoint(model, trial)
+            as_the_umask_says(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
         except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(folder, ignore_errors=True)
