@@ -160,7 +160,7 @@ ADAPTERS: dict[str, tuple[Callable[[dict, dict], object], str]] = {
     "DoRA": (lambda w, c: c.update(use_dora=True), "its use_dora is True; only plain LoRA"),
     "DoRA's weights": (lambda w, c: w.update({f"{LAYER}.lora_magnitude_vector": torch.ones(192)}), "makes no .*magnit"),
     "IA3": (lambda w, c: c.update(peft_type="IA3"), "its peft_type is 'IA3'"),
-    "no kind": (lambda w, c: c.pop("peft_type"), "its peft_type is None"),
+    "no kind": (lambda w, c: c.pop("peft_type"), "its peft_type is 'None'"),
     "saved modules": (lambda w, c: c.update(modules_to_save=["lm_head"]), r"its modules_to_save is \['lm_head'\]"),
     "biases": (lambda w, c: c.update(bias="all"), "its bias is 'all'"),
     "biases of LoRA": (lambda w, c: c.update(lora_bias=True), "its lora_bias is True"),
