@@ -194,12 +194,10 @@ def gpu_hours(results: Path) -> list[Finding]:
         manifest = read_json(run.path / "manifest.json")
         return [_hours(f"trained on {manifest['device']}", manifest["seconds"], run.id)]
     path = results / "bench" / "grpo.json"
-    if not path.is_file():
-        raise UndecidedError(NOT_RUN, "needs profile paper-2b, or 'vsr bench grpo' on a GPU")
-    bench = read_json(path)
+    bench = read_json(path) if path.is_file() else {"machine": {"device": "cpu"}}
     if (device := bench["machine"]["device"]) == "cpu":
-        why = "is about Qwen2-VL-2B on a GPU; 'vsr bench grpo' ran on a CPU with a smaller model"
-        raise UndecidedError(CANNOT_TELL, why)
+        why = "is about Qwen2-VL-2B on a GPU: needs profile paper-2b, or 'vsr bench grpo' there"
+        raise UndecidedError(NOT_RUN if results.name == "paper-2b" else CANNOT_TELL, why)
     row = max(bench["rows"], key=lambda row: (row["group"], row["prompt"], -row["completion"]))
     shape = f"G {row['group']}, prompt {row['prompt']}, completion {row['completion']}, {device}"
     what, seconds = f"{paper.QUESTIONS:,} questions, projected: {shape}", paper.QUESTIONS * row["trl_s"]
