@@ -8,10 +8,11 @@ import pytest
 import torch
 from cases import make
 from cases.make import COUNT, DAMAGES, METHODS, NEAR, READ, bench, lines
+from raw import write_table
 
 from vsr import cli, models, profiles
 from vsr.files import UMASK, read_json, read_jsonl
-from vsr.scannet.made_up import KINDS, make_layout, write_scan, write_table
+from vsr.scannet.made_up import make_layout, write_scan
 from vsr.train import save_adapter
 
 
@@ -202,7 +203,7 @@ def test_scans_of_other_people(vsr, tmp_path):
     """Lists and label tables as Windows writes them; folders where files are meant."""
     root, name = tmp_path / "s", "scene0001_00"
     write_scan(root, make_layout(name, 3, objects=8), 1500)
-    labels = write_table(root, KINDS)
+    labels = write_table(root)
     labels.write_bytes(make.BOM + labels.read_bytes().replace(b"\n", b"\r\n"))
     (tmp_path / "list.txt").write_bytes(make.BOM + f"{name}\r\n".encode())
     words = ["build", "scannet", "--scenes", root, "--workers", "1", "--out", tmp_path / "o", "--rules", "vsibench"]
