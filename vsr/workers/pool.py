@@ -20,7 +20,7 @@ from vsr.progress import EXECUTED, QUIET
 STACKS = ".stacks.txt"  # in a run folder: where the threads of a worker that hung stood
 # imported once, by the server that workers are forked from: 11 s for the first pool of a process, half a second for
 # every later one. It never touches a GPU, which no fork survives
-PRELOADED = ["torch", "transformers", "peft", "vsr.evaluate", "vsr.train.baselines"]
+PRELOADED = ["vsr", "torch", "transformers", "peft", "vsr.evaluate", "vsr.train.baselines"]
 
 
 @dataclass(frozen=True)
