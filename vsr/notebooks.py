@@ -99,10 +99,7 @@ def run_all(
         atomic_write(stamp, mark)
         rest = [expected[later] for later in books[number:]]
         left = f", about {duration(sum(filter(None, rest)))} left" if any(rest) else ""
-        print(
-            f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}",
-            flush=True,
-        )
+        print(f"{head}: done in {duration(seconds)}, {duration(time.monotonic() - started)} in all{left}", flush=True)
 
 
 def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) -> float:

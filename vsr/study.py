@@ -90,11 +90,7 @@ class Study:
         self.bench  # noqa: B018  rooms are made once, not by each process
         common = {"bench": self.bench, "profile": self.profile, "out": self.results}
         todo = [
-            Job(
-                f"{model} {mode} {video}",
-                evaluate.evaluate,
-                {"model": model, "mode": mode, "video": video, **common},
-            )
+            Job(f"{model} {mode} {video}", evaluate.evaluate, {"model": model, "mode": mode, "video": video, **common})
             for model, mode, video in wanted
         ]
         if _devices() == 1:
@@ -128,8 +124,7 @@ class Study:
         where = {"profile": self.profile, "data": self.train, "out": self.results}
         if launch.offered() == 1:
             run_all(
-                [Job(folder.name, train.train, one | where) for folder, one in zip(folders, wanted, strict=True)],
-                shown,
+                [Job(folder.name, train.train, one | where) for folder, one in zip(folders, wanted, strict=True)], shown
             )
             return folders
         where |= {"data": str(self.train.folder), "out": str(self.results)}

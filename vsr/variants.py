@@ -134,8 +134,7 @@ def find(results: str | Path) -> list[Variant]:
     """The variants under `results` that have an estimate, full precision first, then by name."""
     found = []
     for path in sorted(Path(results).glob(f"{FOLDER}/*/{PLAN}/estimate.json")):
-        folder, expected = path.parent.parent, read_json(path)
-        mark = read_json(path.parent / "manifest.json")["id"]
+        folder, expected, mark = path.parent.parent, read_json(path), read_json(path.parent / "manifest.json")["id"]
         runs = [run for run in training_logs.find(folder) if run.mode == MODE]
         device = read_json(runs[0].path / "manifest.json")["device"] if runs else ""
         # on a GPU all that PyTorch held at the worst moment; on a CPU the process holds Python and its libraries too,

@@ -21,15 +21,7 @@ TASK = "video-text-to-text"  # the hub's name for what these models do
 NAMES = {"grpo": "vsGRPO", "sft": "SFT", "dpo": "DPO"}
 ADAPTER = ("lora_r", "lora_alpha", "lora_targets", "questions_per_step", "frames", "max_pixels")
 SETTINGS = {  # of each method
-    "grpo": (
-        "learning_rate",
-        "num_generations",
-        "temperature",
-        "beta",
-        "epsilon",
-        "max_completion_length",
-        *ADAPTER,
-    ),
+    "grpo": ("learning_rate", "num_generations", "temperature", "beta", "epsilon", "max_completion_length", *ADAPTER),
     "sft": ("sft_learning_rate", *ADAPTER),
     "dpo": ("dpo_learning_rate", "dpo_beta", *ADAPTER),
 }
@@ -124,11 +116,10 @@ def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
 def _made(manifest: dict) -> list[tuple[str, object]]:
     settings, method = manifest["settings"] | manifest["about"], manifest["about"]["method"]
     model, git = settings["model"], manifest["git"]
-    kind = f"{model['dtype']}, quantization {model['quantization']}"
     budget = ", for as many token passes as a GRPO run" if settings.get("budget") else ""
     return [
         ("method", f"{NAMES[method]}, {settings['mode']} prompt{budget}"),
-        ("base", f"{model['base']}, hash {model['hash']}, {kind}"),
+        ("base", f"{model['base']}, hash {model['hash']}, {model['dtype']}, quantization {model['quantization']}"),
         ("data", f"{manifest.get('data', '?')}, questions {manifest['inputs']['questions']}"),
         ("seed", manifest["seed"]),
         ("steps", manifest.get("steps", settings["max_steps"])),

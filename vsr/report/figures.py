@@ -19,12 +19,7 @@ from vsr.scoring import intervals, score_samples
 from vsr.scoring.intervals import Value
 
 MODES = {"think": (e.BASE_T, PALETTE[1]), "observe": (e.BASE_O, PALETTE[2]), "vanilla": (BASE, PALETTE[0])}
-VIDEO_STYLES = {
-    "true": (PALETTE[0], "o"),
-    "one": (PALETTE[2], "D"),
-    "shuffled": (PALETTE[1], "s"),
-    "none": (GREY, "v"),
-}
+VIDEO_STYLES = {"true": (PALETTE[0], "o"), "one": (PALETTE[2], "D"), "shuffled": (PALETTE[1], "s"), "none": (GREY, "v")}
 METHOD_STYLES = {BASE: (GREY, "o"), e.DPO: (PALETTE[2], "D"), e.SFT: (PALETTE[1], "s"), GRPO_V: (PALETTE[0], "^")}
 ROWS = {"overall": "average of eight", "trained": "average of six trained", **TASKS}
 

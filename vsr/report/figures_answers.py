@@ -18,14 +18,7 @@ from vsr.report.evaluations import BASE, BASE_T, GRPO_V, Method, evaluation
 from vsr.report.plotting import BLUE, GREY, PALETTE, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
 from vsr.scoring import harnesses, score_samples, summarise, task_of
-from vsr.scoring.answers import (
-    final_answer,
-    mean_relative_accuracy,
-    normalise,
-    read_letter,
-    read_number,
-    to_float,
-)
+from vsr.scoring.answers import final_answer, mean_relative_accuracy, normalise, read_letter, read_number, to_float
 
 MOST_WORDS = 8  # a task with more different options than this is shown by letters
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
@@ -166,10 +159,7 @@ def figure_1(results: str | Path) -> Figure:
         apart = scores["vanilla"] - scores["think"]
         chosen = int(np.argmax(np.abs(apart)))
         question = by_id["vanilla"][ids[chosen]]
-        lines = [
-            question.get("question", TASKS[task_of(question["question_type"])]),
-            *(question["options"] or []),
-        ]
+        lines = [question.get("question", TASKS[task_of(question["question_type"])]), *(question["options"] or [])]
         lines += [f"True answer: {question['ground_truth']}", ""]
         for mode, rows in by_id.items():
             lines.append(f"{mode}, scores {scores[mode][chosen]:.1f}: {rows[ids[chosen]]['response'] or '(nothing)'}")

@@ -89,8 +89,7 @@ def to_csv(table: Table) -> str:
             elif found:
                 numbers, seeds = (found.score, found.low, found.high, found.spread), found.seeds
             # a missing score is said in words, whatever else is missing is empty
-            texts = ["" if number is None else f"{number:.4f}" for number in numbers]
-            texts = texts or [cell(row, column), "", "", ""]
+            texts = ["" if number is None else f"{number:.4f}" for number in numbers] or [cell(row, column), "", "", ""]
             lines.append([row.label, row.mode, row.source, column, *texts, seeds])
     head = ["row", "mode", "source", "column", "score", "low", "high", "sd", "seeds"]
     return pandas.DataFrame(lines, columns=head).to_csv(index=False, lineterminator="\n")
@@ -159,12 +158,7 @@ def table_1(results: str | Path) -> Table:
         f"Table 1. Prompting alone: profile {Path(results).name} beside the paper",
         COLUMNS,
         rows,
-        (
-            INTERVALS,
-            AVERAGES,
-            "The paper's 2B think row prints 22.9; the mean of its eight scores is 20.7.",
-            WITHIN,
-        ),
+        (INTERVALS, AVERAGES, "The paper's 2B think row prints 22.9; the mean of its eight scores is 20.7.", WITHIN),
     )
 
 
@@ -194,8 +188,7 @@ def table_2(results: str | Path) -> Table:
 def honesty(results: str | Path) -> Table:
     """Every method with every kind of video, beside the best constant answer."""
     rows = []
-    shown = [(method, video) for method in evaluations.SEEING for video in VIDEOS]
-    for method, video in [(CONSTANT, ""), *shown]:
+    for method, video in [(CONSTANT, ""), *((method, video) for method in evaluations.SEEING for video in VIDEOS)]:
         found, true = evaluation(results, method, video), evaluation(results, method)
         row = measured_row(method, found, video, named=True)
         if found:

@@ -53,8 +53,7 @@ def find(results: str | Path) -> list[TrainingLog]:
         rows = tuple(read_jsonl(path))
         if not rows or any("step" not in row for row in rows):
             raise VsrError(f"{path}: a line without 'step', or none at all; train again with 'vsr train'")
-        beta = float(manifest["settings"]["beta"])
-        who = run.path.name, manifest["id"], run.about["mode"], beta, manifest["seed"]
+        who = run.path.name, manifest["id"], run.about["mode"], float(manifest["settings"]["beta"]), manifest["seed"]
         found.append(TrainingLog(*who, run.path, rows))
     return sorted(found, key=lambda run: (run.mode, -run.beta, run.seed))
 

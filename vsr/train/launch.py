@@ -168,11 +168,7 @@ def _follow(here: Path, show: Callable[[int], None]) -> None:
 
 def _interrupt(here: Path) -> None:
     """Every process ends after this step, see `vsr.train.fit`; the launcher itself would kill them soon."""
-    print(
-        "stopping after this step, with a checkpoint; interrupt again to stop at once",
-        file=sys.stderr,
-        flush=True,
-    )
+    print("stopping after this step, with a checkpoint; interrupt again to stop at once", file=sys.stderr, flush=True)
     launcher = int((here / "pid").read_text())
     for process in _processes(launcher):
         process.send_signal(signal.SIGINT)

@@ -78,11 +78,7 @@ def run_all(
 
 
 def _follow(
-    futures: dict[Future, Job],
-    number: int,
-    stacks: Path,
-    while_waiting: Callable[[int], None] | None,
-    every: float,
+    futures: dict[Future, Job], number: int, stacks: Path, while_waiting: Callable[[int], None] | None, every: float
 ) -> None:
     waiting = set(futures)
     while waiting:
