@@ -19,7 +19,7 @@ FOLDER = runs.ROOT / "notebooks"
 
 
 def find(only: str | None = None, start: str | None = None) -> list[Path]:
-    """Notebook sources in order; `only` names some with commas between, `start` the first."""
+    """Notebook sources in order; `only` is one number or name or several with commas, `start` the first to run."""
     books = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
     if not books:
         raise VsrError(f"{FOLDER}: no notebooks; run vsr from a checkout of the repository")
@@ -78,7 +78,7 @@ def run_all(
     fresh: bool = False,
     cell_hours: float | None = None,
 ) -> None:
-    """Execute `books` into `out/notebooks`; a cell that takes longer than `cell_hours` is a failure."""
+    """Execute `books` into `out/notebooks`, one line each; a cell that takes longer than `cell_hours` is a failure."""
     folder = out / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     given = {"profile": profile.name, "settings": changes, "results": os.path.relpath(out, runs.ROOT)}
@@ -103,7 +103,7 @@ def run_all(
 
 
 def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) -> float:
-    """One notebook; on failure the partial copy stays and the message names the cell."""
+    """One notebook; on failure the partial copy stays beside the others and the message names the cell."""
     import papermill
     from nbclient.exceptions import CellTimeoutError
     from traitlets.config import Config

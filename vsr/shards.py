@@ -63,7 +63,7 @@ def evaluate(
 
 
 def _gather(folder: Path, asked: one.Asked) -> dict[str, list[dict]]:
-    """The rows of every scene answered in full, now in one file; scenes cut short are forgotten."""
+    """The rows of every scene answered in full, whoever did it, now in one file; scenes cut short are forgotten."""
     shards = sorted((folder / FOLDER).glob("*"))
     held = [workers.hold(shard) for shard in shards]  # processes of a killed evaluation end within seconds
     whole: dict[str, list[dict]] = {}

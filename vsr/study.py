@@ -98,7 +98,7 @@ class Study:
         return [self.evaluate(mode, video, model) for model, mode, video in wanted]
 
     def hot(self, factor: float) -> "Study":
-        """The same study at `factor` times the learning rate with one seed, in a folder of its own."""
+        """The same study at `factor` times the learning rate with one seed, its runs in a folder of their own."""
         profile = replace(self.profile, learning_rate=factor * self.profile.learning_rate, seeds=1)
         return Study(profile, self.results / f"hot-{factor:g}")
 
@@ -136,7 +136,7 @@ class Study:
         return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
-        """SFT and DPO for every seed, with the token passes of the GRPO runs `budget_of`; the run folders."""
+        """SFT and DPO for every seed, with as many token passes as the GRPO runs `budget_of` took; the run folders."""
         from vsr.train import token_passes
 
         wanted = [
@@ -148,7 +148,7 @@ class Study:
 
 
 def _devices() -> int:
-    """For one evaluation: the GPUs offered; on a CPU one, where evaluations run side by side."""
+    """For one evaluation: the GPUs that `vsr run --gpus` offers; on a CPU one, where evaluations run side by side."""
     import torch
 
     from vsr.train import launch
@@ -168,7 +168,7 @@ def setup(profile: str = "tiny", settings: dict | None = None, results: str | Pa
 
 
 def shared_file(name: str) -> Path:
-    """A file of VSI-Bench's public data; VsrError says where to get it."""
+    """A file of VSI-Bench's public data, which is no part of this repository; VsrError says where to put it."""
     path = SHARED / name
     if not path.is_file():
         raise VsrError(f"{name}: not found in ../shared/data; get it from VSI-Bench's repository or pass its path")
@@ -176,7 +176,7 @@ def shared_file(name: str) -> Path:
 
 
 def agreement(scenes: Path, questions: Path, results: Path, rules: str = "vsibench") -> runs.Run:
-    """Our ground truth against that of given questions: a run with agreement.json."""
+    """Our ground truth for given questions against theirs, as the run `agree-<questions file>` with agreement.json."""
     inputs = {"scenes": hash_files(scenes), "questions": hash_files(questions)}
     about = {"scenes": scenes.name, "questions": questions.name, "rules": rules}
     run = runs.Run.open(results, f"agree-{questions.stem}", AGREE, None, about=about, inputs=inputs, seed=0)

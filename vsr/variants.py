@@ -42,7 +42,7 @@ HEAD = ("base", "MiB, estimated", "measured", "s a step, estimated", "measured",
 
 
 def studies(study: Study, quantizations: Sequence[str], **changes: object) -> dict[str, Study]:
-    """A study for each quantisation, all with the same `changes`; an empty one (0, "") is none."""
+    """A study for each quantisation, with `changes` to the profile that all share; an empty one (0, "") is none."""
     for name in quantizations:
         if name not in QUANTIZATIONS:
             raise unknown("quantization", name, QUANTIZATIONS)
@@ -58,7 +58,7 @@ def plan(variants: dict[str, Study]) -> dict[str, dict]:
 
 
 def plan_rows(plans: dict[str, dict]) -> list[tuple[str, ...]]:
-    """PLAN_HEAD's columns, one row a variant."""
+    """PLAN_HEAD's columns: weights estimated and counted, memory at the worst moment, seconds, and what to change."""
     rows = []
     for name, found in plans.items():
         sizes = [estimate.gib(found[size]) for size in ("weights", "loaded", "peak")]
@@ -84,7 +84,7 @@ def expect(profile: Profile, out: Path) -> Run:
 
 
 def train(variants: dict[str, Study]) -> list[Path]:
-    """vsGRPO-V of every variant and seed; the run folders. VsrError first where a GPU is too small."""
+    """vsGRPO-V of every variant and seed; the run folders. VsrError before any of them where a GPU is too small."""
     for variant in variants.values():
         estimate.require(variant.profile, MODE)
     todo, folders = [], []
@@ -151,7 +151,7 @@ def find(results: str | Path) -> list[Variant]:
 
 
 def rows(results: str | Path) -> list[tuple[str, ...]]:
-    """HEAD's columns, one row a variant."""
+    """HEAD's columns, one row a variant: memory and seconds a step, score before and after training."""
     table = []
     for one in find(results):
         numbers = [f"{value:.1f}" for value in one.memory] + [f"{value:.2f}" for value in one.step]

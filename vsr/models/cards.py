@@ -45,7 +45,7 @@ model = PeftModel.from_pretrained(base, "adapter")
 
 
 def write(run: str | Path, manifest: dict | None = None) -> Path:
-    """Write the card of a run's adapter; `manifest` where that is not on disk yet. The card's path."""
+    """Write the card of the adapter in a run folder; `manifest` where the run's is not on disk yet. The card's path."""
     run = Path(run)
     path = adapter_folder(run) / CARD
     atomic_write(path, text(run, manifest or read_json(run / "manifest.json")))
@@ -89,7 +89,7 @@ def evaluations(run: Path) -> list[dict]:
 
 
 def _front_matter(manifest: dict, found: list[dict], merged: bool) -> str:
-    """YAML without its fences; the base only where it is a hub id, no broken link."""
+    """YAML without its fences; the base only where it is a hub id, since anything else would be a broken link."""
     base = manifest["about"]["model"]["base"].partition("@")[0]
     results = [
         EvalResult(

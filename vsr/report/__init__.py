@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def figures_folder(results: str | Path) -> Path:
-    """figures/<profile> beside results/<profile>; inside any other results folder."""
+    """figures/<profile> beside results/<profile>, and so for what is published; inside any other results folder."""
     results = Path(results).resolve()
     for above in results.parents[:2]:
         if above.name == "results":
@@ -13,7 +13,7 @@ def figures_folder(results: str | Path) -> Path:
 
 
 def write_all(results: str | Path) -> list[Path]:
-    """Every table, verdict and figure, the same bytes each time; the paths written."""
+    """Every table, verdict and figure, from run folders alone: the paths written, and the same bytes each time."""
     from vsr.report import claims, figures, tables
 
     results, out = Path(results), Path(results) / "tables"

@@ -63,7 +63,7 @@ def audit_markdown(rows: list[AuditRow]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the ledger: a claim, what was found, and the verdict; `note` says why there is none."""
+    """One line of the ledger: a claim, what was found about it, and the verdict; `note` says why there is none."""
 
     claim: Claim
     findings: tuple[Finding, ...]
@@ -77,7 +77,7 @@ class Entry:
 
 
 def judge(claim: Claim, results: str | Path) -> Entry:
-    """The ledger's line for one claim; its note says why a test found nothing."""
+    """The ledger's line for one claim; where its test found nothing, the verdict and the note say why."""
     try:
         findings = TESTS[claim.number](Path(results))
     except UndecidedError as lack:
@@ -119,7 +119,7 @@ def describe(found: Finding) -> str:
 
 
 def write(results: str | Path, out: str | Path) -> list[Path]:
-    """The ledger, the audit and, where something is published, compared.md in `out`; the paths written."""
+    """claims.md, claims.json and audit.md in `out`, and compared.md where something is published; the paths written."""
     results, out, entries = Path(results), Path(out), ledger(results)
     texts = {"claims.md": ledger_markdown(entries, results.name), "audit.md": audit_markdown(audit())}
     if theirs := published(results):
@@ -148,13 +148,13 @@ def _record(entry: Entry) -> dict:
 
 # --- a rerun beside the published run ---
 def published(results: str | Path) -> Path | None:
-    """The published results of the same profile, unless `results` are those; None where there are none."""
+    """The published results of the same profile; None where there are none, or where `results` are those."""
     found = runs.ROOT / "results" / "published" / Path(results).name
     return found if found.is_dir() and found.resolve() != Path(results).resolve() else None
 
 
 def compared(ours: str | Path, theirs: str | Path | None) -> str:
-    """Markdown: verdicts, effects and Table 2's gains, yours beside the published ones."""
+    """Markdown: verdicts, effects and Table 2's gains over the base, yours beside the published ones."""
     if theirs is None:
         return f"Nothing is published for profile {Path(ours).name}."
     # two runs of one study differ by rounding that grows in training: intervals are compared, not bytes
@@ -175,7 +175,7 @@ def compared(ours: str | Path, theirs: str | Path | None) -> str:
 
 
 def _beside(where: str, what: str, mine: Effect | None, other: Effect | None) -> tuple[str, ...]:
-    """A row of two effects, and whether their intervals overlap."""
+    """A row of two effects, and whether their intervals overlap; one without an interval says nothing."""
     state = ""
     if mine and other and not isnan(mine.low + other.low):
         state = "intervals overlap" if mine.low <= other.high and other.low <= mine.high else "**apart**"

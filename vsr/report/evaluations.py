@@ -76,7 +76,7 @@ class Evaluation:
 
     @property
     def warning(self) -> str | None:
-        """To be said with every number: a model was trained on rooms of the benchmark."""
+        """What has to be said with every number of these runs: a model was trained on rooms of the benchmark."""
         return next((w for one in self.summaries if (w := one.get("model", {}).get("warning"))), None)
 
     @cached_property

@@ -31,7 +31,7 @@ def write_all(results: str | Path, out: str | Path) -> list[Path]:
 
 @p.style()
 def prompting(results: str | Path) -> Figure:
-    """Table 1 as bars: prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
+    """Table 1 as bars: the three prompt modes by task, our base above, the paper's Qwen2-VL-2B below."""
     runs = {mode: evaluation(results, method) for mode, (method, _) in MODES.items()}
     ours = {mode: run.values() for mode, run in runs.items() if run}
     constant = evaluation(results, CONSTANT)
@@ -65,7 +65,7 @@ def prompting(results: str | Path) -> Figure:
 
 
 def _mode_bars(axes: Axes, rows: dict[str, dict[str, Value | None]], constant: Evaluation | None = None) -> None:
-    """Bars of the modes that were run, with intervals, and a line at the best constant answer's score."""
+    """Bars of the modes that were run, with their intervals, and a line at what the best constant answer scores."""
     columns = ("overall", *TASKS)
     for i, (mode, (_, colour)) in enumerate(MODES.items()):
         for x, column in enumerate(columns) if mode in rows else ():
@@ -92,7 +92,7 @@ def _apart(higher: Value, lower: Value) -> bool:
 
 @p.style()
 def video_matters(results: str | Path) -> Figure:
-    """What the base scores with the true, a shuffled and no video, by task."""
+    """What the base scores with the true, a shuffled and no video, by task, beside the best constant answer."""
     shown = ("true", "shuffled", "none")
     runs = {video: run for video in shown if (run := evaluation(results, BASE, video))}
     fig = Figure(figsize=(7.6, 4.6), layout="constrained")
@@ -111,7 +111,7 @@ def video_matters(results: str | Path) -> Figure:
 
 @p.style()
 def before_after(results: str | Path) -> Figure:
-    """Every task before and after training: base, DPO, SFT and vsGRPO-V, means over seeds."""
+    """Every task before and after training: base, e.DPO, e.SFT and vsGRPO-V, means over seeds with intervals."""
     found = {method: evaluation(results, method) for method in e.LADDER}
     fig = Figure(figsize=(8.6, 6.4), layout="constrained")
     axes = fig.subplots()
@@ -128,7 +128,7 @@ def before_after(results: str | Path) -> Figure:
 
 
 def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, object, str]], results: str | Path) -> None:
-    """Both averages and every task, a mark for each of `shown` and a dotted line for the best constant."""
+    """Both averages and every task, a mark for each of `shown` and a dotted one for the best constant answer."""
     series = [(label, [run.value(row) for row in ROWS], *look) for label, (run, *look) in shown.items()]
     p.interval_rows(axes, ROWS.values(), series, "score, %")
     constant = evaluation(results, CONSTANT)
@@ -143,7 +143,7 @@ def _score_rows(fig: Figure, axes: Axes, shown: dict[str, tuple[Evaluation, obje
 
 @p.style()
 def honesty(results: str | Path) -> Figure:
-    """Every method's average with the true video, one frame, another room's video and none."""
+    """Every method's average with the true video, one frame, another room's video and none, and the best constant."""
     shown = {m: {v: evaluation(results, m, v) for v in VIDEOS} for m in e.SEEING}
     constant = evaluation(results, CONSTANT)
     fig = Figure(figsize=(8.6, 4.6), layout="constrained")

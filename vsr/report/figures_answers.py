@@ -91,7 +91,7 @@ def truth_prior(samples: list[dict]) -> np.ndarray:
 
 @style()
 def errors(results: str | Path, method: Method | None = None) -> Figure:
-    """One seed's answers task by task: of `method`, else of vsGRPO-V or the base."""
+    """One seed's answers task by task, of `method`, or of vsGRPO-V where it was run, else of the base."""
     run = next((run for m in ([method] if method else [GRPO_V, BASE]) if (run := evaluation(results, m))), None)
     fig = Figure(figsize=(10.5, 5.8), layout="constrained")
     samples = run.samples() if run else []
@@ -115,7 +115,7 @@ def errors(results: str | Path, method: Method | None = None) -> Figure:
 
 
 def _draw_numbers(axes: Axes, samples: list[dict]) -> str:
-    """Every (true, given) pair, a disc as large as it is frequent; what that shows, in words."""
+    """Every distinct (true, given) pair as a disc whose area is how often it occurs; what that shows, in words."""
     true, given = numbers(samples)
     read = np.isfinite(given)
     pairs, often = np.unique(np.stack([true[read], given[read]], 1), axis=0, return_counts=True)
@@ -214,7 +214,7 @@ def rosetta(results: str | Path) -> Figure:
 
 @style()
 def waterfall(samples: Iterable[dict], source: str) -> Figure:
-    """Each harness's way from the official score to its own; `source` names the answers."""
+    """For each harness the way from the official score to its own, cause by cause; `source` names the answers."""
     found = falls(samples)
     scores = {"the official harness": found[0].official, **{fall.name: fall.score for fall in found}}
     low, high = min(scores, key=scores.get), max(scores, key=scores.get)
@@ -240,7 +240,7 @@ def waterfall(samples: Iterable[dict], source: str) -> Figure:
 
 
 def _draw_fall(axes: Axes, y: int, fall: Fall) -> None:
-    """A harness's steps as bars, each beginning where the last one ended; its score in words."""
+    """A harness's steps as bars one under the other, each beginning where the last one ended; its score in words."""
     seen = {cause: points for cause, points in fall.steps.items() if abs(points) >= LEAST}
     reached = [fall.official]
     for i, (cause, points) in enumerate(seen.items()):

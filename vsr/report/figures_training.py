@@ -24,7 +24,7 @@ PARTS = {  # a part of the gradient's norm -> its colour, line and name
 
 @style()
 def figure3_left(results: str | Path) -> Figure:
-    """Format reward over training for each KL coefficient, where it ends, and whether it fell."""
+    """Format reward over training for each KL coefficient; the title tells where it ends, and whether it fell."""
     betas, text = dict(sorted(ablation(results).items())), "Format reward over training"
     if betas:
         mode = next(iter(betas.values()))[0].mode
@@ -39,7 +39,7 @@ def figure3_left(results: str | Path) -> Figure:
 
 @style()
 def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
-    """Format, one task's accuracy and total reward with the paper's KL term, smoothed over a tenth."""
+    """Format reward, accuracy reward of one task and total reward with the paper's KL term, smoothed over a tenth."""
     betas = {beta: runs for beta, runs in ablation(results).items() if beta}
     runs = betas[min(betas)] if betas else []  # the paper's coefficient is the smallest above 0
     lines, text = [], "Rewards over training"
@@ -60,7 +60,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
 
 @style()
 def distance(results: str | Path) -> Figure:
-    """How far the policy is from the base over training, for each KL coefficient."""
+    """How far the policy is from the base over training: the KL estimate of its rollouts for each KL coefficient."""
     betas = dict(sorted(ablation(results).items()))
     text = ", ".join(f"{_over(runs, np.nanmean, KL):.2f} nats a token at beta {beta:g}" for beta, runs in betas.items())
     return _over_steps("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)

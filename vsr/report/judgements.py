@@ -106,7 +106,7 @@ def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
 
 
 def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Test:
-    """A test that needs some comparisons; those `beside` are shown without a vote."""
+    """A test that needs some comparisons; those `beside` have no vote and are shown where they were run."""
 
     def test(results: Path) -> list[Finding]:
         ready = [c for c in beside if all(evaluation(results, method, c.video) for method in (c.ours, c.theirs))]
@@ -153,7 +153,7 @@ def collapse(results: Path) -> list[Finding]:
 
 
 def convergence(results: Path) -> list[Finding]:
-    """Claim 8: the format reward gets to 1; the accuracy reward rises, and later."""
+    """Claim 8: whether the format reward gets to 1, the accuracy reward rises, and later than the format reward."""
     runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.mode in TAGGED_MODES]
     if not runs:
         raise UndecidedError(NOT_RUN, f"missing: GRPO at beta {PAPERS_BETA:g} with tags")
@@ -188,7 +188,7 @@ def hacking(results: Path) -> list[Finding]:
 
 
 def gpu_hours(results: Path) -> list[Finding]:
-    """Claim 10: measured in profile paper-2b, projected where `vsr bench grpo` ran on a GPU."""
+    """Claim 10: measured where profile paper-2b was trained, projected where `vsr bench grpo` ran on a GPU."""
     run = next((one for one in training_logs.find(results) if one.mode == "vanilla"), None)
     if results.name == "paper-2b" and run:
         manifest = read_json(run.path / "manifest.json")

@@ -48,7 +48,7 @@ def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
 
 
 def draw_plan(axes: Axes, scene: Scene) -> None:
-    """The room from above, in metres: floor, labelled boxes, the camera's path and views."""
+    """The room from above, in metres: floor, labelled oriented boxes in their colours, the camera's path and views."""
     scene = with_camera(scene)
     floor_colour = _rgb(PALETTES[scene.palette % len(PALETTES)].floor, 0.45)
     axes.add_patch(Polygon(scene.floor, facecolor=floor_colour, edgecolor=INK, linewidth=2.5))

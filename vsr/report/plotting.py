@@ -45,7 +45,7 @@ def style() -> Iterator[None]:
 
 
 def savefig(fig: Figure, path: str | Path) -> list[Path]:
-    """Write `fig` as path.svg and path.png, always the same bytes; the paths written."""
+    """Write `fig` as path.svg and path.png, byte for byte the same for the same figure; the paths written."""
     written = []
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out once for both files
@@ -83,7 +83,7 @@ def name_runs(fig: Figure, ids: Iterable[str]) -> None:
 
 
 def short(ids: Iterable[str]) -> list[str]:
-    """Ids of runs that differ in seed, then in video, told together: sft-seed{0,1,2}."""
+    """Ids of runs that differ in seed, then in video, told together and without their hash: sft-seed{0,1,2}."""
     names = [part for each in ids for part in each.split(", ")]
     for pattern in (SEEDS, SEEDS_AND_VIDEO):
         alike: dict[tuple[str, str], list[str]] = {}

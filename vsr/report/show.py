@@ -29,7 +29,7 @@ def facts(record: dict) -> Markdown:
 
 
 def _parts(record: dict, before: str = "") -> list[tuple[str, str]]:
-    """Name and value of every part: plain values in one line, deeper ones by their path."""
+    """Name and value of every part: groups of plain values in one line, deeper ones by the names on the way to them."""
     found = []
     for name, value in record.items():
         path = f"{before} · {name}" if before else name
@@ -85,7 +85,7 @@ def counts(rows: Iterable[Question]) -> Counter[str]:
 
 
 def answers(samples: dict[str, Iterable[dict]], number: int = 8) -> Markdown:
-    """The same questions under several conditions: the first of each type, up to `number`."""
+    """The same questions under several conditions side by side: the first of each type, up to `number`."""
     by_id = [{row["id"]: row for row in rows} for rows in samples.values()]
     first: dict[str, tuple] = {}
     for name, row in by_id[0].items():
@@ -140,7 +140,7 @@ HACKS = {
 
 
 def hacks(runs_: dict[str, list[dict]]) -> Markdown:
-    """Shares of the kept rollouts, early and late in training, that show each of HACKS."""
+    """Shares of the kept rollouts, early and late in training: whole form, empty shells, repeated tags, no tags."""
     rows = []
     for name, kept in runs_.items():
         last = max(row["step"] for row in kept)

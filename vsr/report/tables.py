@@ -150,7 +150,7 @@ WITHIN = (
 
 
 def table_1(results: str | Path) -> Table:
-    """Table 1: prompting, and what the base scores without seeing."""
+    """Table 1: prompting, and what the base scores without seeing the right video or anything at all."""
     rows = [published_row(row) for row in paper.TABLE_1]
     rows += [measured_row(method, evaluation(results, method, video), video) for method, video in TABLE_1_ROWS]
     return Table(
@@ -163,7 +163,7 @@ def table_1(results: str | Path) -> Table:
 
 
 def table_2(results: str | Path) -> Table:
-    """Table 2: every method beside the paper's row, then the models that the paper quotes."""
+    """Table 2: every method beside the paper's row for it, then the models that the paper only quotes."""
     backbone = "Qwen2-VL-7B" if Path(results).name == "paper-7b" else "Qwen2-VL-2B"
     printed = {(row.method, row.mode): row for row in paper.TABLE_2 if row.backbone == backbone}
     base, rows = evaluation(results, BASE), []
@@ -186,7 +186,7 @@ def table_2(results: str | Path) -> Table:
 
 
 def honesty(results: str | Path) -> Table:
-    """Every method with every kind of video, beside the best constant answer."""
+    """Every method with the true video, one frame, another room's video and none, beside the best constant answer."""
     rows = []
     for method, video in [(CONSTANT, ""), *((method, video) for method in evaluations.SEEING for video in VIDEOS)]:
         found, true = evaluation(results, method, video), evaluation(results, method)
@@ -217,7 +217,7 @@ def write_all(results: str | Path, out: str | Path) -> list[Path]:
 
 
 def published_row(row: paper.PrintedRow, base: paper.PrintedRow | None = None) -> Row:
-    """A printed row; its mean over the trained six and its gain over `base` are computed."""
+    """A printed row; its mean over the six trained tasks and its gain over `base` follow from what is printed."""
     values: dict[str, Value | None] = {"overall": Value(row.average), "trained": Value(_six(row))}
     values |= {task: Value(score) for task, score in zip(paper.TASKS, row.scores, strict=True)}
     values |= {"overall gain": None, "trained gain": None}
@@ -229,7 +229,7 @@ def published_row(row: paper.PrintedRow, base: paper.PrintedRow | None = None) -
 
 
 def measured_row(method: Method, found: Evaluation | None, video: str = "true", named: bool = False) -> Row:
-    """Our row over all seeds; `named` says the video even where it is the true one."""
+    """Our row from all seeds of a method's evaluation; `named` says the video even where it is the true one."""
     label = method.label + (f", {VIDEOS[video]}" if video in VIDEOS and (named or video != "true") else "")
     source = found.id if found else f"{label} ({NOT_RUN})"
     caution = f" [{found.warning}]" if found and found.warning else ""  # trained on rooms of the benchmark
@@ -237,7 +237,7 @@ def measured_row(method: Method, found: Evaluation | None, video: str = "true", 
 
 
 def _differences(ours: Evaluation | None, theirs: Evaluation | None, name: str, itself: bool) -> dict[str, Number]:
-    """Ours minus theirs over both averages; dashes where a row is set against `itself`."""
+    """Ours minus theirs over both averages; a dash where it is the row that all others are set against."""
     if ours is None or theirs is None:
         return {}
     return {

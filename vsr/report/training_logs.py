@@ -67,7 +67,7 @@ def by_beta(runs: Iterable[TrainingLog]) -> dict[float, list[TrainingLog]]:
 
 
 def ablation(results: str | Path) -> dict[float, list[TrainingLog]]:
-    """The runs by beta in the mode with tags that has most betas; think where modes tie."""
+    """The runs by beta in the mode with tags that was trained with most of them; think where modes tie."""
     runs = find(results)
     return max((by_beta(run for run in runs if run.mode == mode) for mode in TAGGED_MODES), key=len)
 
@@ -95,7 +95,7 @@ def end(curve: np.ndarray) -> float:
 
 
 def fall(curve: np.ndarray) -> float:
-    """From the highest mean over any tenth of training down to that over the last one."""
+    """From the highest mean over any tenth of training down to that over the last one; 0 where it ends highest."""
     width = max(1, len(curve) // ENDS)
     # the first whole window ends at step `width`
     return float(pandas.Series(curve).rolling(width, min_periods=1).mean()[width - 1 :].max()) - end(curve)

@@ -38,7 +38,7 @@ def _score(kind: str, options: Sequence[str] | None, truth: str, text: str, rule
 
 
 def readable(question_type: str, options: Sequence[str] | None, text: str) -> bool:
-    """Whether an answer has the right form: a number, one of the letters, or any text."""
+    """Whether the official rule finds an answer of the right form: a number, one of the letters, or any text."""
     if question_type in NUMERICAL:
         return read_number(text) is not None
     if options:
@@ -129,7 +129,7 @@ def _percent(share: float) -> float | None:
 
 
 def rosetta_table(samples: Iterable[dict], rules: str = "all") -> str:
-    """The same answers under `rules`, in Markdown: all, or names with commas between."""
+    """The same answers under several harnesses' rules, in Markdown: `rules` is all, or names with commas between."""
     samples = list(samples)
     names = list(harnesses.RULES) if rules == "all" else [name.strip() for name in rules.split(",")]
     official = summarise(samples, resamples=1)["overall"]

@@ -127,7 +127,7 @@ class Answers:
         return tuple(map(task_means, self.drawn()))
 
     def points(self, over: str) -> tuple[np.ndarray, np.ndarray]:
-        """Each seed's score (K,) and its draws (K, R): overall, trained or a task; nan if not asked."""
+        """Each seed's score (K,) and its draws (K, R) over `over`: overall, trained or a task; nan if not asked."""
         return tuple(100 * mean_over(tasks, over) for tasks in self._tasks)
 
     def value(self, over: str) -> Value | None:

@@ -121,7 +121,7 @@ class Heart:
         self.beat(first)
 
     def beat(self, step: int, stopped: str | None = None) -> None:
-        """Write that `step` is done, and why the work ends here if it does."""
+        """Write that `step` is done, and why the work ends here if it does. Raises VsrError if that is impossible."""
         now = time.monotonic()
         rate = (step - self.first) / max(now - self.started, 1e-9)
         if self.written:
@@ -183,7 +183,7 @@ def rest() -> None:
 
 
 def patience(rate: float) -> float:
-    """Seconds without a step that end a process of `rate` steps a second (0: unknown)."""
+    """Seconds without a step that end a process of `rate` steps a second (0: unknown). VsrError for a bad setting."""
     if given := os.environ.get(LIMIT):
         try:
             return float(given)
