@@ -206,7 +206,8 @@ def gpu_hours(results: Path) -> list[Finding]:
 
 
 def share(groups: list[list[bool]]) -> Effect:
-    """The share in percent of rollouts that are something, given by groups answering one prompt."""
+    """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
+    groups, or the exact binomial interval where that is wider."""
     hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
     # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
     taken = draw(len(groups))

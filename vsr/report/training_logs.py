@@ -34,7 +34,7 @@ class TrainingLog:
     rows: tuple[dict, ...]
 
     def curve(self, key: str) -> np.ndarray:
-        """A figure of every step (steps,)."""
+        """A figure of every step (steps,), nan where a step has none."""
         return np.array([row.get(key, np.nan) for row in self.rows], dtype=float)
 
     @cached_property

@@ -18,9 +18,9 @@ _REASONING = re.compile(r"<\s*(think|observe)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL
 
 
 def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] | None = None) -> float:
-    """Whether the answer is right, in [0, 1]: of a number by its ratio to the truth, else right or wrong."""
+    """Whether the answer is right, in [0, 1]. Numbers: max(0, 1 - abs(p - t)/min(p, t)); the paper gives the ratio, not
+    its mapping to a reward. What is no positive number earns 0. Options: the letter. Anything else: the text."""
     if question_type in NUMERICAL:
-        # max(0, 1 - abs(p - t)/min(p, t)): the paper gives the ratio, not its mapping to a reward
         target = to_float(truth)
         if target is None or target <= 0:
             raise ValueError(f"the truth of a numerical question must be a positive number, got {truth!r}")

@@ -82,8 +82,9 @@ def train(
 ) -> Path:
     """The run folder of a training on `processes` devices, started now or, if it is running already, followed.
 
-    `show` is called every second with the steps done. An interrupt stops the job after its step, with a checkpoint; a
-    second one at once. Raises VsrError with the failure's last lines, or Stopped."""
+    `config` is a file made by `accelerate config`; `show` is called every second with the steps done. An interrupt
+    stops the job after its step, with a checkpoint; a second one at once. Raises VsrError with the failure's last
+    lines, or Stopped."""
     check(processes, config)
     here = training.here
     job = json.loads(json.dumps({**asdict(training), "processes": processes}))

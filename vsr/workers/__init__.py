@@ -54,7 +54,7 @@ class Lock:
 
 def hold(folder: str | Path) -> Lock:
     """The lock of `folder`, which need not exist; the same one again within a process. VsrError where another process
-    has it for more than PATIENCE seconds."""
+    has it for more than PATIENCE seconds, or where it cannot be written."""
     path = _lock_path(folder)
     if (mine := _held.get(path)) is not None and not mine.file.closed:
         return mine
