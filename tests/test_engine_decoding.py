@@ -4,10 +4,12 @@ one at a time gives; samples follow the model's own distribution."""
 import pytest
 import torch
 from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video, vision_inputs, with_lora
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vsr.engine import decoding
+from vsr.engine import decoding, slots
 from vsr.engine.decoding import answer_many, answer_scenes, rollouts
-from vsr.engine.inputs import Prompt, batches, passes, video_features
+from vsr.engine.inputs import Prompt, base_model, batches, passes, positions, video_features
 from vsr.errors import VsrError
 
 SIZES = [{"hidden": 32, "layers": 2, "heads": 4, "kv": 2}, {"hidden": 64, "layers": 3, "heads": 2, "kv": 1},
@@ -139,3 +141,103 @@ def test_passes_hold_every_completion_once_within_the_budget():
     assert len(found) < len(flat)
     with pytest.raises(VsrError, match="token_budget=13"):
         passes(prompts, completions, 13)
+
+
+# --- the step that a CUDA graph captures ---
+def slots_of(model, prompts, rows=3, temperature=1.0):
+    base = base_model(model)
+    found = slots.Slots(base, slots.Shape(len(prompts), rows, 40, 8, 7), EOS, SPECIAL, temperature)
+    groups = {}
+    for number, (_, prompt) in enumerate(prompts):
+        ids, places = prompt.ids, positions(base, prompt.ids, prompt.grid)
+        tails = (
+            torch.cat([ids[:-1], ids[-1:].expand(rows)]),
+            torch.cat([places[:, :-1], places[:, -1:].expand(-1, rows)], 1),
+        )
+        who = [number * rows + i for i in range(rows)]
+        draws = torch.rand(rows, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
+        groups[number] = slots.Group(*tails, prompt.features, len(ids) - 1, [1] * rows, who, draws)
+    with torch.no_grad():
+        found.put(groups)
+    return found
+
+
+class Operations(TorchDispatchMode):
+    """The names of all that is launched, views left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_a_step_keeps_its_tensors_where_they_are_and_asks_the_host_nothing():
+    model = random_model(2)
+    found = slots_of(model, prompts_of(model))
+    tensors = {name: value for name, value in vars(found).items() if isinstance(value, torch.Tensor)}
+    tensors |= {f"{name}{i}": part for name in ("past", "own") for i, part in enumerate(getattr(found, name))}
+    where = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    lists = []
+    for _ in range(3):
+        with Operations() as seen:
+            found.step(8)
+        lists.append(seen.names)
+    assert lists[0] == lists[1] == lists[2]
+    # what would make a GPU's host wait, or hang on the values
+    assert not {"_local_scalar_dense", "nonzero", "item", "is_nonzero", "masked_select"} & set(lists[0])
+    assert {name: tensor.data_ptr() for name, tensor in tensors.items()} == where
+    assert found.count.tolist() == [3] * 12 or (found.alive == 0).any()
+
+
+@torch.no_grad()
+def test_a_step_costs_as_many_operations_however_many_groups():
+    counts = {}
+    for layers in (1, 3):
+        for prompts in (2, 4):
+            model = random_model(2, layers=layers)
+            with Operations() as seen:
+                slots_of(model, prompts_of(model)[:prompts]).step(8)
+            with Operations() as before:
+                slots_of(model, prompts_of(model)[:prompts])
+            counts[layers, prompts] = len(seen.names) - len(before.names)
+    assert counts[1, 2] == counts[1, 4]
+    assert (counts[3, 4] - counts[1, 4]) / 2 <= 60
+
+
+@torch.no_grad()
+def test_a_step_is_traced_whole_and_what_was_traced_goes_on_by_itself():
+    """What a capture does: the operations are written down once, with all tensors where they are, and run again."""
+    model = random_model(2)
+    plain, traced = (slots_of(model, prompts_of(model)) for _ in range(2))
+    for found in (plain, traced):
+        found.step(8)  # as on a GPU, the first is not captured
+    graph = make_fx(lambda: traced.step(8))()
+    plain.step(8)  # tracing has run it once
+    for _ in range(4):
+        plain.step(8)
+        graph()
+    assert torch.equal(plain.answers, traced.answers)
+    assert torch.equal(plain.filled, traced.filled)
+    assert len({tuple(answer) for answer in plain.answers.tolist()}) > 4
+
+
+@pytest.mark.parametrize(("look", "room"), [(1, 1), (1, 2), (3, 16)])
+def test_looking_seldom_and_growing_slowly_change_no_answer(look, room, monkeypatch):
+    model = random_model(2)
+    prompts = [prompt for _, prompt in prompts_of(model)]
+
+    def draw():
+        each = [torch.Generator().manual_seed(place) for place in range(len(prompts))]
+        return rollouts(model, prompts, 4, 6, 40, SPECIAL, generators=each, token_budget=100)
+
+    expected = draw()
+    assert len({len(completion) for group in expected for completion in group}) > 1  # some end early
+    monkeypatch.setattr(decoding, "LOOK", look)
+    monkeypatch.setattr(decoding, "ROOM", room)
+    for ours, theirs in zip(draw(), expected, strict=True):
+        assert [c.tolist() for c in ours] == [c.tolist() for c in theirs]

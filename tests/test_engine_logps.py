@@ -41,7 +41,7 @@ def relative(ours: dict, theirs: dict) -> float:
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_logps_and_lora_gradients_equal_the_naive_way(size, grid, checkpointing, monkeypatch):
-    monkeypatch.setattr(attention.Packed, "CHUNK", 8)  # several chunks of branches
+    monkeypatch.setattr(attention, "CHUNK", 8)  # several chunks of branches
     model = with_lora(random_model(3, **size)).train()
     pixels, prompt, completions = group(model, 5, grid, [7, 1, 4, 7, 2])
     weights = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))

@@ -1,36 +1,21 @@
 """One loop that continues many branches of shared prefixes: the rollouts of a group, the questions on a video."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import LongTensor, Tensor
-from torch.nn.functional import pad
-from transformers import DynamicCache
 
-from vsr.engine.attention import UNMASKED, Decoding, install
-from vsr.engine.inputs import Prompt, base_model, batches, embed, passes, positions, video_features
-from vsr.engine.logps import read
+from vsr.engine.inputs import Prompt, base_model, parts, positions, video_features
+from vsr.engine.slots import Group, Shape, Slots
 from vsr.errors import VsrError
 
-# logits (rows, vocabulary), which rows they are, how many tokens these have had -> one token a row
-Pick = Callable[[Tensor, list[int], int], LongTensor]
 Asked = tuple[list[LongTensor], Tensor | None, LongTensor | None]  # prompts, their video's features and grid
 ANSWERED = 1 << 15  # tokens of prompts and answers that are decoded together, 0.9 GB of keys and values of Qwen2-VL-2B
-
-
-@dataclass(frozen=True)
-class Group:
-    """A prefix read once and the branches that continue it, one behind the other: `ids` (tokens,) at `places` (3,
-    tokens), the first `prefix` of them the prefix's, then branches of `lengths`; `features` are its video's."""
-
-    ids: LongTensor
-    places: LongTensor
-    features: Tensor | None
-    prefix: int
-    lengths: list[int]
+# steps between two looks at who has ended, and the share of rows at which a batch is made smaller: a GPU would stand
+# still while the host looks, and captures its step anew for another shape
+LOOK, LOOK_GPU = 1, 8
+SHRINK, SHRINK_GPU = 0.8, 0.5
+ROOM = 16  # tokens of its own that a row gets room for at a time
 
 
 def rollouts(
@@ -47,37 +32,31 @@ def rollouts(
 ) -> list[list[LongTensor]]:
     """`group_size` sampled completions for each prompt, 1-D token ids on the CPU, `eos` kept where the model ended.
 
-    Groups are decoded together, or in parts, so that prompts and completions hold at most `token_budget` tokens; the
-    draws, each prompt's from its own of `generators` on the CPU, do not depend on that, nor on the device, nor on the
-    other prompts. Temperature 0 is greedy."""
+    As many groups are decoded together as prompts and completions of `token_budget` tokens hold, and another takes the
+    place of one that has ended. The draws, each prompt's from its own of `generators` on the CPU, do not depend on
+    that, nor on the device, nor on the other prompts. Temperature 0 is greedy."""
     shape = (group_size, max_new_tokens)
     sources = generators or [None] * len(prompts)
-    draws = torch.cat([torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources])
-    wanted = [[max_new_tokens] * group_size] * len(prompts)
+    draws = [torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources]
     places = [positions(model, prompt.ids, prompt.grid) for prompt in prompts]
-    completions: list[LongTensor] = []
-    for one in passes([len(prompt.ids) for prompt in prompts], wanted, token_budget):
-        # every branch starts with its prompt's last token: the same split as in `vsr.engine.logps`
-        groups = [
-            _group(len(prompts[i].ids) - 1, [prompts[i].ids] * len(m), [places[i]] * len(m), prompts[i].features)
-            for i, m in one
-        ]
-        pick = sampler(draws[len(completions) :], temperature)
-        completions += map(torch.tensor, decode(model, groups, pick, max_new_tokens, eos, suppress))
+    # every branch starts with its prompt's last token: the same split as in `vsr.engine.logps`
+    wanted = parts(
+        [len(prompt.ids) for prompt in prompts], [[max_new_tokens] * group_size] * len(prompts), token_budget
+    )
+    groups = [
+        _group(
+            len(prompts[i].ids) - 1,
+            [prompts[i].ids] * len(members),
+            [places[i]] * len(members),
+            prompts[i].features,
+            [i * group_size + member for member in members],
+            draws[i][members],
+        )
+        for i, members in wanted
+    ]
+    found = decode(model, groups, token_budget, max_new_tokens, eos, suppress, temperature)
+    completions = [torch.tensor(answer) for answer in found]
     return [completions[i : i + group_size] for i in range(0, len(completions), group_size)]
-
-
-def sampler(draws: Tensor, temperature: float) -> Pick:
-    """The token at which the cumulative distribution passes `draws[row, step]`, uniform in [0, 1)."""
-
-    def pick(logits: Tensor, rows: list[int], step: int) -> LongTensor:
-        if temperature == 0:
-            return logits.argmax(-1)
-        cumulative = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
-        drawn = draws[rows, step].to(logits.device)[:, None]
-        return (cumulative <= drawn * cumulative[:, -1:]).sum(-1)
-
-    return pick
 
 
 def answer_many(
@@ -107,7 +86,7 @@ def answer_scenes(
 ) -> list[list[list[int]]]:
     """What `answer_many` gives for each of `scenes`, each its prompts, its video's features and their grid (None for
     text alone); as many scenes are decoded together as hold `ANSWERED` tokens."""
-    groups, sizes = [], []
+    groups, rows = [], 0
     for prompts, features, grid in scenes:
         if not prompts or max_new_tokens < 1:
             asked = f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}"
@@ -119,21 +98,17 @@ def answer_scenes(
             why = "the prompts differ before the end of the video"
             raise VsrError(f"{why}: ask about different videos in separate calls")
         places = [positions(model, prompt, grid) for prompt in prompts]
-        groups.append(_group(shared, prompts, places, features))
-        sizes.append(shared + sum(len(prompt) - shared + max_new_tokens for prompt in prompts))
-    answers: list[list[int]] = []
-    for batch in batches(sizes, ANSWERED):
-        some = [groups[i] for i in batch]
-        answers += decode(model, some, lambda logits, *_: logits.argmax(-1), max_new_tokens, eos, suppress)
-    left = iter(answers)
+        groups.append(_group(shared, prompts, places, features, list(range(rows, rows + len(prompts)))))
+        rows += len(prompts)
+    left = iter(decode(model, groups, ANSWERED, max_new_tokens, eos, suppress))
     return [[next(left) for _ in prompts] for prompts, *_ in scenes]
 
 
-def _group(shared: int, prompts: list[LongTensor], places: list[LongTensor], features: Tensor | None) -> Group:
+def _group(shared: int, prompts: list[LongTensor], places: list[LongTensor], features: Tensor | None, *who) -> Group:
     """The group of whole prompts and their positions (3, tokens), of which the first `shared` are the same."""
     ids = torch.cat([prompts[0][:shared], *(prompt[shared:] for prompt in prompts)])
     joined = torch.cat([places[0][:, :shared], *(place[:, shared:] for place in places)], 1)
-    return Group(ids, joined, features, shared, [len(prompt) - shared for prompt in prompts])
+    return Group(ids, joined, features, shared, [len(prompt) - shared for prompt in prompts], *who)
 
 
 def _shared_length(prompts: list[LongTensor]) -> int:
@@ -148,94 +123,34 @@ def _shared_length(prompts: list[LongTensor]) -> int:
 
 @torch.no_grad()
 def decode(
-    model: torch.nn.Module, groups: list[Group], pick: Pick, max_new_tokens: int, eos: int, suppress: list[int]
+    model: torch.nn.Module,
+    groups: list[Group],
+    budget: int,
+    max_new_tokens: int,
+    eos: int,
+    suppress: list[int],
+    temperature: float = 0.0,
 ) -> list[list[int]]:
-    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; rows in the order of the groups.
+    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; answers in the order of `rows`.
 
-    Each prefix is read once; a row that has ended leaves the batch. A new token's position is its predecessor's + 1, as
-    `get_rope_index` gives it for the whole sequence. `suppress` lists tokens never chosen (the special vision tokens
-    crash the next forward)."""
-    install(model)
-    base = base_model(model)
-    answers: list[list[int]] = [[] for group in groups for _ in group.lengths]
-    running = list(range(len(answers)))
-    with _merged(model):
-        layout, own, hidden, places = _read(base, groups)
-        for step in range(max_new_tokens):
-            logits = base.lm_head(hidden).float()
-            logits[:, suppress] = -torch.inf
-            tokens = pick(logits, running, step)
-            for row, token in zip(running, tokens.tolist(), strict=True):
-                answers[row].append(token)
-            kept = [i for i, row in enumerate(running) if answers[row][-1] != eos]
-            if not kept or step + 1 == max_new_tokens:
-                break
-            if len(kept) < len(running):
-                running = [running[i] for i in kept]
-                own.batch_select_indices(torch.tensor(kept, device=tokens.device))
-                tokens, places = tokens[kept], places[:, kept]
-                layout.keep(kept)
-            places = places + 1
-            layout.seen = pad(layout.seen, (0, 1), value=True)
-            hidden = advance(base, tokens, places, own, layout)
-    return answers
-
-
-def advance(base, tokens: LongTensor, places: LongTensor, own: DynamicCache, layout: Decoding) -> Tensor:
-    """What rows end in (rows, hidden size) after one more of their `tokens` (rows,) each at `places` (3, rows, 1); its
-    keys and values join their `own`."""
-    return base.model.language_model(
-        inputs_embeds=base.get_input_embeddings()(tokens[:, None]),
-        position_ids=places,
-        attention_mask=UNMASKED,
-        past_key_values=own,
-        use_cache=True,
-        layout=layout,
-    ).last_hidden_state[:, -1]
-
-
-def _read(base, groups: list[Group]) -> tuple[Decoding, DynamicCache, Tensor, LongTensor]:
-    """Every group read in a packed pass of its own, without padding, and what decoding goes on with: the prefixes' keys
-    and values, the branches', the hidden states (rows, D) and positions (3, rows, 1) of the branches' last tokens."""
-    config = base.config.get_text_config()
-    longest = max(length for group in groups for length in group.lengths)
-    past, branches, hidden, places, seen = [], [], [], [], []
-    for group in groups:
-        cache, embeddings = DynamicCache(config=config), embed(base, group.ids, group.features)
-        states = read(base, embeddings, group.places, [(group.prefix, group.lengths)], cache)
-        lengths = torch.tensor(group.lengths)
-        last = group.prefix + lengths.cumsum(0) - 1
-        # (rows, longest): a row's own tokens at the right; what stands before them is another's and stays unseen
-        index = (last[:, None] + 1 - longest + torch.arange(longest)).clamp_min(0)
-        seen.append(torch.arange(longest) >= longest - lengths[:, None])
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        past.append([tuple(tensor[:, :, : group.prefix] for tensor in pair) for pair in layers])
-        branches.append([[tensor[0][:, index].transpose(0, 1) for tensor in pair] for pair in layers])
-        hidden.append(states[last])
-        places.append(group.places[:, last, None])
-    layout, own = Decoding(past, [len(group.lengths) for group in groups]), DynamicCache(config=config)
-    layout.seen = torch.cat(seen).to(base.device)
-    for number, layer in enumerate(zip(*branches, strict=True)):
-        own.update(*(torch.cat(parts) for parts in zip(*layer, strict=True)), number)
-    return layout, own, torch.cat(hidden), torch.cat(places, 1).to(base.device)
-
-
-@contextmanager
-def _merged(model: torch.nn.Module) -> Iterator[None]:
-    """The adapter added to its base's weights, which saves two thin matrix products a layer and token.
-
-    Only where weights are float32: in bf16 rounding would swallow a young adapter (at a learning rate of 1e-5 it is
-    99 % of the adapter's effect after one step), and quantised weights cannot take it."""
-    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
-    weights = [layer.get_base_layer().weight for layer in layers]
-    if any(w.dtype != torch.float32 or layer.disable_adapters for w, layer in zip(weights, layers, strict=True)):
-        layers, weights = [], []
-    kept = [weight.detach().clone() for weight in weights]
-    for layer in layers:
-        layer.merge()
-    try:
-        yield
-    finally:
-        for layer, weight, bits in zip(layers, weights, kept, strict=True):
-            layer.unmerge()
-            weight.data.copy_(bits)  # what was added and subtracted has other last bits
+    Each prefix is read once, into the next of as many slots as `budget` tokens hold that has none, or whose rows have
+    all ended. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the whole sequence."""
+    base, answers = base_model(model), {}
+    room = max(length for group in groups for length in group.lengths) + max_new_tokens
+    width, prefix = max(len(group.lengths) for group in groups), max(group.prefix for group in groups)
+    number = min(len(groups), max(1, budget // (prefix + width * room)))
+    gpu, waiting = base.device.type == "cuda", list(reversed(groups))
+    look, most = (LOOK_GPU, SHRINK_GPU) if gpu else (LOOK, SHRINK)
+    # a GPU's batch keeps its shape; a processor pays for every zero that is never looked at
+    room = room if gpu else min(room, room - max_new_tokens + ROOM)
+    slots = Slots(base, Shape(number, width, prefix, room, max_new_tokens), eos, suppress, temperature)
+    while waiting or any(slots.running()):
+        free = [slot for slot, rows in enumerate(slots.running()) if not rows][: len(waiting)]
+        if free:
+            slots.put({slot: waiting.pop() for slot in free})
+        for _ in range(look):
+            slots.advance()
+        answers |= slots.take()
+        if any(slots.running()):
+            slots = slots.fitted(0.0 if waiting else most, ROOM)
+    return [answers[row] for row in sorted(answers)]

@@ -135,19 +135,22 @@ def batches(sizes: list[int], budget: int) -> list[list[int]]:
 
 
 def passes(prompts: list[int], completions: list[list[int]], budget: int) -> list[list[Part]]:
-    """Forward passes of at most `budget` tokens over all groups, given the length of each prompt and completion.
+    """Forward passes of at most `budget` tokens over all groups, given the length of each prompt and completion:
+    `parts`, where small ones share a pass."""
+    found = parts(prompts, completions, budget)
+    sizes = [prompts[group] + sum(completions[group][i] for i in members) for group, members in found]
+    return [[found[i] for i in batch] for batch in batches(sizes, budget)]
 
-    Small groups share a pass; a group that is too large is split, its prompt repeated. Raises VsrError where a prompt
-    with a single completion is too large."""
-    parts: list[Part] = []
-    sizes: list[int] = []
+
+def parts(prompts: list[int], completions: list[list[int]], budget: int) -> list[Part]:
+    """The groups, one that is larger than `budget` tokens in several parts, its prompt repeated. Raises VsrError where
+    a prompt with a single completion is too large."""
+    found: list[Part] = []
     for group, (prompt, lengths) in enumerate(zip(prompts, completions, strict=True)):
         if prompt + max(lengths) > budget:
             raise VsrError(
                 f"a prompt of {prompt} tokens with a completion of {max(lengths)} exceeds token_budget={budget}; "
                 "raise it, or lower frames, max_pixels or max_completion_length"
             )
-        for members in batches(lengths, budget - prompt):
-            parts.append((group, members))
-            sizes.append(prompt + sum(lengths[i] for i in members))
-    return [[parts[i] for i in batch] for batch in batches(sizes, budget)]
+        found += [(group, members) for members in batches(lengths, budget - prompt)]
+    return found

@@ -4,15 +4,15 @@ Layout: prefix = prompt[:-1]; branch g = [prompt[-1]] + completion_g[:-1], so th
 """
 
 import torch
-from torch import LongTensor, Tensor
+from torch import LongTensor, Tensor, nn
+from torch.autograd import Function
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
-from transformers import Cache
 
-from vsr.engine.attention import UNMASKED, Packed, install
 from vsr.engine.inputs import Prompt, base_model, embed, positions
+from vsr.engine.text import read
+from vsr.errors import VsrError
 
-MAX_LOGITS = 1 << 27  # logits held at once, 512 MB in fp32; more are recomputed in backward, piece by piece
+MAX_LOGITS = 1 << 27  # logits held at once, 512 MB in fp32
 
 
 def group_logps(
@@ -20,7 +20,7 @@ def group_logps(
 ) -> Tensor:
     """Log-probabilities (G, longest) of `completions`, each 1-D token ids, after `prompt`; 0 beyond a row's end.
 
-    Differentiable in the trainable weights; use it under `torch.no_grad()` and `model.disable_adapter()` for the
+    Differentiable in the adapter's weights; use it under `torch.no_grad()` and `model.disable_adapter()` for the
     reference. Equal to one forward a completion (tests/naive.py) to 1e-5 in fp32."""
     return packed_logps(model, [prompt], [completions], temperature=temperature)[0]
 
@@ -29,9 +29,11 @@ def packed_logps(
     model: torch.nn.Module, prompts: list[Prompt], completions: list[list[LongTensor]], *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (nats, without gradient), both (all completions, longest), of several groups in
-    one pass without padding: `completions[i]` follow `prompts[i]`; logits are divided by `temperature`."""
-    install(model)
+    one pass without padding: `completions[i]` follow `prompts[i]`; logits are divided by `temperature`. VsrError for a
+    model whose head carries an adapter."""
     base = base_model(model)
+    if type(base.lm_head) is not nn.Linear:
+        raise VsrError(f"lm_head is {type(base.lm_head).__name__}: log-probabilities need it plain; leave it unadapted")
     rows = [_row(base, prompt, group) for prompt, group in zip(prompts, completions, strict=True)]
     shape = [(len(prompt.ids) - 1, [len(c) for c in group]) for prompt, group in zip(prompts, completions, strict=True)]
     flat = [completion for group in completions for completion in group]
@@ -47,25 +49,10 @@ def branch_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (branch tokens,) of `targets` in a packed row, given as `read` takes it. Its cost
     hangs on shapes alone."""
-    hidden = read(base, embeddings, places, shape)
     in_branch = torch.cat([torch.arange(prefix + sum(lengths)) >= prefix for prefix, lengths in shape])
-    return _token_logps(base.lm_head, hidden[in_branch.nonzero()[:, 0].to(hidden.device)], targets, temperature)
-
-
-def read(
-    base, embeddings: Tensor, places: LongTensor, shape: list[tuple[int, list[int]]], cache: Cache | None = None
-) -> Tensor:
-    """Hidden states (tokens, hidden size) of a packed row: `embeddings` (tokens, hidden size) at `places` (3, tokens),
-    laid out by `shape`, (prefix length, branch lengths) of each group. `cache` receives its keys and values."""
-    text = base.model.language_model
-    return text(
-        inputs_embeds=embeddings[None],
-        position_ids=places[:, None].to(base.device),
-        attention_mask=UNMASKED,
-        past_key_values=cache,
-        use_cache=cache is not None,  # without: gradient checkpointing would drop it in silence
-        layout=Packed(shape, text.config.num_attention_heads // text.config.num_key_value_heads, base.device),
-    ).last_hidden_state[0]
+    kept = in_branch.nonzero()[:, 0].to(embeddings.device)
+    hidden = read(base, embeddings, places, shape, kept)
+    return _TokenLogps.apply(hidden, base.lm_head.weight, targets.to(hidden.device), temperature)
 
 
 def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:
@@ -77,20 +64,28 @@ def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, L
     return embed(base, ids, prompt.features), torch.cat([places[:, :-1], *branches], 1)
 
 
-def _token_logps(head, hidden: Tensor, targets: LongTensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (tokens,) of `targets` (tokens,) after `hidden` (tokens, hidden size)."""
+class _TokenLogps(Function):
+    """Log-probabilities and entropies (n,) of `targets` (n,) after `hidden` (n, D), with `weight` (vocabulary, D) the
+    head's; logits are made in pieces and never kept, since a token's gradient,
 
-    def of(part: Tensor, target: LongTensor) -> tuple[Tensor, Tensor]:
-        logps = (head(part).float() / temperature).log_softmax(-1)
-        with torch.no_grad():
-            entropy = -(logps.exp() * logps).sum(-1)
-        return logps.gather(-1, target[:, None])[:, 0], entropy
+        d log p(target) / d hidden = (weight[target] - sum_v p(v) weight[v]) / temperature,
 
-    targets = targets.to(hidden.device)
-    step = max(1, MAX_LOGITS // head.out_features)
-    if len(hidden) <= step:
-        return of(hidden, targets)
-    pieces = zip(hidden.split(step), targets.split(step), strict=True)
-    parts = [checkpoint(of, *piece, use_reentrant=False) for piece in pieces]
-    logps, entropies = map(torch.cat, zip(*parts, strict=True))
-    return logps, entropies
+    is as short as its hidden state and known when its probabilities are."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature):
+        step, found = max(1, MAX_LOGITS // len(weight)), []
+        for part, target in zip(hidden.split(step), targets.split(step), strict=True):
+            logps = ((part @ weight.T).float() / temperature).log_softmax(-1)
+            shares = logps.exp()
+            found.append([logps.gather(-1, target[:, None])[:, 0], -(shares * logps).sum(-1)])
+            if ctx.needs_input_grad[0]:
+                found[-1].append((weight[target] - shares.to(weight.dtype) @ weight).div_(temperature))
+        logps, entropies, *slopes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ctx.save_for_backward(*slopes)
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        return gradient[:, None].to(ctx.saved_tensors[0].dtype) * ctx.saved_tensors[0], None, None, None

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 
 from vsr import markdown
+from vsr.engine import slots
+from vsr.engine.decoding import ANSWERED
 from vsr.errors import VsrError
 from vsr.estimate import devices, dryrun
 from vsr.estimate.devices import GIB, Device
@@ -61,7 +63,7 @@ class Estimate:
         shape = [(work.prompt - 1, [longest] * count) for count in counts]
         costs = {
             "vision": dryrun.see(self.model, *work.grid),
-            "rollout": dryrun.decode(self.model, len(decoded), work.prompt, sum(decoded), longest - 1),
+            "rollout": dryrun.decode(self.model, len(decoded), work.prompt, sum(decoded), longest + 1),
             "scoring": dryrun.packed(self.model, shape),
             "update": dryrun.packed(self.model, shape, 2 if profile.beta else 1, profile.dtype != "float32"),
         }
@@ -103,31 +105,55 @@ class Estimate:
 
     @cached_property
     def step(self) -> dict[str, float]:
-        """Seconds of a training step by phase, where every completion has the expected length; rollouts are batched by
-        the longest."""
+        """Seconds of a training step by phase, where every completion has the expected length."""
+        return {phase: sum(bounds.values()) for phase, bounds in self.bounds(self.work.completion).items()}
+
+    def bounds(self, length: int) -> dict[str, dict[str, float]]:
+        """Seconds of a training step by phase and by what bounds them, see `Device.times`. Completions have the
+        expected length, and a batch of rollouts goes on for `length` tokens."""
+        decoded = self.work.passes(self.work.profile.max_completion_length, decoding=True)
+        prefill = dryrun.prefill(self.model, self.work.prompt).times(self.device)
+        # every prompt is read alone, then all rows of a pass take their tokens together
+        reads = [(len(counts), prefill) for counts in decoded]
+        rollout = _sum(reads + [part for counts in decoded for part in self._decoding(counts, length)])
+        return {"rollout": rollout, **self._passes}
+
+    @cached_property
+    def _passes(self) -> dict[str, dict[str, float]]:
         work, profile, model = self.work, self.work.profile, self.model
 
-        # passes of a step are mostly alike: each kind is run dry once
-        @functools.cache
-        def decode(groups: int, rows: int) -> float:
-            return dryrun.decode(model, groups, work.prompt, rows, work.completion // 2).seconds(self.device)
-
-        @functools.cache
-        def packed(counts: tuple[int, ...], gradients: int) -> float:
+        @functools.cache  # passes of a step are mostly alike: each kind is run dry once
+        def packed(counts: tuple[int, ...], gradients: int) -> dict[str, float]:
             shape = [(work.prompt - 1, [work.completion] * count) for count in counts]
-            return dryrun.packed(model, shape, gradients, profile.dtype != "float32").seconds(self.device)
+            return dryrun.packed(model, shape, gradients, profile.dtype != "float32").times(self.device)
 
-        prefill = dryrun.prefill(model, work.prompt).seconds(self.device)
-        decoded, packs = work.passes(profile.max_completion_length, decoding=True), work.passes(work.completion)
         # of the steps measure the gradient's parts
         apart = 1 / profile.split_every if profile.beta else 0.0
         ways = [(gradients, share) for gradients, share in ((1, 1 - apart), (2, apart)) if share]
+        packs = work.passes(work.completion)
         return {
-            # every prompt is read alone, then all rows of a pass take their tokens together
-            "rollout": sum(len(c) * prefill + work.completion * decode(len(c), sum(c)) for c in decoded),
-            "scoring": sum(packed(counts, 0) for counts in packs),
-            "update": sum(share * packed(counts, gradients) for counts in packs for gradients, share in ways),
+            "scoring": _sum([(1, packed(counts, 0)) for counts in packs]),
+            "update": _sum([(share, packed(counts, gradients)) for counts in packs for gradients, share in ways]),
         }
+
+    def _decoding(self, counts: tuple[int, ...], length: int) -> list[tuple[float, dict[str, float]]]:
+        """How often what is done while `length` tokens are decoded, so many rows of each group: on a GPU every shape's
+        first steps as a plain loop, one more while it is captured, the rest as a CUDA graph."""
+        parts, done, seen = [], 0, slots.SHORTEST
+        while done < length:
+            steps = min(seen, length) - done
+            cost = dryrun.decode(self.model, len(counts), self.work.prompt, sum(counts), seen)
+            plain = min(steps, slots.WARM + 1) if self.captured else steps
+            parts.append((plain, cost.times(self.device)))
+            if self.captured:
+                parts.append((max(0, steps - slots.WARM), cost.times(self.device, captured=True)))
+            done, seen = done + steps, 2 * seen
+        return parts
+
+    @property
+    def captured(self) -> bool:
+        """Whether decoding runs as a CUDA graph."""
+        return self.device.asynchronous and self.work.profile.quantization == "none"
 
     @cached_property
     def vision(self) -> float:
@@ -137,7 +163,19 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Of the whole training run; each video is seen once."""
-        return self.work.train_scenes * self.vision + self.work.profile.max_steps * sum(self.step.values())
+        return self.training(self.work.completion)
+
+    def training(self, length: int) -> float:
+        """The same where every batch of rollouts goes on for `length` tokens: rows that end early are taken by waiting
+        groups, so that it is the mean length where many wait, and the longest where all fit in one batch."""
+        step = sum(sum(bounds.values()) for bounds in self.bounds(length).values())
+        return self.work.train_scenes * self.vision + self.work.profile.max_steps * step
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths that a table shows beside the expected one."""
+        expected, longest = self.work.completion, self.work.profile.max_completion_length
+        return sorted({min(2 * expected, longest), longest} - {expected})
 
     @cached_property
     def evaluation(self) -> float:
@@ -145,8 +183,10 @@ class Estimate:
         work, model, device, scenes = self.work, self.model, self.device, self.work.profile.bench_rooms
         rows, suffix = max(1, round(work.bench / scenes)), work.prompt - work.video
         read = dryrun.prefill(model, work.video, (suffix,) * rows).seconds(device)
-        token = dryrun.decode(model, 1, work.video, rows, suffix + work.completion // 2).seconds(device)
-        return scenes * (self.vision + read + max(0, work.completion - 1) * token)
+        room = suffix + work.completion
+        together = max(1, min(scenes, ANSWERED // (work.video + rows * room)))
+        token = dryrun.decode(model, together, work.video, together * rows, room, greedy=True).seconds(device)
+        return scenes * (self.vision + read + work.completion * token / together)
 
     @property
     def effect(self) -> float:
@@ -185,6 +225,7 @@ class Estimate:
         worst, margin = max(self.phases, key=self.phases.__getitem__), "sum"
         if device.asynchronous:
             margin += f", {FRAGMENTS - 1:.0%} lost to fragments and {gib(CONTEXT)} to CUDA (assumed)"
+        now = self.bounds(work.completion)
         parameters, videos = skeleton(self.model.config).num_parameters(), work.train_scenes * self.vision
         rows = [
             ("parameters", f"{parameters:,}, {self.model.trained:,} of them trained", exact),
@@ -196,9 +237,10 @@ class Estimate:
             ("memory needed", f"{gib(self.needed)} of {gib(device.memory)}, in {worst}", margin),
             *((f"disk: {what}", gib(size), exact) for what, size in self.disk.items()),
             ("device", device.name, device.source),
-            *((f"a step: {what}", f"{seconds:.2f} s", dry + " at these rates") for what, seconds in self.step.items()),
+            *((f"a step: {what}", f"{self.step[what]:.2f} s", _shares(bounds)) for what, bounds in now.items()),
             ("vision, once a video", duration(videos), f"{work.train_scenes:,} videos at these rates"),
             ("training", f"{profile.max_steps:,} steps, {duration(self.seconds)}", "sum"),
+            *(("", f"if batches go on for {n} tokens: {duration(self.training(n))}", "sum") for n in self.lengths),
             (
                 "an evaluation",
                 f"{work.bench:,} questions, {duration(self.evaluation)}",
@@ -208,6 +250,16 @@ class Estimate:
             *(("" if i else "to make it fit", change, "") for i, change in enumerate(self.changes)),
         ]
         return markdown.table((f"{profile.name}, {work.mode}", "", "known by"), rows)
+
+
+def _sum(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """Seconds by bound of so many times each part."""
+    return {bound: sum(times * part[bound] for times, part in parts) for bound in parts[0][1]}
+
+
+def _shares(bounds: dict[str, float]) -> str:
+    total = sum(bounds.values())
+    return "dry run: " + ", ".join(f"{what} {seconds / total:.0%}" for what, seconds in bounds.items())
 
 
 def estimate(profile: Profile, device: Device | None = None, mode: str = "vanilla") -> Estimate:

@@ -17,6 +17,7 @@ ATTAINED_HERE = 0.75  # of one matrix product's rate, by the many shapes of a mo
 # an operation inside transformers' and peft's modules costs as much Python as this many bare ones
 PYTHON = 3
 LAUNCH = 5e-6  # seconds to start a bare GPU operation
+NODE = 2e-6  # seconds that the shortest operation takes inside a CUDA graph, which is launched as one: assumed
 
 # memory GiB, bf16 (T4: fp16) tensor TFLOP/s without sparsity, GB/s: NVIDIA's data sheets
 SHEETS: dict[str, tuple[float, float, float]] = {
@@ -54,11 +55,23 @@ class Device:
     asynchronous: bool  # the overhead hides behind the work
     source: str  # of the rates
 
+    def times(self, trace: Trace, captured: bool = False) -> dict[str, float]:
+        """Seconds by what bounds them: every operation takes as long as its arithmetic or its memory traffic, whichever
+        is slower (the roofline); launches take what they cannot hide behind those. `captured`: all in one CUDA graph,
+        where an operation takes `NODE` at least."""
+        arithmetic, traffic = trace.flops / self.flops, trace.traffic / self.bandwidth
+        work, bound = np.maximum(arithmetic, traffic), arithmetic > traffic
+        found = {"arithmetic": float(work[bound].sum()), "traffic": float(work[~bound].sum())}
+        starts = len(work) * self.overhead
+        if captured and self.asynchronous:
+            starts = float(np.maximum(NODE - work, 0).sum()) + LAUNCH
+        elif self.asynchronous:
+            starts = max(0.0, starts - float(work.sum()))
+        return found | {"launches": starts}
+
     def seconds(self, trace: Trace) -> float:
-        """Every operation at the device's arithmetic or memory rate, whichever is slower (the roofline)."""
-        work = np.maximum(trace.flops / self.flops, trace.traffic / self.bandwidth).sum()
-        starts = len(trace.flops) * self.overhead
-        return float(max(work, starts) if self.asynchronous else work + starts)
+        """Their sum."""
+        return sum(self.times(trace).values())
 
 
 def named(name: str, gib: float | None = None) -> Device:

@@ -5,6 +5,7 @@ and each operation's arithmetic and memory traffic, from which a device's rates 
 run; what a further layer costs is their difference, so that 28 take no longer than three.
 """
 
+import functools
 import weakref
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import DynamicCache, Qwen2VLConfig
+from transformers import Qwen2VLConfig
 
-from vsr.engine.attention import Decoding, install
-from vsr.engine.decoding import advance, sampler
+from vsr.engine import slots
 from vsr.engine.inputs import base_model
-from vsr.engine.logps import branch_logps, read
+from vsr.engine.logps import branch_logps
+from vsr.engine.text import read
 from vsr.estimate.devices import Device, Trace
 from vsr.models import DTYPES, add_lora
 from vsr.models.quantize import skeleton
@@ -43,7 +44,11 @@ def trace(computation: Callable[[], object], model: torch.nn.Module) -> Trace:
     def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
         return _Fused.apply(query, key, value, is_causal, recorder)
 
-    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attention), recorder:
+    def rms_norm(x, shape, weight, eps):
+        return _FusedNorm.apply(x, weight, recorder)
+
+    kernels = {"scaled_dot_product_attention": attention, "rms_norm": rms_norm}
+    with mock.patch.multiple(torch.nn.functional, **kernels), recorder:
         result = computation()
     del result  # it was held to the end: the caches that a pass returns count
     return Trace(recorder.peak, np.array(recorder.flops, dtype=float), np.array(recorder.traffic, dtype=float))
@@ -109,6 +114,22 @@ class _Fused(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
 
 
+class _FusedNorm(torch.autograd.Function):
+    """A norm is one kernel, and one for its backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, recorder: _Recorder) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.recorder, output = recorder, torch.empty_like(x)
+        recorder.note(0.0, [x, weight, output])
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        ctx.recorder.note(0.0, [*ctx.saved_tensors, gradient, gradient])
+        return torch.empty_like(gradient), None, None
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a phase costs, from dry runs with two and with three layers."""
@@ -129,9 +150,25 @@ class Cost:
         """Operations of matrix products."""
         return self._extrapolated(self.two.flops.sum(), self.three.flops.sum())
 
-    def seconds(self, device: Device) -> float:
+    @property
+    def operations(self) -> float:
+        """How many are launched."""
+        return self._extrapolated(len(self.two.flops), len(self.three.flops))
+
+    @property
+    def traffic(self) -> float:
+        """Bytes read and written."""
+        return self._extrapolated(self.two.traffic.sum(), self.three.traffic.sum()) + self.reading
+
+    def times(self, device: Device, captured: bool = False) -> dict[str, float]:
+        """Seconds on a device by what bounds them, see `Device.times`."""
+        two, three = (device.times(trace, captured) for trace in (self.two, self.three))
+        found = {bound: self._extrapolated(two[bound], three[bound]) for bound in two}
+        return found | {"traffic": found["traffic"] + self.reading / device.bandwidth}
+
+    def seconds(self, device: Device, captured: bool = False) -> float:
         """On a device."""
-        return self._extrapolated(*map(device.seconds, (self.two, self.three))) + self.reading / device.bandwidth
+        return sum(self.times(device, captured).values())
 
     def _extrapolated(self, two: float, three: float) -> float:
         return two + (self.layers - 2) * (three - two)
@@ -156,13 +193,21 @@ class Model:
         layer = model.model.language_model.layers[0]
         self.linear = [m.weight.numel() for m in layer.modules() if isinstance(m, torch.nn.Linear)]
         with META:  # LoRA's weights too
-            model = add_lora(model, self.profile)
-        install(model)
-        return model
+            return add_lora(model, self.profile)
 
-    def cost(self, work: Callable[[torch.nn.Module], object], passes: float = 0, layers: int | None = None) -> Cost:
-        """The cost of `work` over all layers, which reads the quantised weights `passes` times."""
+    def cost(
+        self,
+        work: Callable[[torch.nn.Module], object],
+        passes: float = 0,
+        layers: int | None = None,
+        before: Callable[[torch.nn.Module], object] | None = None,
+    ) -> Cost:
+        """The cost of `work` over all layers, which reads the quantised weights `passes` times, the operations of what
+        it does `before` left out."""
         traces = [trace(lambda model=model: work(model), model) for model in self.built]
+        if before is not None:
+            made = [len(trace(lambda model=model: before(model), model).flops) for model in self.built]
+            traces = [Trace(t.peak, t.flops[n:], t.traffic[n:]) for t, n in zip(traces, made, strict=True)]
         cost = Cost(*traces, layers or self.layers)
         if self.profile.quantization == "none" or not passes:
             return cost
@@ -189,43 +234,36 @@ def see(model: Model, frames: int, height: int, width: int) -> Cost:
 
 
 def prefill(model: Model, prompt: int, branches: tuple[int, ...] = ()) -> Cost:
-    """One prompt read into a cache, with branches of these lengths that continue it."""
+    """The keys and values of one prompt, and of branches of these lengths that continue it."""
 
-    def work(built: torch.nn.Module) -> DynamicCache:
-        text, tokens = model.config.text_config, prompt + sum(branches)
-        cache, places = DynamicCache(config=built.config.text_config), model.empty(3, tokens, dtype=torch.long)
+    def work(built: torch.nn.Module) -> list:
+        tokens, sink = prompt + sum(branches), []
+        places = model.empty(3, tokens, dtype=torch.long)
         with torch.no_grad():
-            read(base_model(built), model.empty(tokens, text.hidden_size), places, [(prompt, list(branches))], cache)
-        return cache
+            embeddings = model.empty(tokens, model.config.text_config.hidden_size)
+            read(base_model(built), embeddings, places, [(prompt, list(branches))], sink=sink)
+        return sink
 
     return model.cost(work, passes=1)
 
 
-def decode(model: Model, prompts: int, prompt: int, rows: int, past: int) -> Cost:
-    """One step of decoding: `rows` branches on `prompts` prompts of `prompt` tokens, `past` tokens of their own each,
-    one more now; the caches are part of the memory."""
-    text = model.config.text_config
-    heads, size = text.num_key_value_heads, text.hidden_size // text.num_attention_heads
+@functools.lru_cache(32)
+def decode(model: Model, prompts: int, prompt: int, rows: int, seen: int, greedy: bool = False) -> Cost:
+    """One step of decoding: `rows` branches on `prompts` prompts of `prompt` tokens, which look at `seen` tokens of
+    their own; the keys and values are part of the memory, making them none of the operations."""
+    shape, temperature = slots.Shape(prompts, rows // prompts, prompt, seen, seen), 0.0 if greedy else 1.0
 
-    def work(built: torch.nn.Module) -> Tensor:
-        base = base_model(built)
-        layers = range(base.config.text_config.num_hidden_layers)
+    @torch.no_grad()
+    def start(built: torch.nn.Module) -> slots.Slots:
+        return slots.Slots(base_model(built), shape, 0, [0], temperature)
 
-        # a layer's keys and values
-        def pair(rows: int, tokens: int) -> tuple[Tensor, Tensor]:
-            return model.empty(rows, heads, tokens, size), model.empty(rows, heads, tokens, size)
-
-        layout = Decoding([[pair(1, prompt) for _ in layers] for _ in range(prompts)], [rows // prompts] * prompts)
-        layout.seen = model.empty(rows, past + 1, dtype=torch.bool)
-        cache = DynamicCache(config=base.config.text_config)
-        for layer in layers:
-            cache.update(*pair(rows, past), layer)
-        tokens, places = model.empty(rows, dtype=torch.long), model.empty(3, rows, 1, dtype=torch.long)
+    def step(built: torch.nn.Module) -> slots.Slots:
+        batch = start(built)
         with torch.no_grad():
-            logits = base.lm_head(advance(base, tokens, places, cache, layout)).float()
-            return sampler(torch.zeros(rows, 1, dtype=torch.float64), 1.0)(logits, list(range(rows)), 0)
+            batch.step(seen)
+        return batch
 
-    return model.cost(work, passes=1)
+    return model.cost(step, passes=1, before=start)
 
 
 def packed(model: Model, shape: Shape, gradients: int = 0, checkpointing: bool = False) -> Cost:

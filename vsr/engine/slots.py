@@ -1,0 +1,226 @@
+"""A decoding batch of fixed shape: every tensor stays where it is, one step is one function that the host never waits
+for, and what it costs hangs on shapes alone. That is what a CUDA graph can hold; the plain loop is the same function.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import LongTensor, Tensor
+
+from vsr.engine.attention import cascade
+from vsr.engine.inputs import embed
+from vsr.engine.text import Layer, language_part, norm, read, rotation
+
+WARM = 2  # steps of a shape on a GPU before it is worth a capture
+SHORTEST = 64  # own tokens that a captured step looks at; then twice, four times as many
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prefix read once and the branches that continue it, one behind the other: `ids` (tokens,) at `places` (3,
+    tokens), the first `prefix` of them the prefix's, then branches of `lengths`; `features` are its video's. `rows`
+    says which answers they are, `draws` (branches, new tokens) what decides their tokens, None where greedy."""
+
+    ids: LongTensor
+    places: LongTensor
+    features: Tensor | None
+    prefix: int
+    lengths: list[int]
+    rows: list[int]
+    draws: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`groups` slots of `width` rows each; tokens of a prefix, of a row's own (`room`), of its answer (`new`)."""
+
+    groups: int
+    width: int
+    prefix: int
+    room: int
+    new: int
+
+
+class Slots:
+    """Rows that are decoded together: see `Shape`; `who` holds each row's answer, -1 for none.
+
+    A row's own tokens fill its room from the left; one that has ended stands still. Token by token it is: draw the
+    place of the cumulative distribution that its draw passes, or the likeliest at temperature 0; `suppress` lists
+    tokens never chosen (the special vision tokens crash the next forward)."""
+
+    ROWS = ("tokens", "places", "filled", "count", "alive", "answers", "draws")
+
+    def __init__(self, base, shape: Shape, eos: int, suppress: list[int], temperature: float):
+        self.base, self.shape, self.text = base, shape, language_part(base)
+        self.layers = [Layer(module) for module in self.text.layers]
+        self.eos, self.temperature = eos, temperature
+        device, rows = base.device, shape.groups * shape.width
+        self.suppress = torch.tensor(suppress, dtype=torch.long, device=device)
+        self.forever = torch.arange(shape.room, device=device)
+        kv, d, dtype = self.layers[0].kv, self.layers[0].d, base.get_input_embeddings().weight.dtype
+        # keys and values by layer: prefixes (2, groups, kv heads, prefix, d), rows (2, groups, kv, width, room, d)
+        size = (2, shape.groups, kv)
+        self.past = [torch.zeros(*size, shape.prefix, d, dtype=dtype, device=device) for _ in self.layers]
+        self.own = [torch.zeros(*size, shape.width, shape.room, d, dtype=dtype, device=device) for _ in self.layers]
+        self.beyond = torch.zeros(shape.groups, 1, shape.prefix, dtype=dtype, device=device)
+        self.tokens, self.places, self.filled, self.count = torch.zeros(4, rows, dtype=torch.long, device=device)
+        self.alive = torch.zeros(rows, dtype=torch.bool, device=device)
+        # the last column takes what rows that have ended write
+        self.answers = torch.zeros(rows, shape.new + 1, dtype=torch.long, device=device)
+        self.draws = torch.zeros(rows, shape.new + 1, dtype=torch.float64, device=device)
+        self.order = torch.arange(rows, device=device)
+        self.slot, self.seat = self.order // shape.width, self.order % shape.width
+        self.who, self.reach = [-1] * rows, [0] * shape.groups
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.met: Counter[int] = Counter()
+
+    def put(self, groups: dict[int, Group]) -> None:
+        """Read groups into free slots, in one packed pass without padding; each branch's last token is left to the
+        first step, so that the last layer's keys are all that is needed of the others."""
+        sink: list[tuple[Tensor, Tensor]] = []
+        embeddings, places, shape = [], [], []
+        for group in groups.values():
+            inner = torch.ones(len(group.ids), dtype=torch.bool)
+            inner[group.prefix + torch.tensor(group.lengths).cumsum(0) - 1] = False
+            embeddings.append(embed(self.base, group.ids, group.features)[inner.to(self.base.device)])
+            places.append(group.places[:, inner])
+            shape.append((group.prefix, [length - 1 for length in group.lengths if length > 1]))
+        read(self.base, torch.cat(embeddings), torch.cat(places, 1), shape, sink=sink, layers=self.layers)
+        sizes = [len(part) for part in embeddings]
+        by_layer = [[part.split(sizes) for part in pair] for pair in sink]
+        for number, (slot, group) in enumerate(groups.items()):
+            self._place(slot, group, [[part[number] for part in pair] for pair in by_layer])
+
+    def _place(self, slot: int, group: Group, pairs: list[list[Tensor]]) -> None:
+        """`pairs` holds every layer's keys and values (tokens but the branches' last, kv heads, d)."""
+        lengths, first = torch.tensor(group.lengths), slot * self.shape.width
+        rows = slice(first, first + len(lengths))
+        # (branches, longest): where a branch's tokens stand; behind its end another's, which nobody looks at
+        starts = group.prefix + (lengths - 1).cumsum(0) - (lengths - 1)
+        most = group.prefix + sum(group.lengths) - len(lengths) - 1
+        index = (starts[:, None] + torch.arange(int(lengths.max()) - 1)).clamp_max(most)
+        for pair, past, own in zip(pairs, self.past, self.own, strict=True):
+            for part, kept, mine in zip(pair, past, own, strict=True):
+                kept[slot, :, : group.prefix] = part[: group.prefix].transpose(0, 1)
+                if index.shape[1]:
+                    mine[slot, :, : len(lengths), : index.shape[1]] = part[index].permute(2, 0, 1, 3)
+        self.beyond[slot] = 0
+        self.beyond[slot, ..., group.prefix :] = -torch.inf
+        last = group.prefix + lengths.cumsum(0) - 1
+        fresh = {
+            "tokens": group.ids[last],
+            "places": group.places[0, last],
+            "filled": lengths - 1,
+            "count": 0,
+            "alive": 1,
+        }
+        for name, value in fresh.items():
+            getattr(self, name)[rows] = torch.as_tensor(value).to(self.base.device)
+        if group.draws is not None:
+            self.draws[rows, :-1] = group.draws.to(self.base.device)
+        self.who[rows], self.reach[slot] = group.rows, int(lengths.max())
+
+    def advance(self) -> None:
+        """One step, by a CUDA graph where one is worth it: nothing in it is copied from or to the host."""
+        most = min(max(self.reach), self.shape.room)
+        self.reach = [reach + 1 for reach in self.reach]
+        if self.base.device.type != "cuda":
+            return self.step(most)
+        seen = SHORTEST
+        while seen < most:
+            seen *= 2
+        seen = min(seen, self.shape.room)
+        self.met[seen] += 1
+        if seen not in self.graphs and (self.met[seen] <= WARM or getattr(self.base, "is_quantized", False)):
+            return self.step(seen)
+        if seen not in self.graphs:
+            self.graphs[seen] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graphs[seen]):
+                self.step(seen)
+        return self.graphs[seen].replay()
+
+    def step(self, seen: int) -> None:
+        """A token more for every row that is alive, which may look at its first `seen` own tokens, the new one among
+        them; all in place."""
+        later = self.forever[:seen] > self.filled[:, None]  # (rows, seen)
+        hidden = self.beyond.new_zeros(later.shape).masked_fill_(later, -torch.inf)
+        # what `cascade` adds, once more for every key head
+        groups, kv = self.shape.groups, self.layers[0].kv
+        hidden = hidden.view(groups, 1, -1, seen).expand(-1, kv, -1, -1).reshape(-1, 1, seen)
+        beyond = self.beyond.expand(-1, kv, -1).reshape(groups * kv, 1, -1)
+        x = self.base.get_input_embeddings()(self.tokens)
+        cos, sin = rotation(self.text, self.places.expand(3, -1), x)
+        for layer, past, own in zip(self.layers, self.past, self.own, strict=True):
+
+            def attend(query: Tensor, key: Tensor, value: Tensor, past=past, own=own) -> Tensor:
+                # (rows, 2, kv heads, d): indices around a slice come first
+                own[:, self.slot, :, self.seat, self.filled] = torch.stack((key, value), 1)
+                return cascade(query, past, own[..., :seen, :], beyond, hidden)
+
+            x = layer(x, cos, sin, attend)
+        logits = self.base.lm_head(norm(x, self.text.norm.weight, self.text.norm.variance_epsilon)).float()
+        chosen = self._choose(logits.index_fill_(1, self.suppress, -torch.inf))
+        self.answers[self.order, self.count] = chosen
+        self.tokens.copy_(chosen)
+        for place in (self.places, self.filled, self.count):
+            place.add_(self.alive)
+        self.alive &= (chosen != self.eos) & (self.count < self.shape.new)
+
+    def _choose(self, logits: Tensor) -> LongTensor:
+        """A token (rows,) each."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        cumulative = (logits / self.temperature).softmax(-1).double().cumsum(-1)
+        drawn = self.draws[self.order, self.count][:, None] * cumulative[:, -1:]
+        # weights that are not finite give the first token, not an index behind the last: the loss will tell
+        return torch.searchsorted(cumulative, drawn, right=True)[:, 0] % logits.shape[1]
+
+    def take(self) -> dict[int, list[int]]:
+        """The answers of rows that have ended since, by who they are; here the host waits for the device."""
+        ended = [row for row, alive in enumerate(self.alive.tolist()) if not alive and self.who[row] >= 0]
+        if not ended:
+            return {}
+        found = zip(ended, self.answers[ended].tolist(), self.count[ended].tolist(), strict=True)
+        taken = {self.who[row]: answer[:count] for row, answer, count in found}
+        for row in ended:
+            self.who[row] = -1
+        return taken
+
+    def running(self) -> list[list[int]]:
+        """The rows of each slot that still go on."""
+        width = self.shape.width
+        places = range(0, len(self.who), width)
+        return [[row for row in range(at, at + width) if self.who[row] >= 0] for at in places]
+
+    def fitted(self, most: float, more: int) -> "Slots":
+        """Only the rows that go on, as soon as those are at most this share of all, and room for `more` tokens where
+        there is none; else these slots as they are."""
+        left = {slot: rows for slot, rows in enumerate(self.running()) if rows}
+        width, room = max(map(len, left.values())), self.shape.room
+        if max(self.reach) > room:
+            room += more
+        elif len(left) * width > most * len(self.who):
+            return self
+        # a slot with fewer rows is filled up with one that has ended, or goes on elsewhere: it counts for nothing
+        index = [(rows + [rows[0]] * width)[:width] for rows in left.values()]
+        flat, slots = torch.tensor(index).flatten().to(self.base.device), list(left)
+        shape = Shape(len(left), width, self.shape.prefix, room, self.shape.new)
+        smaller = Slots.__new__(Slots)
+        smaller.__dict__ |= self.__dict__ | {"shape": shape, "graphs": {}, "met": Counter()}
+        slot, seat = (part[flat].view(-1, width) for part in (self.slot, self.seat))
+        used = min(max(self.reach), self.shape.room)
+        smaller.past = [part[:, slots] for part in self.past]
+        smaller.own = [own.new_zeros(2, len(left), own.shape[2], width, room, own.shape[5]) for own in self.own]
+        for new, own in zip(smaller.own, self.own, strict=True):
+            new[..., :used, :] = own[:, slot, :, seat, :used].permute(2, 0, 3, 1, 4, 5)
+        smaller.beyond, smaller.order = self.beyond[slots], self.order[: len(flat)].clone()
+        smaller.forever = torch.arange(room, device=self.base.device)
+        smaller.slot, smaller.seat = smaller.order // width, smaller.order % width
+        for name in self.ROWS:
+            setattr(smaller, name, getattr(self, name)[flat])
+        first = torch.tensor([place < len(rows) for rows in left.values() for place in range(width)])
+        smaller.alive &= first.to(self.base.device)
+        smaller.who = [self.who[row] if real else -1 for row, real in zip(flat.tolist(), first.tolist(), strict=True)]
+        smaller.reach = [self.reach[slot] for slot in slots]
+        return smaller
