@@ -54,7 +54,7 @@ class Profile:
     max_steps: int = setting(80, UNSTATED + "the paper: 117k questions")
     max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
     token_budget: int = setting(1 << 14, "ours: tokens a forward pass at most; bounds memory, changes no result")
-    split_every: int = setting(4, "ours: steps between measurements of the gradient's parts")
+    split_every: int = setting(8, "ours: steps between measurements of the gradient's parts")
     # SFT and DPO, on GRPO's questions and steps
     sft_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-4 is usual for adapters")
     dpo_learning_rate: float = setting(3e-4, UNSTATED + "GRPO's in the miniature; about 1e-5 is usual for adapters")

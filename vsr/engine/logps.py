@@ -7,12 +7,14 @@ import torch
 from torch import LongTensor, Tensor, nn
 from torch.autograd import Function
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Qwen2VLConfig
 
 from vsr.engine.inputs import Prompt, base_model, embed, positions
 from vsr.engine.text import read
 from vsr.errors import VsrError
 
 MAX_LOGITS = 1 << 27  # logits held at once, 512 MB in fp32
+KEPT = 1.15  # adapters, copied keys and the rest, on top of what `pass_budget` counts; dry runs say 1.10 to 1.15
 
 
 def group_logps(
@@ -53,6 +55,21 @@ def branch_logps(
     kept = in_branch.nonzero()[:, 0].to(embeddings.device)
     hidden = read(base, embeddings, places, shape, kept)
     return _TokenLogps.apply(hidden, base.lm_head.weight, targets.to(hidden.device), temperature)
+
+
+def pass_budget(config: Qwen2VLConfig, itemsize: int, memory: float, most: int, least: int) -> tuple[int, bool]:
+    """How many tokens a pass with gradients may hold, `most` or fewer, and whether what it computes is to be made again
+    in backward (gradient checkpointing): that costs a third more arithmetic and is left out where `memory` bytes keep
+    the activations of `least` tokens, and of a quarter of `most`."""
+    text = config.text_config
+    keys = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    # of every token and layer: inputs of the products and of norms; queries, keys, values and what they were joined
+    # to; gate, up and their product
+    elements = 6 * text.hidden_size + 4 * keys + 3 * text.intermediate_size
+    room = int(memory / (KEPT * itemsize * text.num_hidden_layers * elements))
+    if room >= most:
+        return most, False
+    return (most, True) if room < max(least, most // 4) else (room, False)
 
 
 def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:

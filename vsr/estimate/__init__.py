@@ -14,6 +14,7 @@ import torch
 from vsr import markdown
 from vsr.engine import slots
 from vsr.engine.decoding import ANSWERED
+from vsr.engine.logps import pass_budget
 from vsr.errors import VsrError
 from vsr.estimate import devices, dryrun
 from vsr.estimate.devices import GIB, Device
@@ -25,6 +26,7 @@ from vsr.models.quantize import skeleton, weight_bytes
 from vsr.profiles import Profile
 from vsr.progress import duration
 from vsr.scoring.intervals import detectable
+from vsr.train.group_trainer import DECODED, GPU_SHARE
 
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
 FRAGMENTS = 1.05  # the allocator's loss
@@ -56,16 +58,32 @@ class Estimate:
         }
 
     @cached_property
+    def budget(self) -> tuple[int, bool]:
+        """Tokens of a pass, and whether its activations are made again in backward, as the trainer chooses them."""
+        work, profile = self.work, self.work.profile
+        if profile.dtype == "float32" or not self.device.asynchronous:
+            return profile.token_budget, profile.dtype != "float32"
+        free = GPU_SHARE * self.device.memory - self.memory["weights"] - self.memory["adapter"]
+        least = work.prompt + profile.max_completion_length
+        return pass_budget(self.model.config, self.model.dtype.itemsize, free, profile.token_budget, least)
+
+    @property
+    def decoded(self) -> int:
+        """Tokens that are decoded together."""
+        return DECODED * self.work.profile.token_budget
+
+    @cached_property
     def phases(self) -> dict[str, float]:
         """Bytes beyond those at the worst moment of each phase, where every completion is as long as it may be."""
         work, profile, longest = self.work, self.work.profile, self.work.profile.max_completion_length
-        counts, decoded = (max(work.passes(longest, decoding), key=sum) for decoding in (False, True))
+        budget, recompute = self.budget
+        counts, decoded = (max(work.passes(longest, tokens), key=sum) for tokens in (budget, self.decoded))
         shape = [(work.prompt - 1, [longest] * count) for count in counts]
         costs = {
             "vision": dryrun.see(self.model, *work.grid),
             "rollout": dryrun.decode(self.model, len(decoded), work.prompt, sum(decoded), longest + 1),
             "scoring": dryrun.packed(self.model, shape),
-            "update": dryrun.packed(self.model, shape, 2 if profile.beta else 1, profile.dtype != "float32"),
+            "update": dryrun.packed(self.model, shape, 2 if profile.beta else 1, recompute),
         }
         return {name: cost.peak for name, cost in costs.items()}
 
@@ -74,7 +92,7 @@ class Estimate:
         """Bytes of keys and values of a rollout batch at its longest."""
         text, longest = self.model.config.text_config, self.work.profile.max_completion_length
         token = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * text.num_hidden_layers
-        passes = self.work.passes(longest, decoding=True)
+        passes = self.work.passes(longest, self.decoded)
         kept = max(sum(self.work.prompt + count * longest for count in counts) for counts in passes)
         return float(kept * token * self.model.dtype.itemsize)
 
@@ -111,7 +129,7 @@ class Estimate:
     def bounds(self, length: int) -> dict[str, dict[str, float]]:
         """Seconds of a training step by phase and by what bounds them, see `Device.times`. Completions have the
         expected length, and a batch of rollouts goes on for `length` tokens."""
-        decoded = self.work.passes(self.work.profile.max_completion_length, decoding=True)
+        decoded = self.work.passes(self.work.profile.max_completion_length, self.decoded)
         prefill = dryrun.prefill(self.model, self.work.prompt).times(self.device)
         # every prompt is read alone, then all rows of a pass take their tokens together
         reads = [(len(counts), prefill) for counts in decoded]
@@ -120,17 +138,17 @@ class Estimate:
 
     @cached_property
     def _passes(self) -> dict[str, dict[str, float]]:
-        work, profile, model = self.work, self.work.profile, self.model
+        work, profile, model, (budget, recompute) = self.work, self.work.profile, self.model, self.budget
 
         @functools.cache  # passes of a step are mostly alike: each kind is run dry once
         def packed(counts: tuple[int, ...], gradients: int) -> dict[str, float]:
             shape = [(work.prompt - 1, [work.completion] * count) for count in counts]
-            return dryrun.packed(model, shape, gradients, profile.dtype != "float32").times(self.device)
+            return dryrun.packed(model, shape, gradients, recompute).times(self.device)
 
         # of the steps measure the gradient's parts
         apart = 1 / profile.split_every if profile.beta else 0.0
         ways = [(gradients, share) for gradients, share in ((1, 1 - apart), (2, apart)) if share]
-        packs = work.passes(work.completion)
+        packs = work.passes(work.completion, budget)
         return {
             "scoring": _sum([(1, packed(counts, 0)) for counts in packs]),
             "update": _sum([(share, packed(counts, gradients)) for counts in packs for gradients, share in ways]),
@@ -225,11 +243,16 @@ class Estimate:
         worst, margin = max(self.phases, key=self.phases.__getitem__), "sum"
         if device.asynchronous:
             margin += f", {FRAGMENTS - 1:.0%} lost to fragments and {gib(CONTEXT)} to CUDA (assumed)"
-        now = self.bounds(work.completion)
+        now, (tokens, recompute) = self.bounds(work.completion), self.budget
         parameters, videos = skeleton(self.model.config).num_parameters(), work.train_scenes * self.vision
         rows = [
             ("parameters", f"{parameters:,}, {self.model.trained:,} of them trained", exact),
             ("tokens of a video, a prompt", f"{work.video:,}, {work.prompt:,}", f"{work.grid} patches; {exact}"),
+            (
+                "tokens of a pass",
+                f"{tokens:,}, activations {'made again' if recompute else 'kept'}",
+                "by the memory left",
+            ),
             ("tokens of a completion", completion + str(profile.max_completion_length), "assumed; counted"),
             *((f"memory: {what}", gib(size), exact) for what, size in self.memory.items()),
             *((f"memory: {what}, worst moment", gib(size), dry) for what, size in self.phases.items()),

@@ -11,7 +11,6 @@ from vsr.models.folders import TINY_FOLDER, load_tokenizer
 from vsr.profiles import Profile
 from vsr.questions.dataset import COUNTS
 from vsr.questions.question import Question
-from vsr.train.group_trainer import DECODED
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
 # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
@@ -33,12 +32,11 @@ class Workload:
     train_scenes: int  # videos
     bench: int  # questions
 
-    def passes(self, length: int, decoding: bool = False) -> list[tuple[int, ...]]:
+    def passes(self, length: int, budget: int) -> list[tuple[int, ...]]:
         """The forward passes of a step whose completions all have `length` tokens, as the trainer plans them: how many
         completions of each group."""
         profile = self.profile
         groups = [[length] * profile.num_generations] * profile.questions_per_step
-        budget = profile.token_budget * (DECODED if decoding else 1)
         found = passes([self.prompt] * len(groups), groups, budget)
         return [tuple(len(members) for _, members in one) for one in found]
 

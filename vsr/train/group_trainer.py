@@ -18,8 +18,8 @@ from transformers import PrinterCallback, Trainer
 from trl import GRPOConfig
 
 from vsr.engine.decoding import rollouts
-from vsr.engine.inputs import Prompt, passes
-from vsr.engine.logps import packed_logps
+from vsr.engine.inputs import Prompt, base_model, passes
+from vsr.engine.logps import packed_logps, pass_budget
 from vsr.files import append_jsonl
 from vsr.models import Loaded, end_id, suppressed
 from vsr.train.data import Schedule, See, read_prompt
@@ -38,6 +38,7 @@ from vsr.train.objective import (
 )
 
 DECODED = 4  # times as many tokens fit in decoding, which keeps keys and values alone
+GPU_SHARE = 0.8  # of a GPU's memory, that what is there and a pass's activations may fill
 KEPT_COMPLETIONS = 4  # a step, in completions.jsonl
 Key = tuple[int, int]  # a group and one of its completions
 
@@ -96,7 +97,11 @@ class GroupTrainer(AdapterTrainer, Trainer):
         self.tokenizer, self.see, self.folder = loaded.tokenizer, see, Path(args.output_dir)
         self.reward_functions, self.on_step = reward_functions, on_step
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(reward_functions))
-        self.token_budget, self.split_every = token_budget, split_every
+        self.token_budget, self.split_every, self.budget = token_budget, split_every, token_budget
+        self.device_memory = self.allocated = 0
+        if args.device.type == "cuda":  # as found here, the same whenever this run goes on
+            self.device_memory = torch.cuda.get_device_properties(args.device).total_memory
+            self.allocated = torch.cuda.memory_allocated(args.device)
         self.eos, self.suppress = end_id(loaded.tokenizer), suppressed(loaded.tokenizer)
         self.kinds = sorted({row["question_type"] for row in rows if "question_type" in row})
         self.batch: Batch
@@ -137,6 +142,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
             [completion.tolist() for group in groups for completion in group],
         ).view(len(rows), self.args.num_generations, -1)
         total = rewards @ self.reward_weights
+        self._choose_budget(model, max(len(prompt.ids) for prompt in prompts))
         plan = self._plan(prompts, [[len(c) for c in group] for group in groups], ~flat(total))
         batch = Batch(rows, prompts, groups, texts, rewards, total, group_advantages(total), plan)
         clock.mark("reward")
@@ -164,6 +170,16 @@ class GroupTrainer(AdapterTrainer, Trainer):
                 token_budget=DECODED * self.token_budget,
             )
 
+    def _choose_budget(self, model, prompt: int) -> None:
+        """On a GPU with room for a pass's activations, passes of that many tokens without checkpointing. What hangs on
+        a machine's memory is in which parts a sum is taken, nothing else."""
+        if self.device_memory and self.args.activation_checkpointing:
+            free, base = GPU_SHARE * self.device_memory - self.allocated, base_model(model)
+            sizes = base.config, base.dtype.itemsize, free, self.token_budget
+            self.budget, recompute = pass_budget(*sizes, least=prompt + self.args.max_completion_length)
+            for layer in base.model.language_model.layers:
+                layer.gradient_checkpointing = recompute
+
     def _plan(self, prompts: list[Prompt], lengths: list[list[int]], live: Tensor) -> list[list[Key]]:
         """Forward passes within the token budget; groups with and without reward spread never share one, so that
         their gradients can be told apart."""
@@ -171,7 +187,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         for kind in (live, ~live):
             chosen = kind.nonzero()[:, 0].tolist()
             sizes = [len(prompts[group].ids) for group in chosen], [lengths[group] for group in chosen]
-            for one in passes(*sizes, self.token_budget):
+            for one in passes(*sizes, self.budget):
                 plan.append([(chosen[group], i) for group, members in one for i in members])
         return plan
 
