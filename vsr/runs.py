@@ -163,6 +163,10 @@ class Run:
         """Method, mode, seed, beta, video ...: what `find` looks for."""
         return self.manifest["about"]
 
+    def of(self, stage: str | None, about: dict) -> bool:
+        """Whether it is one of a `stage` (None: any) with these values in `about`."""
+        return stage in (None, self.manifest["stage"]) and all(self.about.get(key) == about[key] for key in about)
+
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -181,11 +185,7 @@ def find(out: str | Path, stage: str | None = None, **about: object) -> list[Run
     """The finished runs directly in `out`, by name: those of one `stage` whose manifests have these values in `about`
     (None also finds a manifest that says nothing)."""
     runs = [Run(path, manifest) for path, manifest in _all(Path(out)) if manifest.get("finished")]
-    return [
-        run
-        for run in runs
-        if stage in (None, run.manifest["stage"]) and all(run.about.get(key) == about[key] for key in about)
-    ]
+    return [run for run in runs if run.of(stage, about)]
 
 
 def earlier(results: str | Path) -> list[Path]:

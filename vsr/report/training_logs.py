@@ -14,6 +14,7 @@ import pandas
 
 from vsr.errors import VsrError
 from vsr.files import read_jsonl
+from vsr.report import once
 from vsr.runs import find as find_runs
 from vsr.scoring.rewards import TAGGED_MODES
 
@@ -43,6 +44,7 @@ class TrainingLog:
         return np.array([row["step"] for row in self.rows], dtype=int)
 
 
+@once
 def find(results: str | Path) -> list[TrainingLog]:
     """The finished GRPO runs in `results`, by mode, falling beta and seed."""
     found = []
