@@ -85,9 +85,10 @@ def test_columns_tell_what_rows_tell(made, tmp_path, monkeypatch, text):
 
 
 def test_a_large_file_that_changed_is_read_again(made, tmp_path, monkeypatch):
+    rows = list(read_questions(made / "questions.jsonl"))
     monkeypatch.setattr(module, "LARGE", 1)
     monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
-    rows = list(read_questions(made / "questions.jsonl"))
+    assert read_questions(made / "questions.jsonl") == rows  # from the parquet table
     for kept in (rows, rows[:5]):
         write_questions(tmp_path / "questions.jsonl", kept)
         assert read_questions(tmp_path / "questions.jsonl") == kept

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pyarrow import parquet
 
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint, hash_files, read_json, write_json
@@ -153,8 +154,6 @@ def _unclear(once: list[Box]) -> int:
 
 def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: int, **facts: object) -> None:
     """questions.jsonl, the same as questions.parquet, and manifest.json with counts, hashes and further `facts`."""
-    from pyarrow import parquet
-
     folder, table = Path(folder), io.BytesIO()
     if not questions:
         raise VsrError(f"{folder}: the scenes allow no question under {rules}; do labels occur once in them?")
