@@ -80,7 +80,8 @@ def test_columns_tell_what_rows_tell(made, tmp_path, monkeypatch, text):
         grouped = [row for scene in scenes for row in mixed if row.scene_name == scene]
         assert joined(scenes.values()) == grouped
         assert joined(scenes.values()).fingerprint() == fingerprint([asdict(row) for row in grouped])
-        assert found.repeated() is None
+        assert found.repeated() is found[:0].repeated() is None
+        assert found[:0].by_scene() == {} == dict(found[:0].distinct("id", "scene_name"))
         assert Questions.of([*mixed, mixed[4], mixed[2]]).repeated() == mixed[4].id
 
 
