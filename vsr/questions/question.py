@@ -108,10 +108,6 @@ class Questions(Sequence[Question]):
             whole = isinstance(order, range) and order.step == 1
             yield table.slice(order.start, len(order)) if whole else table.take(np.asarray(order))
 
-    def column(self, name: str) -> pyarrow.ChunkedArray:
-        """The values of one field (len(self),)."""
-        return pyarrow.concat_tables(self.parts(name))[name]
-
     def distinct(self, *names: str) -> list[tuple[str, ...]]:
         """The different values of some fields, in the order in which they come first."""
         table = pyarrow.concat_tables(self.parts(*names))
@@ -120,15 +116,16 @@ class Questions(Sequence[Question]):
 
     def repeated(self) -> str | None:
         """The first id that occurs again."""
-        ids, seen = self.column("id"), set()
-        if compute.count_distinct(ids).as_py() == len(ids):
-            pyarrow.default_memory_pool().release_unused()  # the ids' hash table: 150 MB for a million
-            return None
-        return next(name for name in ids.to_pylist() if name in seen or seen.add(name))
+        ids = [np.fromiter(map(hash, part["id"].to_pylist()), np.int64) for part in self.parts("id")]
+        if len(np.unique(np.concatenate(ids))) == len(self):
+            return None  # different hashes are different ids; equal ones have to be looked at
+        seen: set[str] = set()
+        return next((question.id for question in self if question.id in seen or seen.add(question.id)), None)
 
     def by_scene(self) -> dict[str, "Questions"]:
         """Each scene's questions; scenes and questions in the order in which they come."""
-        coded = self.column("scene_name").dictionary_encode().combine_chunks()
+        names = pyarrow.concat_tables(self.parts("scene_name"))["scene_name"]
+        coded = names.dictionary_encode().combine_chunks()
         codes, scenes = coded.indices.to_numpy(), coded.dictionary.to_pylist()
         grouped = (np.diff(codes) >= 0).all()  # as they are built: ranges, which cost nothing
         order = self.order if grouped else np.asarray(self.order)[np.argsort(codes, kind="stable")]

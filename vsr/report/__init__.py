@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
+from vsr import runs
+
 _known: dict[tuple, object] | None = None  # within `reading`: what was asked, and what it gave
 
 
@@ -33,6 +35,12 @@ def once(read: Callable) -> Callable:
         return _known[read, *asked]
 
     return kept
+
+
+@once
+def finished(results: Path) -> list[runs.Run]:
+    """The finished runs directly in `results`."""
+    return runs.find(results)
 
 
 def figures_folder(results: str | Path) -> Path:

@@ -11,7 +11,7 @@ from vsr import runs, scoring
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
 from vsr.paper import TASKS
-from vsr.report import once
+from vsr.report import finished, once
 from vsr.scoring import intervals
 from vsr.scoring.intervals import Answers, Value
 
@@ -33,10 +33,10 @@ class Method:
     def find(self, results: str | Path, video: str = "true") -> list[runs.Run]:
         """Its finished evaluations on all questions, by the seed of the training."""
         if self.method == "constant":
-            return [run for run in _finished(results) if run.of("constant", {})]
+            return [run for run in finished(Path(results)) if run.of("constant", {})]
         about = {"method": self.method, "trained_mode": self.trained, "ablated": None, "limit": None}
         about |= {"mode": self.mode, "video": video}
-        found = [run for run in _finished(results) if run.of("answer", about)]
+        found = [run for run in finished(Path(results)) if run.of("answer", about)]
         found = [run for run in found if bool(run.about.get("budget")) == self.compute]
         return sorted(found, key=lambda run: run.about.get("train_seed") or 0)
 
@@ -97,11 +97,6 @@ class Evaluation:
     def values(self) -> dict[str, Value | None]:
         """All COLUMNS."""
         return {column: self.value(column) for column in COLUMNS}
-
-
-@once
-def _finished(results: str | Path) -> list[runs.Run]:
-    return runs.find(results)
 
 
 def evaluation(results: str | Path, method: Method, video: str = "true") -> Evaluation | None:
