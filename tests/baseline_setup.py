@@ -18,7 +18,7 @@ from vsr.prompts import render
 from vsr.questions import dataset
 from vsr.questions.question import Question, write_questions
 from vsr.train.baselines import config, make
-from vsr.train.data import rows_of
+from vsr.train.data import Rows
 from vsr.video import decode, patchify
 
 FRAMES = {"one": 4, "two": 6}  # videos of different lengths
@@ -67,7 +67,7 @@ def trainer(method: str, stage: Stage, out: Path):
         base.model.model.language_model.norm.weight.mul_(8)  # logits spread as in a trained model
     torch.manual_seed(0)
     loaded = Loaded(add_lora(base.model, chosen), base.tokenizer, base.info)
-    rows = rows_of(method, stage.data)[:4]
+    rows = Rows(method, stage.data)[:4]
     rows.append({**rows[0], "id": "blind", "video": None, "prompt": blind(rows[0])})
 
     def see(path):

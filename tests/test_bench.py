@@ -114,3 +114,11 @@ def test_one_device_waits_for_nobody_and_more_wait_longer():
     assert waits[-1] < 2
     assert scale.reduction(1e8, 392, 1) == 0  # gradients cost nothing alone
     assert 0 < scale.reduction(1e8, 392, 2) < scale.reduction(1e8, 392, 8) < 0.1
+
+
+def test_scale_says_what_breaks_first(monkeypatch, capsys):
+    monkeypatch.setattr(scale, "apart", lambda part, folder, n: {"cpu_s": 3.0, "peak_mb": 100 + n * len(part.__name__)})
+    rows = scale.growth(10, 30)
+    assert [row["part"] for row in rows] == ["scoring_answers", "building", "opening"]
+    assert rows[0]["breaks_at"] == round(16e3 / len("scoring_answers"))
+    assert "scoring answers breaks first, before 10,000,000" in capsys.readouterr().out

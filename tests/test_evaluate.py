@@ -229,7 +229,7 @@ def test_an_adapter_is_never_taken_for_the_base(folder, tmp_path):
 
 def test_repeated_ids_are_refused(loaded, folder, tmp_path):
     questions = dataset.load(folder).questions
-    write_questions(folder / "questions.jsonl", questions + questions[:1])
+    write_questions(folder / "questions.jsonl", [*questions, *questions[:1]])
     with pytest.raises(VsrError, match="room0-object_counting"):
         evaluate.evaluate(loaded, dataset.load(folder), "vanilla", "true", PROFILE, tmp_path)
 

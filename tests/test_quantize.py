@@ -8,6 +8,7 @@ import torch
 from naive import EOS, SPECIAL, generate_one, naive_logps, random_model, random_prompt, random_video, with_lora
 from real import thin
 from test_engine_logps import completions_of, gradients, relative
+from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
 from vsr.engine.decoding import answer_many
@@ -35,6 +36,23 @@ def quantised(folder, name: str):
     return model
 
 
+def dequantise(model: nn.Module) -> None:
+    """Replace every quantised layer by a plain one with the very weights it stands for, float32."""
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, bitsandbytes.nn.Linear4bit):
+                weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+            elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+                scales = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+                weight = layer.weight.data.float() * scales[:, None] / 127
+            else:
+                continue
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.weight = nn.Parameter(weight.float(), requires_grad=False)
+            plain.bias = layer.bias
+            setattr(parent, name, plain)
+
+
 def group(model):
     pixels, grid = random_video(5, (2, 4, 6))
     ids = random_prompt(5, 6, grid)
@@ -49,7 +67,7 @@ def weights():
 def test_forward_and_lora_gradient_equal_the_dequantised_reference(folder, name):
     plain = quantised(folder, name)
     reference = copy.deepcopy(plain)
-    quantize.dequantise(reference)
+    dequantise(reference)
     pixels, prompt, completions = group(plain)
     kinds = {type(layer) for layer in reference.modules()}
     assert bitsandbytes.nn.Linear4bit not in kinds
@@ -78,7 +96,7 @@ def test_a_layer_of_the_real_width(kind):
     exact = layer.weight.data.clone()
     model = torch.nn.Sequential(layer.to("cpu"))
     reference = copy.deepcopy(model)
-    quantize.dequantise(reference)
+    dequantise(reference)
     x = torch.randn(5, 8960, requires_grad=True)
     (found,) = torch.autograd.grad(model(x).square().sum(), x)
     (expected,) = torch.autograd.grad(reference(x).square().sum(), x)

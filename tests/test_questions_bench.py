@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import asdict
 
@@ -10,11 +11,12 @@ import pandas
 import pytest
 
 from vsr.errors import VsrError
-from vsr.files import read_json
+from vsr.files import fingerprint, read_json
 from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import render
 from vsr.questions import build, dataset
-from vsr.questions.question import FIELDS, Question, read_questions
+from vsr.questions import question as module
+from vsr.questions.question import FIELDS, Question, Questions, joined, read_questions, write_questions
 from vsr.scenes.metainfo import read_scenes
 from vsr.scenes.scene import load_scenes, save_scenes, to_row
 from vsr.video import decode
@@ -49,6 +51,53 @@ def test_parquet_and_jsonl_are_the_same(made):
     for row, question in zip(frame.to_dict("records"), read_questions(made / "questions.jsonl"), strict=True):
         options = None if row["options"] is None else tuple(row["options"])
         assert {**row, "options": options, "pruned": None} == asdict(question)
+
+
+QUOTED = 'is "é\\" in \u2028 the room\t?'
+
+
+@pytest.mark.parametrize("text", ["How many?", QUOTED])
+def test_columns_tell_what_rows_tell(made, tmp_path, monkeypatch, text):
+    monkeypatch.setattr(module, "PART", 7)
+    rows = list(read_questions(made / "questions.jsonl"))[::-1]
+    rows = [
+        Question(**{**vars(row), "question": text, "pruned": [None, True, False][i % 3]}) for i, row in enumerate(rows)
+    ]
+    mixed = rows[::2] + rows[1::2]  # a scene's questions lie apart
+    write_questions(tmp_path / "questions.jsonl", mixed)
+    for large in (1, 1 << 30):  # on the disk, in memory
+        monkeypatch.setattr(module, "LARGE", large)
+        monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
+        found = read_questions(tmp_path / "questions.jsonl")
+        assert bool(found.file) == (large == 1) == (len(pickle.dumps(found)) < 500)
+        assert found == Questions.of(mixed) == pickle.loads(pickle.dumps(found)) == mixed == list(found)
+        assert found.fingerprint() == fingerprint([asdict(row) for row in mixed])
+        assert found[3:9][::-2][1] == mixed[6]
+        assert found[-1] == mixed[-1]
+        scenes = found.by_scene()
+        assert list(scenes) == [scene for (scene,) in found.distinct("scene_name")]
+        assert list(scenes) == list(dict.fromkeys(row.scene_name for row in mixed))
+        grouped = [row for scene in scenes for row in mixed if row.scene_name == scene]
+        assert joined(scenes.values()) == grouped
+        assert joined(scenes.values()).fingerprint() == fingerprint([asdict(row) for row in grouped])
+        assert found.repeated() is found[:0].repeated() is None
+        assert found[:0].by_scene() == {} == dict(found[:0].distinct("id", "scene_name"))
+        assert Questions.of([*mixed, mixed[4], mixed[2]]).repeated() == mixed[4].id
+
+
+def test_a_large_file_that_changed_is_read_again(made, tmp_path, monkeypatch):
+    rows = list(read_questions(made / "questions.jsonl"))
+    monkeypatch.setattr(module, "LARGE", 1)
+    monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
+    assert read_questions(made / "questions.jsonl") == rows  # from the parquet table
+    for kept in (rows, rows[:5]):
+        write_questions(tmp_path / "questions.jsonl", kept)
+        assert read_questions(tmp_path / "questions.jsonl") == kept
+        assert len(list((tmp_path / "questions").rglob("*.arrow"))) == 2  # this file has one
+    with (tmp_path / "questions.jsonl").open("a") as file:
+        file.write(json.dumps({**vars(rows[0]), "ground_truth": "Z" if rows[0].options else "-1"}) + "\n")
+    with pytest.raises(VsrError, match=r"questions\.jsonl, line 6: ground_truth"):
+        read_questions(tmp_path / "questions.jsonl")
 
 
 def test_training_rooms_are_other_rooms_under_the_papers_rules(tmp_path):

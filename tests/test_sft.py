@@ -11,7 +11,7 @@ from vsr.files import read_json
 from vsr.models import folders
 from vsr.questions.dataset import QuestionSet
 from vsr.train import baselines, token_passes, train
-from vsr.train.data import AnswerCollator, rows_of
+from vsr.train.data import AnswerCollator, Rows
 from vsr.train.grpo import config, train_grpo
 
 
@@ -83,7 +83,7 @@ def test_the_questions_are_grpos_in_grpos_order(stage, tmp_path):
     chosen = stage.profile(max_steps=8, num_generations=2, max_completion_length=1)
     base = models.load(str(stage.model))
     loaded = models.Loaded(models.add_lora(base.model, chosen), base.tokenizer, base.info)
-    rows = rows_of("sft", stage.data)
+    rows = Rows("sft", stage.data)
     asked = []
 
     def note(prompts, id, **_):
@@ -93,7 +93,7 @@ def test_the_questions_are_grpos_in_grpos_order(stage, tmp_path):
     def see(path):
         return torch.zeros(12, 32), torch.tensor([[2, 4, 6]])
 
-    train_grpo(loaded, rows_of("grpo", stage.data), [note], config(chosen, tmp_path / "grpo", seed=5), see)
+    train_grpo(loaded, Rows("grpo", stage.data), [note], config(chosen, tmp_path / "grpo", seed=5), see)
     sft = baselines.make("sft", chosen, loaded, rows, see, baselines.config("sft", chosen, tmp_path / "sft", seed=5))
     sft.data_collator = lambda rows: {"id": [row["id"] for row in rows]}
     batches = [batch["id"] for batch in sft.get_train_dataloader()]

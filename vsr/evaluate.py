@@ -22,7 +22,7 @@ from vsr.paper import MODES
 from vsr.profiles import VIDEOS, Profile
 from vsr.progress import track
 from vsr.questions.dataset import QuestionSet
-from vsr.questions.question import Question
+from vsr.questions.question import Question, Questions, joined
 from vsr.runs import Run, Settings, Stage, data_folder
 from vsr.video import decode, patchify
 from vsr.workers import Heart
@@ -46,7 +46,7 @@ class Asked:
     mode: str
     video: str
     stage: str
-    scenes: dict[str, list[Question]]
+    scenes: dict[str, Questions]
     shown: dict[str, str]
 
 
@@ -125,8 +125,8 @@ def constant(bench: QuestionSet, out: str | Path, profile: Profile) -> Run:
     inputs = _hashes(bench, scenes, {})
     run = Run.open(out, "eval-constant", CONSTANT, profile, about=about, inputs=inputs, seed=0)
     if not run.finished:
-        questions = [question for asked in scenes.values() for question in asked]
-        rows = [_row(q, about["constants"][scoring.task_of(q.question_type)]) for q in questions]
+        constants = about["constants"]
+        rows = (_row(q, constants[scoring.task_of(q.question_type)]) for q in joined(scenes.values()))
         write_jsonl(run.path / SAMPLES, rows)
         run.finish()
     return scored(run, profile)
@@ -140,7 +140,7 @@ def shown_videos(bench: QuestionSet, scenes: list[str], video: str, seed: int) -
         return {}
     if video != "shuffled":
         return {scene: scene for scene in scenes}
-    circle = sorted({question.scene_name for question in bench.questions})
+    circle = sorted(scene for (scene,) in bench.questions.distinct("scene_name"))
     if len(circle) < 2:
         raise VsrError(f"video=shuffled: {bench.folder} has one scene only; it needs another scene's video")
     np.random.default_rng(seed).shuffle(circle)
@@ -148,20 +148,14 @@ def shown_videos(bench: QuestionSet, scenes: list[str], video: str, seed: int) -
     return {scene: following[scene] for scene in scenes}
 
 
-def _by_scene(questions: tuple[Question, ...]) -> dict[str, list[Question]]:
-    scenes: dict[str, list[Question]] = {}
-    ids: set[str] = set()
-    for question in questions:
-        if question.id in ids:
-            raise VsrError(f"question id '{question.id}' occurs twice; build the questions again")
-        ids.add(question.id)
-        scenes.setdefault(question.scene_name, []).append(question)
-    return scenes
+def _by_scene(questions: Questions) -> dict[str, Questions]:
+    if (twice := questions.repeated()) is not None:
+        raise VsrError(f"question id '{twice}' occurs twice; build the questions again")
+    return questions.by_scene()
 
 
-def _hashes(bench: QuestionSet, scenes: dict[str, list[Question]], shown: dict[str, str]) -> dict[str, str]:
+def _hashes(bench: QuestionSet, scenes: dict[str, Questions], shown: dict[str, str]) -> dict[str, str]:
     """Hashes of the questions and of the videos (size and first MiB of each: benchmarks have many gigabytes)."""
-    questions = [asdict(question) for asked in scenes.values() for question in asked]
     videos: list[tuple] = []
     for scene, name in shown.items():
         path = bench.video_path(name)
@@ -170,7 +164,7 @@ def _hashes(bench: QuestionSet, scenes: dict[str, list[Question]], shown: dict[s
                 videos.append((scene, name, path.stat().st_size, hashlib.sha256(file.read(2**20)).hexdigest()))
         except OSError:  # missing, or nobody may read it: its questions count as wrong
             videos.append((scene, name))
-    return {"questions": fingerprint(questions), "videos": fingerprint(videos)}
+    return {"questions": joined(scenes.values()).fingerprint(), "videos": fingerprint(videos)}
 
 
 def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> dict:
@@ -197,7 +191,7 @@ def speed(questions: int, seconds: float) -> dict:
     }
 
 
-def _resume(samples: Path, scenes: dict[str, list[Question]]) -> set[str]:
+def _resume(samples: Path, scenes: dict[str, Questions]) -> set[str]:
     """The scenes answered in full; rows of a scene cut short by a kill are taken out of the file."""
     rows = list(read_jsonl(samples)) if samples.is_file() else []
     answered: dict[str, int] = {}

@@ -21,10 +21,11 @@ UNZIPPING = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAErro
 UNZIPPING += (OSError, ValueError, OverflowError)
 
 
-def atomic_write(path: str | Path, content: str | bytes) -> None:
-    """Write `content` whole or not at all: a full disk or a killed process leaves the old file as it was."""
+def atomic_write(path: str | Path, content: str | bytes | Iterable[str | bytes]) -> None:
+    """Write `content`, or its parts, whole or not at all: a full disk or a killed process leaves the old file as it
+    was."""
     path = Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    parts = [content] if isinstance(content, str | bytes) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -32,7 +33,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
         raise unwritable(path, error) from None
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(part.encode("utf-8") if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
         as_the_umask_says(Path(temporary))
@@ -114,7 +115,7 @@ def append_jsonl(path: str | Path, row: dict) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """All rows of a jsonl file; atomic."""
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    atomic_write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:

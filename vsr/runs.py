@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -163,6 +162,10 @@ class Run:
         """Method, mode, seed, beta, video ...: what `find` looks for."""
         return self.manifest["about"]
 
+    def of(self, stage: str | None, about: dict) -> bool:
+        """Whether it is one of a `stage` (None: any) with these values in `about`."""
+        return stage in (None, self.manifest["stage"]) and all(self.about.get(key) == about[key] for key in about)
+
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -181,11 +184,7 @@ def find(out: str | Path, stage: str | None = None, **about: object) -> list[Run
     """The finished runs directly in `out`, by name: those of one `stage` whose manifests have these values in `about`
     (None also finds a manifest that says nothing)."""
     runs = [Run(path, manifest) for path, manifest in _all(Path(out)) if manifest.get("finished")]
-    return [
-        run
-        for run in runs
-        if stage in (None, run.manifest["stage"]) and all(run.about.get(key) == about[key] for key in about)
-    ]
+    return [run for run in runs if run.of(stage, about)]
 
 
 def earlier(results: str | Path) -> list[Path]:
@@ -198,21 +197,17 @@ def _all(out: Path) -> Iterator[tuple[Path, dict]]:
         yield path.parent, _manifest(path.parent)
 
 
-@lru_cache(maxsize=4096)
-def _parsed(path: Path, changed: int, size: int) -> dict:
-    """A manifest, read once for every state of its file. VsrError where it is none of ours."""
+def _manifest(path: Path) -> dict:
+    """The manifest in a run folder; {} without one. VsrError where it is none of ours."""
+    path = path / MANIFEST
+    if not path.is_file():
+        return {}
     found = read_json(path)
     kinds = {"id": str, "stage": str, "identity": str, "about": dict, "settings": dict, "finished": bool}
     for key, kind in kinds.items():
         if not isinstance(found.get(key), kind):
             raise VsrError(f"{path}: '{key}' is missing or no {kind.__name__}; is it another version's? move it away")
     return found
-
-
-def _manifest(path: Path) -> dict:
-    """The manifest in a run folder; {} without one."""
-    facts = (path / MANIFEST).stat() if (path / MANIFEST).is_file() else None
-    return dict(_parsed(path / MANIFEST, facts.st_mtime_ns, facts.st_size)) if facts else {}
 
 
 def _ours(path: Path) -> dict:

@@ -100,11 +100,16 @@ def train(variants: dict[str, Study]) -> list[Path]:
 
 def train_alone(study: Study, data: QuestionSet, seed: int) -> None:
     """vsGRPO, its peak of GPU memory free of what ran before in this process."""
+    forget()
+    training.train("grpo", study.profile, data, study.results, seed, mode=MODE)
+
+
+def forget() -> None:
+    """Free what this process held before and count its peak of GPU memory anew."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    training.train("grpo", study.profile, data, study.results, seed, mode=MODE)
 
 
 def evaluate_all(variants: dict[str, Study], trained: Sequence[Path]) -> dict[str, dict]:

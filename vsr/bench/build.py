@@ -38,8 +38,8 @@ def main() -> dict:
             truth = make_layout(name, 0).truth(VERTICES)
             areas = {"vsi100k": truth.room_size, "vsibench": truth.room_size}
             scans.keep(kept / scans.KEPT, scans.Scan(truth, areas, ()), "", name)
-        read = _apart(_read, root)
-        asked = _apart(_ask, kept, names)
+        read = apart(_read, root)
+        asked = apart(_ask, kept, names)
         manifest = read_json(kept / "manifest.json")
     scale = SCANNET / READ / 60
     row = {
@@ -88,22 +88,23 @@ def _ask(kept: Path, names: list[str]) -> int:
     return 0
 
 
-def _apart(stage: Callable[..., int], *arguments: object) -> dict[str, float]:
+def apart(stage: Callable[..., int], *arguments: object) -> dict[str, float]:
     """A stage, which returns the number of its worker processes, in a fresh process, so that its memory is its own."""
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        # a spawned process would begin with our own peak as its own
+        with ProcessPoolExecutor(1, get_context("forkserver")) as pool:
             return pool.submit(_measure, stage, *arguments).result()
     except BrokenProcessPool:
-        raise VsrError("bench build: its process died (out of memory?); see the message above") from None
+        raise VsrError("bench: its process died (out of memory?); see the message above") from None
 
 
 def _measure(stage: Callable[..., int], *arguments: object) -> dict[str, float]:
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     workers = stage(*arguments)
-    wall = time.perf_counter() - started
+    wall, used = time.perf_counter() - started, time.process_time() - used
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "wall_s": round(wall, 2),
-        "cpu_s": round(sum(use.ru_utime + use.ru_stime for use in (own, children)), 2),
+        "cpu_s": round(used + children.ru_utime + children.ru_stime, 2),
         "peak_mb": round((own.ru_maxrss + workers * children.ru_maxrss) / 1024),
     }

@@ -4,7 +4,6 @@ weights, nf4 and bf16; then the tables of `vsr bench grpo` and `vsr bench eval` 
 Nothing is downloaded: the tokenizer is the study's, whose ids fit in the real vocabulary; shapes do not depend on it.
 """
 
-import gc
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from vsr.models.folders import TINY_FOLDER, random_folder
 from vsr.profiles import Profile
 from vsr.prompts import render
 from vsr.train.grpo import config, train_grpo
+from vsr.variants import forget
 
 PROFILES = ("qlora-2b", "paper-2b")  # nf4 and bf16
 LENGTHS = (8, 128)  # tokens a completion
@@ -61,7 +61,7 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
     video) in seconds; each as `_estimated` and `_measured`."""
     length = profile.max_completion_length
     work = replace(workload(profile, "vanilla"), completion=length)
-    _forget()
+    forget()
     loaded = models.load(**models.arguments("base", profile))
     row = {"profile": profile.name, "quantization": profile.quantization, "prompt": work.prompt}
     row |= {"completion": length, "group": profile.num_generations, "questions": profile.questions_per_step}
@@ -69,7 +69,7 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
     pixels = torch.randn(int(np.prod(work.grid)), PATCH)
     grid = torch.tensor([work.grid])
     row["vision_measured"] = seconds(lambda: video_features(loaded.model, pixels, grid), 3)
-    _forget()
+    forget()
     _train(work, loaded, folder, steps)
     lines = list(read_jsonl(folder / "log.jsonl"))
     # (steps, phases)
@@ -113,14 +113,6 @@ def _train(work: Workload, loaded: Loaded, folder: Path, steps: int) -> None:
         )
     finally:
         adapted.model.unload()
-
-
-def _forget() -> None:
-    """Free what earlier rows held and start counting peaks anew."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def line(row: dict) -> str:

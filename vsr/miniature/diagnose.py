@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from vsr import evaluate, models, prompts, runs, scoring
 from vsr.engine import FeatureCache, Prompt, rollouts
 from vsr.errors import VsrError
-from vsr.files import fingerprint, read_jsonl, write_json
+from vsr.files import read_jsonl, write_json
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.pretrain import PROBES
 from vsr.miniature.rooms import VALUES, VIEWS, facing
@@ -128,7 +128,7 @@ def diagnose(
     arguments = models.arguments("base", profile)
     info = models.describe(**arguments)
     asked = {"bench": bench, "train": train}
-    inputs = {name: fingerprint([asdict(q) for q in data.questions]) for name, data in asked.items()}
+    inputs = {name: data.questions.fingerprint() for name, data in asked.items()}
     about = {"model": info, "sampled": sampled}
     run = Run.open(out, "diagnosis", DIAGNOSE, profile, about=about, inputs=inputs, seed=profile.seed)
     if run.finished:

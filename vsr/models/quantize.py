@@ -56,24 +56,6 @@ def keep_precision(model: nn.Module) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def dequantise(model: nn.Module) -> None:
-    """Replace every quantised layer by a plain one with the very weights it stands for, float32: the reference that
-    the 4- and 8-bit kernels are measured against."""
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, bitsandbytes.nn.Linear4bit):
-                weight = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-            elif isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-                scales = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
-                weight = layer.weight.data.float() * scales[:, None] / 127
-            else:
-                continue
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-            plain.weight = nn.Parameter(weight.float(), requires_grad=False)
-            plain.bias = layer.bias
-            setattr(parent, name, plain)
-
-
 def rounding_error(name: str, rows: int = 64, width: int = 4096) -> float:
     """How far normally distributed weights (rows, width) are off once rounded by the kernels of one of QUANTIZATIONS:
     the root mean square error, as a share of the weights' own."""

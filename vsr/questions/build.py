@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pyarrow import parquet
 
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.progress import track
 from vsr.questions import held_out, tasks
 from vsr.questions import rules as rule_sets
-from vsr.questions.question import FIELDS, FREE_DIRECTION, Draft, Question, write_questions
+from vsr.questions.question import FIELDS, FREE_DIRECTION, Draft, Question, Questions, write_questions
 from vsr.questions.rules import Rules
 from vsr.runs import come_back, differences, step_aside
 from vsr.scenes.geometry import turn_angle
@@ -153,11 +154,12 @@ def _unclear(once: list[Box]) -> int:
 
 def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: int, **facts: object) -> None:
     """questions.jsonl, the same as questions.parquet, and manifest.json with counts, hashes and further `facts`."""
-    folder = Path(folder)
+    folder, table = Path(folder), io.BytesIO()
     if not questions:
         raise VsrError(f"{folder}: the scenes allow no question under {rules}; do labels occur once in them?")
     write_questions(folder / "questions.jsonl", questions)
-    atomic_write(folder / "questions.parquet", _parquet(questions))
+    parquet.write_table(Questions.of(questions).table.select(list(FIELDS)), table)
+    atomic_write(folder / "questions.parquet", table.getvalue())
     manifest = {
         "rules": rules,
         "seed": seed,
@@ -169,18 +171,6 @@ def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: i
         **facts,
     }
     write_json(folder / "manifest.json", manifest)
-
-
-def _parquet(questions: Sequence[Question]) -> bytes:
-    """VSI-Bench's columns; options are lists of text, also where no question has any."""
-    import pyarrow
-    from pyarrow import parquet
-
-    kinds = {name: pyarrow.list_(pyarrow.string()) if name == "options" else pyarrow.string() for name in FIELDS}
-    columns = {name: [getattr(question, name) for question in questions] for name in FIELDS}
-    buffer = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns, schema=pyarrow.schema(kinds.items())), buffer)
-    return buffer.getvalue()
 
 
 def build_rooms(

@@ -12,7 +12,7 @@ from vsr.errors import VsrError, unknown
 from vsr.files import extract, read_json_value, read_text
 from vsr.questions import leak
 from vsr.questions.build import write
-from vsr.questions.question import NUMERICAL, Question, from_row, read_questions
+from vsr.questions.question import NUMERICAL, Question, Questions, from_row, read_questions
 from vsr.runs import data_folder
 from vsr.scenes.scene import Scene, load_scenes
 
@@ -25,7 +25,7 @@ class QuestionSet:
     VSI-Bench's archives unpack."""
 
     folder: Path
-    questions: tuple[Question, ...]
+    questions: Questions
 
     def video_path(self, scene_name: str) -> Path:
         """The scene's video, or where it should be: a missing one counts as wrong answers and must not vanish."""
@@ -44,10 +44,10 @@ class QuestionSet:
         return {scene.id: scene for scene in load_scenes(self.folder / "scenes.jsonl")}
 
     @cached_property
-    def _datasets(self) -> dict[str, dict[str, None]]:
-        found: dict[str, dict[str, None]] = {}
-        for question in self.questions:
-            found.setdefault(question.scene_name, {})[question.dataset] = None
+    def _datasets(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for scene, dataset in self.questions.distinct("scene_name", "dataset"):
+            found.setdefault(scene, []).append(dataset)
         return found
 
 
@@ -59,7 +59,7 @@ def load(folder: str | Path) -> QuestionSet:
     names = [name for name in NAMES if (folder / name).is_file()]
     if not names:
         raise VsrError(f"{folder}: holds none of {', '.join(NAMES)}; make it with 'vsr build procedural'")
-    return QuestionSet(folder, tuple(read_questions(folder / names[0])))
+    return QuestionSet(folder, read_questions(folder / names[0]))
 
 
 # --- VSI-Bench ---
@@ -114,7 +114,7 @@ def load_vsibench(
     if len(questions) != TOTALS[config] and not subset:
         raise VsrError(f"{file}: {len(questions)} questions, VSI-Bench ({config}) has {TOTALS[config]}; {REMEDY}")
     _unpack(folder, target, questions)
-    return QuestionSet(target, tuple(questions))
+    return QuestionSet(target, questions)
 
 
 def _copy(source: str | Path) -> tuple[Path, Path]:
@@ -133,7 +133,7 @@ def _copy(source: str | Path) -> tuple[Path, Path]:
     return folder, found[0]
 
 
-def _read(file: Path) -> list[Question]:
+def _read(file: Path) -> Questions:
     if file.suffix == ".parquet":
         from pyarrow import ArrowException, parquet
 
@@ -141,16 +141,15 @@ def _read(file: Path) -> list[Question]:
             rows = parquet.read_table(file).to_pylist()
         except (ArrowException, OSError, ValueError) as error:
             raise VsrError(f"{file}: not a readable parquet table ({error}); {REMEDY}") from None
-        questions = [from_row(row, f"{file}, row {number}") for number, row in enumerate(rows)]
+        questions = Questions.of(from_row(row, f"{file}, row {number}") for number, row in enumerate(rows))
     else:
         questions = read_questions(file)
-    twice = [name for name, times in Counter(question.id for question in questions).items() if times > 1]
-    if twice:
-        raise VsrError(f"{file}: id {twice[0]} occurs more than once; {REMEDY}")
+    if (twice := questions.repeated()) is not None:
+        raise VsrError(f"{file}: id {twice} occurs more than once; {REMEDY}")
     return questions
 
 
-def _half(questions: list[Question], folder: Path, config: str, file: Path) -> list[Question]:
+def _half(questions: Questions, folder: Path, config: str, file: Path) -> Questions:
     """The rows of a config: by pruned_ids.txt joined on id, else by the rows' own mark."""
     if config == "full":
         return questions
@@ -165,14 +164,14 @@ def _half(questions: list[Question], folder: Path, config: str, file: Path) -> l
         pruned = {question.id for question in questions if question.pruned}
     else:
         raise VsrError(f"{file}: '{config}' needs {PRUNED_IDS} beside it, or a column 'pruned'; neither is there")
-    return [question for question in questions if (question.id in pruned) == (config == "pruned")]
+    return Questions.of(question for question in questions if (question.id in pruned) == (config == "pruned"))
 
 
-def _unpack(folder: Path, target: Path, questions: list[Question]) -> None:
+def _unpack(folder: Path, target: Path, questions: Questions) -> None:
     """Take out of the archives the videos that are asked about and are not there yet."""
     wanted: dict[str, set[str]] = {}
-    for question in questions:
-        wanted.setdefault(question.dataset, set()).add(question.scene_name)
+    for dataset, scene in questions.distinct("dataset", "scene_name"):
+        wanted.setdefault(dataset, set()).add(scene)
     for dataset, scenes in sorted(wanted.items()):
         archive = folder / f"{dataset}.zip"
         places = [target / "videos", target / dataset]

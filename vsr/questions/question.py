@@ -1,12 +1,22 @@
-"""The record that every part of the study shares: one question about one scene; and what it is before it is chosen."""
+"""The record that every part of the study shares: one question about one scene; what it is before it is chosen; and
+many of them, a column a field, so that a million cost what their text does."""
 
+import hashlib
+import json
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from operator import index
 from pathlib import Path
 
+import numpy as np
+import pyarrow
+from pyarrow import compute, ipc, parquet
+
 from vsr.errors import VsrError
-from vsr.files import placed_jsonl, write_jsonl
+from vsr.files import atomic_write, fingerprint, hash_files, placed_jsonl, read_json, write_jsonl
+from vsr.runs import data_folder
 
 NUMERICAL = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
 DIRECTIONS = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard")
@@ -31,6 +41,13 @@ class Question:
 
 
 FIELDS = ("id", "dataset", "scene_name", "question_type", "question", "options", "ground_truth")
+TEXTS = tuple(name for name in FIELDS if name != "options")
+SCHEMA = pyarrow.schema(
+    {name: pyarrow.string() if name in TEXTS else pyarrow.list_(pyarrow.string()) for name in FIELDS}
+    | {"pruned": pyarrow.bool_()}
+)
+PART = 1 << 16  # questions at a time, where all are gone through
+LARGE = 1 << 22  # bytes of a file whose table is kept on the disk, so that the system can drop and share its pages
 
 
 @dataclass(frozen=True)
@@ -47,12 +64,149 @@ class Draft:
     balance: str | None = None
 
 
-def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a jsonl file. A row that is no question is an error naming the file, line and field."""
-    questions = [from_row(row, where) for where, row in placed_jsonl(path)]
+class Questions(Sequence[Question]):
+    """Questions as rows of an Arrow `table` (SCHEMA), those at the places `order` (all: None) in that order; a Question
+    is made when it is asked for. `file` is where the table is mapped from: a copy for another process names it."""
+
+    def __init__(self, table: pyarrow.Table, order: Sequence[int] | None = None, file: Path | None = None):
+        self.table, self.file = table, file
+        self.order = range(len(table)) if order is None else order
+
+    @classmethod
+    def of(cls, questions: Iterable[Question]) -> "Questions":
+        """The same questions in columns."""
+        return cls(pyarrow.Table.from_batches(_batches(questions), SCHEMA))
+
+    @classmethod
+    def mapped(cls, file: Path, order: Sequence[int] | None = None) -> "Questions":
+        """Those in a file of Arrow's stream format, which stays on the disk."""
+        return cls(ipc.open_stream(pyarrow.memory_map(str(file))).read_all(), order, file)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, at):
+        if isinstance(at, slice):
+            return Questions(self.table, self.order[at], self.file)
+        place = self.order[index(at)]
+        return _question(self.table.slice(place, 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Question]:
+        return (_question(row) for part in self.parts() for row in part.to_pylist())
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __reduce__(self) -> tuple:
+        return (Questions.mapped, (self.file, self.order)) if self.file else (Questions, (self.table, self.order))
+
+    def parts(self, *names: str) -> Iterator[pyarrow.Table]:
+        """The rows, some columns (all) of PART at a time."""
+        table = self.table.select(names or SCHEMA.names)
+        for at in range(0, max(1, len(self)), PART):
+            order = self.order[at : at + PART]
+            whole = isinstance(order, range) and order.step == 1
+            yield table.slice(order.start, len(order)) if whole else table.take(np.asarray(order))
+
+    def distinct(self, *names: str) -> list[tuple[str, ...]]:
+        """The different values of some fields, in the order in which they come first."""
+        table = pyarrow.concat_tables(self.parts(*names))
+        found = table.group_by(list(names), use_threads=False).aggregate([])
+        return list(zip(*(found[name].to_pylist() for name in names), strict=True))
+
+    def repeated(self) -> str | None:
+        """The first id that occurs again."""
+        ids = [np.fromiter(map(hash, part["id"].to_pylist()), np.int64) for part in self.parts("id")]
+        if len(np.unique(np.concatenate(ids))) == len(self):
+            return None  # different hashes are different ids; equal ones have to be looked at
+        seen: set[str] = set()
+        return next((question.id for question in self if question.id in seen or seen.add(question.id)), None)
+
+    def by_scene(self) -> dict[str, "Questions"]:
+        """Each scene's questions; scenes and questions in the order in which they come."""
+        names = pyarrow.concat_tables(self.parts("scene_name"))["scene_name"]
+        coded = names.dictionary_encode().combine_chunks()
+        codes, scenes = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+        grouped = (np.diff(codes) >= 0).all()  # as they are built: ranges, which cost nothing
+        order = self.order if grouped else np.asarray(self.order)[np.argsort(codes, kind="stable")]
+        ends = np.cumsum(np.bincount(codes)).tolist()
+        parts = (order[at:end] for at, end in zip([0, *ends], ends, strict=False))
+        return {scene: Questions(self.table, part, self.file) for scene, part in zip(scenes, parts, strict=True)}
+
+    def fingerprint(self) -> str:
+        """`vsr.files.fingerprint` of the questions as a list of dicts, which is never made."""
+        digest, between = hashlib.sha256(b"["), b""
+        for part in self.parts():
+            digest.update(between)
+            digest.update(_json(part))
+            between = b", "
+        digest.update(b"]")
+        return digest.hexdigest()[:16]
+
+
+def joined(parts: Iterable[Questions]) -> Questions:
+    """Parts of one set, one after the other; at least one."""
+    parts = list(parts)
+    order = np.concatenate([part.order for part in parts])
+    order = range(order[0], order[-1] + 1) if (np.diff(order) == 1).all() else order
+    return Questions(parts[0].table, order, parts[0].file)
+
+
+def _question(row: dict) -> Question:
+    return Question(**row | {"options": row["options"] and tuple(row["options"])})
+
+
+def _json(rows: pyarrow.Table) -> bytes | pyarrow.Buffer:
+    """Rows as `json.dumps` writes a list of dicts with sorted keys, without its brackets."""
+    rows, join = rows.combine_chunks(), compute.binary_join_element_wise
+    texts = [*(rows[name] for name in TEXTS), compute.coalesce(compute.binary_join(rows["options"], " "), "")]
+    # what json would escape is left to it
+    if compute.any(compute.match_substring_regex(join(*texts, ""), r"[^ !#-\[\]-~]")).as_py():
+        return json.dumps(rows.to_pylist(), sort_keys=True)[1:-1].encode()
+    values = {name: join('"', rows[name], '"', "") for name in TEXTS}
+    values["options"] = compute.coalesce(join('["', compute.binary_join(rows["options"], '", "'), '"]', ""), "null")
+    values["pruned"] = compute.coalesce(rows["pruned"].cast(pyarrow.string()), "null")
+    pairs = [part for name in sorted(values) for part in (f', "{name}": ', values[name])]
+    lines = join("{" + pairs[0][2:], *pairs[1:], "}", "").combine_chunks()
+    return compute.binary_join(pyarrow.ListArray.from_arrays([0, len(lines)], lines), ", ")[0].as_buffer()
+
+
+def _batches(questions: Iterable[Question]) -> Iterator[pyarrow.RecordBatch]:
+    rows = map(vars, questions)
+    parts = iter(lambda: list(islice(rows, PART)), [])
+    return (pyarrow.RecordBatch.from_pylist(part, SCHEMA) for part in parts)
+
+
+def read_questions(path: str | Path) -> Questions:
+    """The questions of a jsonl file; those of a LARGE one stay on the disk, in data/questions. A row that is no
+    question is an error naming the file, line and field."""
+    path = Path(path)
+    rows = _batches(from_row(row, where) for where, row in placed_jsonl(path))
+    facts = path.stat() if path.is_file() else None
+    if facts is None or facts.st_size < LARGE:
+        questions = Questions(pyarrow.Table.from_batches(rows, SCHEMA))
+    else:
+        place = data_folder() / "questions" / fingerprint(str(path.resolve()))
+        file = place / f"{facts.st_size}-{facts.st_mtime_ns}.arrow"
+        if not file.is_file():
+            atomic_write(file, (part.serialize() for part in chain([SCHEMA], _built(path) or rows)))
+            for other in set(place.glob("*.arrow")) - {file}:  # of the file as it was; whoever has it open keeps it
+                other.unlink(missing_ok=True)
+        questions = Questions.mapped(file)
     if not questions:
         raise VsrError(f"{path}: holds no questions; build it again with 'vsr build'")
     return questions
+
+
+def _built(path: Path) -> Iterator[pyarrow.RecordBatch] | None:
+    """The same rows from the parquet table beside them, ten times faster; None unless the manifest of `vsr build`
+    vouches for both files."""
+    manifest, table = path.with_name("manifest.json"), path.with_name("questions.parquet")
+    hashes = read_json(manifest).get("hashes") or {} if manifest.is_file() else {}
+    if not table.is_file() or any(hashes.get(file.name) != hash_files(file) for file in (path, table)):
+        return None
+    parts = parquet.ParquetFile(table, memory_map=True).iter_batches(PART)
+    return (part.append_column("pruned", pyarrow.nulls(len(part), pyarrow.bool_())) for part in parts)
 
 
 def from_row(row: dict, where: str) -> Question:
@@ -105,5 +259,5 @@ def _positive(truth: object) -> bool:
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
     """One json line a question, in the order given; atomic."""
-    rows = map(asdict, questions)
+    rows = map(vars, questions)
     write_jsonl(path, ({key: row[key] for key in row if key != "pruned" or row[key] is not None} for row in rows))

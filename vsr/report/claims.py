@@ -11,6 +11,7 @@ from pathlib import Path
 from vsr import markdown, paper, profiles, runs
 from vsr.files import atomic_write, write_json
 from vsr.paper import CLAIMS, Claim
+from vsr.report import once, reading
 from vsr.report.evaluations import BASE, TABLE_2, evaluation
 from vsr.report.judgements import TESTS, Finding, UndecidedError, combine
 from vsr.report.tables import NOT_RUN
@@ -86,6 +87,8 @@ def judge(claim: Claim, results: str | Path) -> Entry:
     return Entry(claim, tuple(findings), combine([found.verdict for found in findings if found.verdict]))
 
 
+@once
+@reading()
 def ledger(results: str | Path) -> list[Entry]:
     """All ten claims judged by the runs in `results`, which is results/<profile>."""
     return [judge(claim, Path(results)) for claim in CLAIMS]

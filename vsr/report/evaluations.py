@@ -4,13 +4,14 @@ A trained model is evaluated with the prompt it was trained with, unless Table 2
 """
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from vsr import runs, scoring
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
 from vsr.paper import TASKS
+from vsr.report import finished, once
 from vsr.scoring import intervals
 from vsr.scoring.intervals import Answers, Value
 
@@ -32,9 +33,10 @@ class Method:
     def find(self, results: str | Path, video: str = "true") -> list[runs.Run]:
         """Its finished evaluations on all questions, by the seed of the training."""
         if self.method == "constant":
-            return runs.find(results, "constant")
+            return [run for run in finished(Path(results)) if run.of("constant", {})]
         about = {"method": self.method, "trained_mode": self.trained, "ablated": None, "limit": None}
-        found = runs.find(results, "answer", mode=self.mode, video=video, **about)
+        about |= {"mode": self.mode, "video": video}
+        found = [run for run in finished(Path(results)) if run.of("answer", about)]
         found = [run for run in found if bool(run.about.get("budget")) == self.compute]
         return sorted(found, key=lambda run: run.about.get("train_seed") or 0)
 
@@ -99,6 +101,11 @@ class Evaluation:
 
 def evaluation(results: str | Path, method: Method, video: str = "true") -> Evaluation | None:
     """The finished runs of a method; None if there are none."""
+    return _evaluation(Path(results), method, video)
+
+
+@once
+def _evaluation(results: Path, method: Method, video: str) -> Evaluation | None:
     found = [run for run in method.find(results, video) if (run.path / "summary.json").is_file()]
     return Evaluation(method, tuple(found), tuple(map(_summary, found))) if found else None
 
@@ -120,13 +127,6 @@ def _summary(run: runs.Run) -> dict:
 
 
 def _answers(path: Path) -> Answers:
-    stat = path.stat() if path.is_file() else None
-    return _read_answers(path, stat and (stat.st_mtime_ns, stat.st_size))
-
-
-@lru_cache(maxsize=2048)  # a report reads the same answers for tables, figures and verdicts
-def _read_answers(path: Path, stamp: tuple[int, int] | None) -> Answers:
-    """`stamp` is the state of the file."""
     try:
         return scoring.answered(list(read_jsonl(path)))
     except VsrError as error:

@@ -14,7 +14,7 @@ import pandas
 
 from vsr.errors import VsrError
 from vsr.files import read_jsonl
-from vsr.runs import find as find_runs
+from vsr.report import finished, once
 from vsr.scoring.rewards import TAGGED_MODES
 
 FORMAT, ACCURACY, TOTAL, KL = "rewards/format_reward/mean", "rewards/accuracy_reward/mean", "reward", "kl"
@@ -43,12 +43,13 @@ class TrainingLog:
         return np.array([row["step"] for row in self.rows], dtype=int)
 
 
+@once
 def find(results: str | Path) -> list[TrainingLog]:
     """The finished GRPO runs in `results`, by mode, falling beta and seed."""
     found = []
-    for run in find_runs(results, "grpo"):
+    for run in finished(Path(results)):
         path, manifest = run.path / "log.jsonl", run.manifest
-        if not path.is_file():
+        if not run.of("grpo", {}) or not path.is_file():
             continue
         rows = tuple(read_jsonl(path))
         if not rows or any("step" not in row for row in rows):

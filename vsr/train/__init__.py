@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from vsr import models, runs
 from vsr.engine.inputs import FeatureCache
 from vsr.errors import VsrError, unknown
-from vsr.files import as_the_umask_says, fingerprint, read_jsonl
+from vsr.files import as_the_umask_says, read_jsonl
 from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
@@ -73,7 +73,7 @@ def train(
     if method == "grpo" and budget:
         raise VsrError(f"budget={budget}: it is for sft and dpo, which are measured against a GRPO run")
     from vsr.train import baselines, grpo
-    from vsr.train.data import rows_of
+    from vsr.train.data import Rows
     from vsr.train.fit import fit
 
     path = Path(out) / run_name(profile, method, seed, mode, beta, budget)
@@ -87,7 +87,7 @@ def train(
 
     args = arguments(STAGES[method].view(profile))  # its errors come before any work
     grpo.check_devices(args, method)
-    caution = leak.check_folder(data.folder, (question.scene_name for question in data.questions))
+    caution = leak.check_folder(data.folder, (scene for (scene,) in data.questions.distinct("scene_name")))
     about = {
         "method": method,
         "mode": mode,
@@ -97,7 +97,7 @@ def train(
         "model": loaded.info if loaded else models.describe(**models.arguments("base", profile)),
     }
     profile = replace(profile, quantization=about["model"]["quantization"])  # a base may be kept quantised
-    inputs = {"questions": fingerprint([asdict(question) for question in data.questions])}
+    inputs = {"questions": data.questions.fingerprint()}
     main = args.process_index == 0
     with args.main_process_first(local=False):  # the one writer of the folder; the others read what it left
         if main:
@@ -108,7 +108,7 @@ def train(
     if run.finished:
         return run
     settings = run.settings  # from here on nothing reads a setting that the stage does not declare
-    args, rows = arguments(settings), rows_of(method, data, mode, seed)
+    args, rows = arguments(settings), Rows(method, data, mode, seed)
     base = loaded or models.load(**models.arguments("base", settings))
     torch.manual_seed(seed)
     with _guest(base.model):

@@ -4,7 +4,7 @@ video of TRL's SFT and DPO trainers, whose own collators drop it in silence."""
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,28 +28,42 @@ OPPOSITE = {"left": "right", "right": "left"}
 IGNORED = -100  # a label that the loss leaves out
 
 
-def rows_of(method: str, data: QuestionSet, mode: str = "vanilla", seed: int = 0) -> list[dict]:
-    """One row a question: `id`, `prompt` (the paper's training prompt, section 3.2, as a conversation), `video` (a path
-    or None), and what the method learns from: the columns that rewards read (grpo), `answer` (sft, dpo) and `rejected`
-    (dpo). VsrError, naming the question, where DPO has no wrong answer."""
-    rows = []
-    for question in data.questions:
-        video = data.video_path(question.scene_name)
-        prompt = messages(question, mode, stage="train", video=video is not None)
-        row = {"id": question.id, "prompt": prompt, "video": None if video is None else str(video)}
-        if method == "grpo":
-            row |= {name: getattr(question, name) for name in ("question_type", "ground_truth", "options")}
-        else:
-            row["answer"] = question.ground_truth
-        rows.append(row | ({"rejected": rejected(question, seed)} if method == "dpo" else {}))
-    check_rows(rows)
-    return rows
+class Rows(Sequence[dict]):
+    """One row a question, made when it is asked for: `id`, `prompt` (the paper's training prompt, section 3.2, as a
+    conversation), `video` (a path), and what the method learns from: the columns that rewards read (grpo), `answer`
+    (sft, dpo) and `rejected` (dpo; VsrError, naming the question, where DPO has no wrong answer)."""
+
+    def __init__(self, method: str, data: QuestionSet, mode: str = "vanilla", seed: int = 0):
+        """VsrError where two questions have one id."""
+        self.method, self.data, self.mode, self.seed = method, data, mode, seed
+        if (twice := data.questions.repeated()) is not None:
+            raise VsrError(f"{data.folder}: question id '{twice}' occurs twice; build the questions again")
+
+    def __len__(self) -> int:
+        return len(self.data.questions)
+
+    def __getitem__(self, at):
+        found = self.data.questions[at]
+        return list(map(self._row, found)) if isinstance(at, slice) else self._row(found)
+
+    def __iter__(self) -> Iterator[dict]:
+        return map(self._row, self.data.questions)
+
+    def _row(self, question: Question) -> dict:
+        video = str(self.data.video_path(question.scene_name))
+        row = {"id": question.id, "prompt": messages(question, self.mode, stage="train"), "video": video}
+        if self.method == "grpo":
+            return row | {name: getattr(question, name) for name in ("question_type", "ground_truth", "options")}
+        row["answer"] = question.ground_truth
+        return row | ({"rejected": rejected(question, self.seed)} if self.method == "dpo" else {})
 
 
-def check_rows(rows: list[dict]) -> None:
+def check_rows(rows: Sequence[dict]) -> None:
     """Raise VsrError unless all rows have the same columns: an id of its own, prompt, video (or None), and others."""
     if not rows:
         raise VsrError("no training samples; build some with 'vsr build'")
+    if isinstance(rows, Rows):  # they are so by their making
+        return
     columns, seen = rows[0].keys(), set()
     for number, row in enumerate(rows):
         missing = ({"id", "prompt", "video"} | columns) - row.keys()
@@ -65,14 +79,16 @@ class Schedule(torch.utils.data.Dataset):
     list: `batches` of `size` questions (of all processes together), each coming `repeat` times in a row; every epoch is
     a permutation drawn from (seed, epoch)."""
 
-    def __init__(self, rows: list[dict], batches: int, size: int, seed: int, *, repeat: int = 1, shuffle: bool = True):
+    def __init__(
+        self, rows: Sequence[dict], batches: int, size: int, seed: int, *, repeat: int = 1, shuffle: bool = True
+    ):
         self.rows = rows
         order: list[int] = []
         # whole epochs until there is enough; a batch may lie across the seam of two
         for epoch in range(-(-batches * size // len(rows))):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             drawn = torch.randperm(len(rows), generator=generator) if shuffle else torch.arange(len(rows))
-            order += drawn.tolist()
+            order += drawn[: batches * size - len(order)].tolist()
         starts = range(0, batches * size, size)
         self.order = [i for start in starts for _ in range(repeat) for i in order[start : start + size]]
 
