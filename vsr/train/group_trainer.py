@@ -22,7 +22,7 @@ from vsr.engine.inputs import Prompt, base_model, passes
 from vsr.engine.logps import packed_logps, pass_budget
 from vsr.files import append_jsonl
 from vsr.models import Loaded, end_id, suppressed
-from vsr.train.data import Schedule, See, read_prompt
+from vsr.train.data import Rows, Schedule, See, read_prompt
 from vsr.train.fit import AdapterTrainer, peak_memory
 from vsr.train.objective import (
     Gradients,
@@ -78,7 +78,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
     def __init__(
         self,
         loaded: Loaded,
-        rows: list[dict],
+        rows: Sequence[dict],
         reward_functions: Sequence[RewardFunction],
         args: GRPOConfig,
         see: See,
@@ -103,7 +103,8 @@ class GroupTrainer(AdapterTrainer, Trainer):
             self.device_memory = torch.cuda.get_device_properties(args.device).total_memory
             self.allocated = torch.cuda.memory_allocated(args.device)
         self.eos, self.suppress = end_id(loaded.tokenizer), suppressed(loaded.tokenizer)
-        self.kinds = sorted({row["question_type"] for row in rows if "question_type" in row})
+        known = [kind for (kind,) in rows.data.questions.distinct("question_type")] if isinstance(rows, Rows) else None
+        self.kinds = sorted(known or {row["question_type"] for row in rows if "question_type" in row})
         self.batch: Batch
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
