@@ -4,7 +4,7 @@ import pytest
 import torch
 from naive import naive_logps, random_model, random_prompt, random_video, with_lora
 
-from vsr.engine import attention
+from vsr.engine import logps
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps, packed_logps
 
@@ -41,7 +41,7 @@ def relative(ours: dict, theirs: dict) -> float:
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_logps_and_lora_gradients_equal_the_naive_way(size, grid, checkpointing, monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK", 8)  # several chunks of branches
+    monkeypatch.setattr(logps, "CHUNK", 8)  # several chunks of branches
     model = with_lora(random_model(3, **size)).train()
     pixels, prompt, completions = group(model, 5, grid, [7, 1, 4, 7, 2])
     weights = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
@@ -88,7 +88,6 @@ def test_reference_is_the_model_without_its_adapter():
 
 
 def test_checkpointed_head_changes_nothing(monkeypatch):
-    from vsr.engine import logps
 
     model = with_lora(random_model(3)).train()
     _, prompt, completions = group(model, 5, (2, 4, 6), [4, 2, 6])

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vsr import cli, estimate, models, profiles, study
-from vsr.engine import attention
+from vsr.engine import logps
 from vsr.errors import VsrError
 from vsr.estimate import devices, doctor, dryrun
 from vsr.estimate.workload import workload
@@ -119,7 +119,7 @@ def test_dry_memory_of_4_bit_layers(folder):
 
 
 def test_dry_arithmetic_is_what_pytorch_counts(folder, monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK", attention.CHUNK_GPU)  # a dry run is a GPU's
+    monkeypatch.setattr(logps, "CHUNK", logps.CHUNK_GPU)  # a dry run is a GPU's
     dry, real = dry_model(folder), Real(folder, "none", counted)
     for phase in COUNTED.values():
         assert phase(dry).flops == pytest.approx(phase(real), rel=0.03)
@@ -201,17 +201,17 @@ def test_the_doctor_s_numbers_are_the_estimate_s():
 
 def test_the_passes_are_the_trainer_s():
     work = workload(profiles.get("qlora-2b"), "think")
-    for counts in work.passes(512):
+    for counts in work.passes(512, 1 << 14):
         assert sum(work.prompt + 512 * count for count in counts) <= 1 << 14
-    assert sum(map(sum, work.passes(512))) == 8 * 14
+    assert sum(map(sum, work.passes(512, 1 << 14))) == 8 * 14
     assert workload(profiles.get("qlora-2b"), "vanilla").completion == 6
 
 
 def test_the_smallest_effect_is_that_of_a_paired_test():
     found = estimate.estimate(profiles.get("paper-2b"), devices.named("A100"))
     naive = 100 * intervals.detectable(0.5 / 5130**0.5)
-    assert naive < found.effect < 1.1 * naive
-    assert replace(found, work=replace(found.work, bench=4 * found.work.bench)).effect < found.effect
+    assert naive < found.work.effect < 1.1 * naive
+    assert replace(found, work=replace(found.work, bench=4 * found.work.bench)).work.effect < found.work.effect
 
 
 def test_the_command(capsys):

@@ -1,8 +1,9 @@
 """GRPO's step three ways on the same model, prompt and completion lengths, in one run on one thread: ours; the naive
 way in our own code, features cached; TRL's trainer made to see the video in every forward.
 
-Beside what is measured stands the speed-up that sharing a prompt allows at most: dry runs of the engine count the
-operations of a group with its shared prompt, and of each completion with its own."""
+Beside what is measured stands what dry runs of the engine count: the speed-up that sharing a prompt allows at most
+(the arithmetic of a group with its shared prompt, and of each completion with its own), and what a step of decoding
+launches and moves beside the least that it must move, so that a GPU's time can be read off a processor's run."""
 
 import itertools
 import tempfile
@@ -16,10 +17,10 @@ from transformers import Qwen2VLConfig
 
 from vsr import profiles
 from vsr.bench.others import Naive, SeeingGRPOTrainer
-from vsr.bench.subject import NEVER, PHASES, Subject, now, seconds, subject, tabulate
+from vsr.bench.subject import NEVER, PHASES, Subject, now, seconds, subject, tabulate, wide
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps
-from vsr.estimate.dryrun import Model, packed
+from vsr.estimate.dryrun import Model, decode, packed
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.grpo import config
@@ -29,7 +30,8 @@ PROMPTS, GROUPS, COMPLETIONS = (300, 1200), (4, 8, 14), (8, 64)
 SLOW = 20.0  # seconds
 HEAD = (
     "prompt group tokens |   ours s  naive s    TRL s | x naive    x TRL  x cached (limit) "
-    "| rollout scoring update x naive | language part (limit) | memory"
+    "| rollout scoring update x naive | language part (limit) | memory "
+    "| a decoding step: operations a layer, MB (least), MFLOP"
 )
 
 
@@ -41,11 +43,16 @@ def main(prompts=PROMPTS, groups=GROUPS, completions=COMPLETIONS, repeats: int =
     `vision_s`, what our cache saves; `lm_ours_s` and `lm_naive_s`, the language model's share of scoring and update
     (the reference's forward, the policy's forward and backward), their `lm_ratio` and `lm_flop_limit`, what it can be
     at most; `step_flop_limit` for the whole step; `saved_bytes_*`, what the policy's forward keeps for backward;
-    `logp_difference`, the largest between ours and the naive way."""
+    `logp_difference`, the largest between ours and the naive way; `decode_...`, see `decoding`. `wide` has a row on
+    Qwen2-VL-2B's widths where there is no GPU."""
     what, title = subject(), f"one question a step\n{HEAD}"
     with tempfile.TemporaryDirectory() as folder:
         grid = itertools.product([what], prompts, groups, completions, [repeats], [Path(folder)])
-        return tabulate(what.name, title, grid, measure, line)
+        found = tabulate(what.name, title, grid, measure, line)
+        if not torch.cuda.is_available():  # Qwen2-VL-2B's widths at one point: what a processor can do in minutes
+            point = (wide(), prompts[0], groups[0], completions[0], 1, Path(folder))
+            found["wide"] = tabulate(point[0].name, title, [point], measure, line)["rows"]
+        return found
 
 
 def measure(what: Subject, prompt: int, group: int, completion: int, repeats: int, folder: Path) -> dict:
@@ -66,6 +73,7 @@ def measure(what: Subject, prompt: int, group: int, completion: int, repeats: in
         row |= {f"{name}_{phase}_s": min(found[phase] for found in phases) for phase in PHASES}
         row[f"{name}_s"] = min(sum(found.values()) for found in phases)
     row["lm_flop_limit"], row["step_flop_limit"] = limits(what.model.config, prompt, group, completion)
+    row |= decoding(what.model.config, prompt, group, completion)
     return row | _language(what, read, group, completion, repeats)
 
 
@@ -216,6 +224,23 @@ def limits(config: Qwen2VLConfig, prompt: int, group: int, length: int) -> tuple
     return group * language / shared_language, group * step / shared_step
 
 
+def decoding(config: Qwen2VLConfig, prompt: int, group: int, length: int) -> dict[str, float]:
+    """A step of decoding half-way through the completions, by a dry run: operations launched, in all and by every
+    layer; bytes moved, and the least, weights and keys and values once; arithmetic."""
+    model, text = Model(config, profiles.get("tiny")), config.text_config
+    cost = decode(model, 1, prompt - 1, group, length // 2)
+    key = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    kept = (prompt - 1 + group * (length // 2)) * key
+    least = text.num_hidden_layers * (sum(model.linear) + kept) + text.vocab_size * text.hidden_size
+    return {
+        "decode_operations": cost.operations,
+        "decode_operations_layer": float(len(cost.three.flops) - len(cost.two.flops)),
+        "decode_bytes": float(cost.traffic),
+        "decode_bytes_least": float(least * model.dtype.itemsize),
+        "decode_flops": float(cost.flops),
+    }
+
+
 def line(row: dict) -> str:
     """One row of the table: seconds a step, then how many times faster ours is."""
     ours = row["ours_s"]
@@ -225,5 +250,6 @@ def line(row: dict) -> str:
         f"{row['trl_s']:8.3f} | {row['naive_s'] / ours:7.1f} {row['trl_s'] / ours:8.1f} "
         f"{row['trl_cached_s'] / ours:8.1f}  ({row['step_flop_limit']:4.1f})  | {phases}         | "
         f"{row['lm_ratio']:8.1f}      ({row['lm_flop_limit']:4.1f}) | "
-        f"1/{row['saved_bytes_naive'] / row['saved_bytes_ours']:.1f}"
+        f"1/{row['saved_bytes_naive'] / row['saved_bytes_ours']:.1f} | {row['decode_operations_layer']:.0f}, "
+        f"{row['decode_bytes'] / 1e6:.0f} ({row['decode_bytes_least'] / 1e6:.0f}), {row['decode_flops'] / 1e6:.0f}"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import LongTensor, Tensor
-from transformers import PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vsr import profiles
 from vsr.engine.inputs import video_features
@@ -137,13 +137,25 @@ def chat(tokens: int, question: int) -> list[dict]:
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": text}]}]
 
 
-def subject(seed: int = 0) -> Subject:
+def subject() -> Subject:
     """The shipped miniature's sizes in fp32 on the CPU; Qwen2-VL-2B's in bf16 where there is a GPU."""
-    gpu, tokenizer = torch.cuda.is_available(), load_tokenizer(TINY_FOLDER)
-    # weights are random: what is measured hangs on shapes alone, and no answer ends early
-    config = build_config(QWEN2_VL_2B, tokenizer) if gpu else find("tiny")[1]
-    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        return _random(build_config(QWEN2_VL_2B, load_tokenizer(TINY_FOLDER)), "Qwen2-VL-2B's sizes, bf16")
+    return _random(find("tiny")[1], "the miniature's sizes, fp32")
+
+
+def wide() -> Subject:
+    """Qwen2-VL-2B's widths in two layers, fp32."""
+    config = build_config(QWEN2_VL_2B, load_tokenizer(TINY_FOLDER))
+    config.text_config.num_hidden_layers = config.vision_config.depth = 2
+    config.text_config.layer_types = ["full_attention"] * 2
+    return _random(config, "Qwen2-VL-2B's widths in two layers, fp32")
+
+
+def _random(config: Qwen2VLConfig, name: str) -> Subject:
+    """Weights are random: what is measured hangs on shapes alone, and no answer ends early."""
+    gpu = torch.cuda.is_available()
+    torch.manual_seed(0)
     with torch.device("cuda" if gpu else "cpu"):
         model = Qwen2VLForConditionalGeneration(config).to(torch.bfloat16 if gpu else torch.float32)
-    name = "Qwen2-VL-2B's sizes, bf16" if gpu else "the miniature's sizes, fp32"
-    return Subject(model.eval(), tokenizer, name)
+    return Subject(model.eval(), load_tokenizer(TINY_FOLDER), name)

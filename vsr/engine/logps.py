@@ -3,17 +3,23 @@
 Layout: prefix = prompt[:-1]; branch g = [prompt[-1]] + completion_g[:-1], so that every branch predicts its own tokens.
 """
 
+from functools import cache, partial
+
 import torch
 from torch import LongTensor, Tensor, nn
 from torch.autograd import Function
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2VLConfig
 
-from vsr.engine.inputs import Prompt, base_model, embed, positions
-from vsr.engine.text import read
+from vsr.engine.inputs import Prompt, base_model, batches, embed, positions
+from vsr.engine.text import Layer, language_part, norm, rotation
 from vsr.errors import VsrError
 
 MAX_LOGITS = 1 << 27  # logits held at once, 512 MB in fp32
+# tokens of branches computed against each other: a processor is paid for what a mask hides, a GPU for every launch
+CHUNK, CHUNK_GPU = 96, 1024
 KEPT = 1.15  # adapters, copied keys and the rest, on top of what `pass_budget` counts; dry runs say 1.10 to 1.15
 
 
@@ -81,6 +87,92 @@ def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, L
     return embed(base, ids, prompt.features), torch.cat([places[:, :-1], *branches], 1)
 
 
+# --- a packed row ---
+def read(
+    base,
+    embeddings: Tensor,
+    places: LongTensor,
+    shape: list[tuple[int, list[int]]],
+    kept: LongTensor | None = None,
+    sink: list[tuple[Tensor, Tensor]] | None = None,
+    layers: list[Layer] | None = None,
+) -> Tensor | None:
+    """Hidden states (tokens, D) of a packed row, of `kept` tokens where given: `embeddings` (tokens, D) at `places`
+    (3, tokens), laid out by `shape`, (prefix length, branch lengths) of each group.
+
+    `sink` receives every layer's keys and values, (tokens, kv heads, d) each; nothing else is computed then, and the
+    result is None. `layers` are the model's, where they are at hand."""
+    text = language_part(base)
+    cos, sin = rotation(text, places.to(embeddings.device), embeddings)
+    heads = text.config.num_attention_heads // text.config.num_key_value_heads
+    layout, x = Packed(shape, heads, embeddings.device), embeddings
+    last = len(text.layers) - 1
+    for number, module in enumerate(text.layers):
+        if sink is not None:
+            layer = layers[number] if layers else Layer(module)
+            query, key, value = layer.inputs(x, cos, sin)
+            sink.append((key, value))
+            if number == last:
+                return None
+            x = layer.outputs(x, layout.attend(query, key, value))
+            continue
+        # read inside the function, so that gradient checkpointing holds one layer's merged weights at a time
+        run = partial(_layer, module, cos=cos, sin=sin, attend=layout.attend, kept=kept if number == last else None)
+        recompute = getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()
+        x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
+    return norm(x, text.norm.weight, text.norm.variance_epsilon)
+
+
+def _layer(module: nn.Module, x: Tensor, **given) -> Tensor:
+    return Layer(module)(x, **given)
+
+
+class Packed:
+    """One row [prefix 1 | its branches | prefix 2 | its branches ...]: a prefix is causal in itself, a branch sees its
+    prefix and, causally, itself. `groups` are (prefix length, branch lengths).
+
+    Branches go in chunks of so many tokens (or one longer branch), so that work stays proportional to tokens however
+    many branches there are: in a chunk every branch is computed against every other and masked."""
+
+    def __init__(self, groups: list[tuple[int, list[int]]], heads_per_key: int, device: torch.device):
+        self.sizes: list[int] = []  # the row in pieces, prefixes and chunks
+        # None for a prefix, a chunk's (heads per key * its tokens, prefix + its tokens)
+        self.masks: list[Tensor | None] = []
+        mask = cache(lambda *shape: _branch_mask(*shape).repeat(heads_per_key, 1).to(device))
+        for prefix, branches in groups:
+            together = batches(branches, CHUNK if device.type == "cpu" else CHUNK_GPU)
+            chunks = [tuple(branches[i] for i in chunk) for chunk in together]
+            self.sizes += [prefix, *map(sum, chunks)]
+            self.masks += [None, *(mask(prefix, *chunk) for chunk in chunks)]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Queries (tokens, heads, d), keys and values (tokens, kv heads, d) -> (tokens, heads, d)."""
+        outputs = []
+        # one split, not a slice a piece: every slice's backward would write zeros as long as the whole row
+        pieces = (tensor.transpose(0, 1)[None].split(self.sizes, 2) for tensor in (query, key, value))
+        for q, k, v, mask in zip(*pieces, self.masks, strict=True):
+            if mask is None:
+                # the causal kernel, since any mask would switch the kernels for grouped heads off
+                prefix, grouped = (k, v), k.shape[1] != q.shape[1]
+                output = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+            else:
+                # no masked kernel takes grouped heads: fold the queries that share a key head into rows of one,
+                # (1, heads, n, d) -> (1, kv heads, heads per key * n, d)
+                folded = q.reshape(1, k.shape[1], -1, q.shape[3])
+                k, v = (torch.cat(pair, 2) for pair in zip(prefix, (k, v), strict=True))
+                output = functional.scaled_dot_product_attention(folded, k, v, attn_mask=mask.to(q.dtype))
+            outputs.append(output.reshape(q.shape))
+        return torch.cat(outputs, 2)[0].transpose(0, 1)
+
+
+def _branch_mask(prefix: int, *lengths: int) -> Tensor:
+    """Additive mask (branch tokens, prefix + branch tokens)."""
+    own = torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in lengths))
+    seen = functional.pad(own, (prefix, 0), value=True)
+    return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+
+
+# --- the head ---
 class _TokenLogps(Function):
     """Log-probabilities and entropies (n,) of `targets` (n,) after `hidden` (n, D), with `weight` (vocabulary, D) the
     head's; logits are made in pieces and never kept, since a token's gradient,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import LongTensor, Tensor
 
-from vsr.engine.attention import cascade
 from vsr.engine.inputs import embed
-from vsr.engine.text import Layer, language_part, norm, read, rotation
+from vsr.engine.logps import read
+from vsr.engine.text import Layer, language_part, norm, rotation
 
 WARM = 2  # steps of a shape on a GPU before it is worth a capture
 SHORTEST = 64  # own tokens that a captured step looks at; then twice, four times as many
@@ -224,3 +224,25 @@ class Slots:
         smaller.who = [self.who[row] if real else -1 for row, real in zip(flat.tolist(), first.tolist(), strict=True)]
         smaller.reach = [self.reach[slot] for slot in slots]
         return smaller
+
+
+def cascade(query: Tensor, past: Tensor, own: Tensor, beyond: Tensor, hidden: Tensor) -> Tensor:
+    """Attention of one token a row over [the prefix of its group | its own tokens], every prefix's keys read once for
+    all rows of the group.
+
+    `query` (groups * width, heads, d); keys and values in `past` (2, groups, kv heads, prefix, d) and `own` (2, groups,
+    kv heads, width, m, d); what is added to their scores, `beyond` (groups * kv heads, 1, prefix) and `hidden` (groups
+    * kv heads * width, 1, m) -> (groups * width, heads, d)."""
+    _, groups, kv, prefix, d = past.shape
+    width, m = own.shape[3:5]
+    # (groups * kv, width * q, d) with the q queries that share a key head: one product a group and key head for the
+    # prefix, one a row and key head for its own tokens
+    folded = query.view(groups, width, kv, -1, d).transpose(1, 2).contiguous().view(groups * kv, -1, d)
+    q, scale = folded.shape[1] // width, d**-0.5
+    far = torch.baddbmm(beyond, folded, past[0].flatten(0, 1).transpose(1, 2), alpha=scale)
+    near = torch.baddbmm(hidden, folded.view(-1, q, d), own[0].flatten(0, 2).transpose(1, 2), alpha=scale)
+    shares = torch.cat((far.view(-1, q, prefix), near), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+    far, near = shares.split((prefix, m), -1)
+    mixed = torch.bmm(far.unflatten(0, (-1, width)).flatten(1, 2), past[1].flatten(0, 1))
+    mixed = torch.baddbmm(mixed.view(-1, q, d), near, own[1].flatten(0, 2))
+    return mixed.view(groups, kv, width, q, d).transpose(1, 2).reshape(query.shape)

@@ -7,16 +7,13 @@ modules' own result: to rounding in float32; elsewhere the adapter joins in the 
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import LongTensor, Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from vsr.engine.attention import Packed
 from vsr.errors import VsrError
 
 # queries (n, heads, d), keys and values (n, kv heads, d) of the tokens at hand -> (n, heads, d)
@@ -72,45 +69,6 @@ def rotation(text: nn.Module, places: LongTensor, like: Tensor) -> tuple[Tensor,
     cos, sin = text.rotary_emb(like, places[:, None])
     half = sin.shape[-1] // 2
     return cos[0][:, None], torch.cat((-sin[0, :, :half], sin[0, :, half:]), -1)[:, None]
-
-
-def read(
-    base,
-    embeddings: Tensor,
-    places: LongTensor,
-    shape: list[tuple[int, list[int]]],
-    kept: LongTensor | None = None,
-    sink: list[tuple[Tensor, Tensor]] | None = None,
-    layers: list[Layer] | None = None,
-) -> Tensor | None:
-    """Hidden states (tokens, D) of a packed row, of `kept` tokens where given: `embeddings` (tokens, D) at `places`
-    (3, tokens), laid out by `shape`, (prefix length, branch lengths) of each group.
-
-    `sink` receives every layer's keys and values, (tokens, kv heads, d) each; nothing else is computed then, and the
-    result is None. `layers` are the model's, where they are at hand."""
-    text = language_part(base)
-    cos, sin = rotation(text, places.to(embeddings.device), embeddings)
-    heads = text.config.num_attention_heads // text.config.num_key_value_heads
-    layout, x = Packed(shape, heads, embeddings.device), embeddings
-    last = len(text.layers) - 1
-    for number, module in enumerate(text.layers):
-        if sink is not None:
-            layer = layers[number] if layers else Layer(module)
-            query, key, value = layer.inputs(x, cos, sin)
-            sink.append((key, value))
-            if number == last:
-                return None
-            x = layer.outputs(x, layout.attend(query, key, value))
-            continue
-        # read inside the function, so that gradient checkpointing holds one layer's merged weights at a time
-        run = partial(_layer, module, cos=cos, sin=sin, attend=layout.attend, kept=kept if number == last else None)
-        recompute = getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()
-        x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
-    return norm(x, text.norm.weight, text.norm.variance_epsilon)
-
-
-def _layer(module: nn.Module, x: Tensor, **given) -> Tensor:
-    return Layer(module)(x, **given)
 
 
 # --- products ---

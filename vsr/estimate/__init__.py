@@ -5,7 +5,6 @@ Memory and arithmetic come from dry runs of the very code (`vsr.estimate.dryrun`
 """
 
 import functools
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,21 +19,18 @@ from vsr.estimate import devices, dryrun
 from vsr.estimate.devices import GIB, Device
 from vsr.estimate.dryrun import Model
 from vsr.estimate.workload import Workload, workload
+from vsr.evaluate import TOGETHER
 from vsr.models import DTYPES
 from vsr.models.folders import QWEN2_VL, find, shape
 from vsr.models.quantize import skeleton, weight_bytes
 from vsr.profiles import Profile
 from vsr.progress import duration
-from vsr.scoring.intervals import detectable
 from vsr.train.group_trainer import DECODED, GPU_SHARE
 
 CONTEXT = 0.6 * GIB  # what CUDA itself takes
 FRAGMENTS = 1.05  # the allocator's loss
 # copies of the adapter: the optimiser's moments; gradients of the loss's parts
 ADAM, PARTS = 2, 3
-TASKS = 8
-PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1
-ALIKE = 0.05  # correlation of that difference between questions of a task in a scene
 
 
 @dataclass(frozen=True)
@@ -67,23 +63,19 @@ class Estimate:
         least = work.prompt + profile.max_completion_length
         return pass_budget(self.model.config, self.model.dtype.itemsize, free, profile.token_budget, least)
 
-    @property
-    def decoded(self) -> int:
-        """Tokens that are decoded together."""
-        return DECODED * self.work.profile.token_budget
-
     @cached_property
     def phases(self) -> dict[str, float]:
-        """Bytes beyond those at the worst moment of each phase, where every completion is as long as it may be."""
+        """Bytes beyond those at the worst moment of each phase, where every completion is as long as it may be and a
+        pass's activations are made again: the least that will do."""
         work, profile, longest = self.work, self.work.profile, self.work.profile.max_completion_length
-        budget, recompute = self.budget
-        counts, decoded = (max(work.passes(longest, tokens), key=sum) for tokens in (budget, self.decoded))
+        budgets = profile.token_budget, DECODED * profile.token_budget
+        counts, decoded = (max(work.passes(longest, tokens), key=sum) for tokens in budgets)
         shape = [(work.prompt - 1, [longest] * count) for count in counts]
         costs = {
             "vision": dryrun.see(self.model, *work.grid),
             "rollout": dryrun.decode(self.model, len(decoded), work.prompt, sum(decoded), longest + 1),
             "scoring": dryrun.packed(self.model, shape),
-            "update": dryrun.packed(self.model, shape, 2 if profile.beta else 1, recompute),
+            "update": dryrun.packed(self.model, shape, 2 if profile.beta else 1, profile.dtype != "float32"),
         }
         return {name: cost.peak for name, cost in costs.items()}
 
@@ -92,7 +84,7 @@ class Estimate:
         """Bytes of keys and values of a rollout batch at its longest."""
         text, longest = self.model.config.text_config, self.work.profile.max_completion_length
         token = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * text.num_hidden_layers
-        passes = self.work.passes(longest, self.decoded)
+        passes = self.work.passes(longest, DECODED * self.work.profile.token_budget)
         kept = max(sum(self.work.prompt + count * longest for count in counts) for counts in passes)
         return float(kept * token * self.model.dtype.itemsize)
 
@@ -129,7 +121,7 @@ class Estimate:
     def bounds(self, length: int) -> dict[str, dict[str, float]]:
         """Seconds of a training step by phase and by what bounds them, see `Device.times`. Completions have the
         expected length, and a batch of rollouts goes on for `length` tokens."""
-        decoded = self.work.passes(self.work.profile.max_completion_length, self.decoded)
+        decoded = self.work.passes(self.work.profile.max_completion_length, DECODED * self.work.profile.token_budget)
         prefill = dryrun.prefill(self.model, self.work.prompt).times(self.device)
         # every prompt is read alone, then all rows of a pass take their tokens together
         reads = [(len(counts), prefill) for counts in decoded]
@@ -189,12 +181,6 @@ class Estimate:
         step = sum(sum(bounds.values()) for bounds in self.bounds(length).values())
         return self.work.train_scenes * self.vision + self.work.profile.max_steps * step
 
-    @property
-    def lengths(self) -> list[int]:
-        """Lengths that a table shows beside the expected one."""
-        expected, longest = self.work.completion, self.work.profile.max_completion_length
-        return sorted({min(2 * expected, longest), longest} - {expected})
-
     @cached_property
     def evaluation(self) -> float:
         """Seconds: each video seen and read once, then its questions together."""
@@ -202,17 +188,9 @@ class Estimate:
         rows, suffix = max(1, round(work.bench / scenes)), work.prompt - work.video
         read = dryrun.prefill(model, work.video, (suffix,) * rows).seconds(device)
         room = suffix + work.completion
-        together = max(1, min(scenes, ANSWERED // (work.video + rows * room)))
+        together = max(1, min(scenes, ANSWERED // (work.video + rows * room), TOGETHER))
         token = dryrun.decode(model, together, work.video, together * rows, room, greedy=True).seconds(device)
         return scenes * (self.vision + read + work.completion * token / together)
-
-    @property
-    def effect(self) -> float:
-        """Points of the overall score that are seen with 80 % power, questions spread evenly over tasks and scenes."""
-        per_task = self.work.bench / TASKS
-        # questions about one scene are alike: the design effect of a cluster sample
-        clustered = 1 + max(0.0, per_task / self.work.profile.bench_rooms - 1) * ALIKE
-        return 100 * detectable(PER_QUESTION * math.sqrt(clustered / per_task / TASKS))
 
     @cached_property
     def changes(self) -> list[str]:
@@ -243,7 +221,8 @@ class Estimate:
         worst, margin = max(self.phases, key=self.phases.__getitem__), "sum"
         if device.asynchronous:
             margin += f", {FRAGMENTS - 1:.0%} lost to fragments and {gib(CONTEXT)} to CUDA (assumed)"
-        now, (tokens, recompute) = self.bounds(work.completion), self.budget
+        now, (tokens, recompute), longest = self.bounds(work.completion), self.budget, profile.max_completion_length
+        longer = sorted({min(2 * work.completion, longest), longest} - {work.completion})
         parameters, videos = skeleton(self.model.config).num_parameters(), work.train_scenes * self.vision
         rows = [
             ("parameters", f"{parameters:,}, {self.model.trained:,} of them trained", exact),
@@ -253,7 +232,7 @@ class Estimate:
                 f"{tokens:,}, activations {'made again' if recompute else 'kept'}",
                 "by the memory left",
             ),
-            ("tokens of a completion", completion + str(profile.max_completion_length), "assumed; counted"),
+            ("tokens of a completion", completion + str(profile.max_completion_length), f"{work.source}; counted"),
             *((f"memory: {what}", gib(size), exact) for what, size in self.memory.items()),
             *((f"memory: {what}, worst moment", gib(size), dry) for what, size in self.phases.items()),
             ("memory: keys and values, in rollout", gib(self.cache), exact),
@@ -263,13 +242,13 @@ class Estimate:
             *((f"a step: {what}", f"{self.step[what]:.2f} s", _shares(bounds)) for what, bounds in now.items()),
             ("vision, once a video", duration(videos), f"{work.train_scenes:,} videos at these rates"),
             ("training", f"{profile.max_steps:,} steps, {duration(self.seconds)}", "sum"),
-            *(("", f"if batches go on for {n} tokens: {duration(self.training(n))}", "sum") for n in self.lengths),
+            *(("", f"if batches go on for {n} tokens: {duration(self.training(n))}", "sum") for n in longer),
             (
                 "an evaluation",
                 f"{work.bench:,} questions, {duration(self.evaluation)}",
                 f"{profile.bench_rooms} videos",
             ),
-            ("smallest effect", f"{self.effect:.1f} points", "two models, same questions, 80 % power; assumed spread"),
+            ("smallest effect", f"{work.effect:.1f} points", "two models, same questions, 80 % power; assumed spread"),
             *(("" if i else "to make it fit", change, "") for i, change in enumerate(self.changes)),
         ]
         return markdown.table((f"{profile.name}, {work.mode}", "", "known by"), rows)

@@ -22,8 +22,7 @@ from transformers import Qwen2VLConfig
 
 from vsr.engine import slots
 from vsr.engine.inputs import base_model
-from vsr.engine.logps import branch_logps
-from vsr.engine.text import read
+from vsr.engine.logps import branch_logps, read
 from vsr.estimate.devices import Device, Trace
 from vsr.models import DTYPES, add_lora
 from vsr.models.quantize import skeleton
@@ -31,6 +30,8 @@ from vsr.profiles import Profile
 
 aten = torch.ops.aten
 FREE = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default}
+# they touch what they take out or put in, not all that it lies in
+GATHERS, SCATTERS = {aten.embedding.default, aten.index.Tensor}, {aten.index_put_.default}
 META = torch.device("meta")
 # a packed pass as `branch_logps` takes it: prefix and branch lengths by group
 Shape = list[tuple[int, list[int]]]
@@ -79,6 +80,10 @@ class _Recorder(TorchDispatchMode):
                 weakref.finalize(storage, self._drop, key)
         if not func.is_view and func not in FREE:
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+            if func in GATHERS:
+                read = made
+            elif func in SCATTERS:
+                read, made = [args[2]], [args[2]]
             # PyTorch's formulas know matrix products; everything else is bound by memory
             formula = flop_registry.get(func.overloadpacket)
             self.note(formula(*args, **(kwargs or {}), out_val=output) if formula else 0.0, read + made)

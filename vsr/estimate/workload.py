@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vsr import prompts, video
 from vsr.engine.inputs import passes
 from vsr.miniature.procedural import STUDY
@@ -11,11 +13,17 @@ from vsr.models.folders import TINY_FOLDER, load_tokenizer
 from vsr.profiles import Profile
 from vsr.questions.dataset import COUNTS
 from vsr.questions.question import Question
+from vsr.report import training_logs
+from vsr.runs import ROOT
+from vsr.scoring.intervals import detectable
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
 # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
 TEXT = {"vanilla": 62, "think": 88, "observe": 100}
 SHORT = 6  # tokens of a bare answer with the token that ends it
+TASKS = 8
+PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1
+ALIKE = 0.05  # correlation of that difference between questions of a task in a scene
 ROOM_QUESTIONS = 16  # of the benchmark, a procedural room
 
 
@@ -29,6 +37,7 @@ class Workload:
     video: int  # its tokens
     prompt: int  # tokens of a training prompt
     completion: int  # tokens expected
+    source: str  # where that is from
     train_scenes: int  # videos
     bench: int  # questions
 
@@ -40,6 +49,14 @@ class Workload:
         found = passes([self.prompt] * len(groups), groups, budget)
         return [tuple(len(members) for _, members in one) for one in found]
 
+    @property
+    def effect(self) -> float:
+        """Points of the overall score that are seen with 80 % power, questions spread evenly over tasks and scenes."""
+        per_task = self.bench / TASKS
+        # questions about one scene are alike: the design effect of a cluster sample
+        clustered = 1 + max(0.0, per_task / self.profile.bench_rooms - 1) * ALIKE
+        return 100 * detectable(PER_QUESTION * math.sqrt(clustered / per_task / TASKS))
+
 
 def workload(profile: Profile, mode: str) -> Workload:
     """What a profile trained and evaluated in `mode` has to do."""
@@ -47,20 +64,35 @@ def workload(profile: Profile, mode: str) -> Workload:
     height, width = (STUDY.height, STUDY.width) if rooms else CAMERA
     tall, wide = (side // video.PATCH for side in video.smart_resize(height, width, profile.max_pixels))
     grid = (math.ceil(profile.frames / video.PAIR), tall, wide)
-    count, longest = math.prod(grid) // prompts.TOKEN_PATCHES, profile.max_completion_length
+    count = math.prod(grid) // prompts.TOKEN_PATCHES
     text, folder = TEXT[mode], TINY_FOLDER if profile.base == "tiny" else Path(profile.base)
     if folder.is_dir():  # its tokenizer is at hand: count
         question = Question("", "", "", "object_counting", "How many chair(s) are in this room?", None, "")
         chat = prompts.messages(question, mode, "train", video=False)
         # and the video's two brackets
         text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))
+    mean, source = expected(profile, mode)
     return Workload(
         profile=profile,
         mode=mode,
         grid=grid,
         video=count,
         prompt=count + text,
-        completion=min(longest, SHORT) if mode == "vanilla" else max(1, longest // 2),
+        completion=mean,
+        source=source,
         train_scenes=min(profile.train_rooms, profile.max_steps * profile.questions_per_step),
         bench=profile.bench_rooms * ROOM_QUESTIONS if rooms else sum(COUNTS.values()),
     )
+
+
+def expected(profile: Profile, mode: str) -> tuple[int, str]:
+    """Mean tokens of a completion while this profile trains in `mode`, and how that is known: from its runs, here or
+    published, else assumed."""
+    longest = profile.max_completion_length
+    for results in (ROOT / "results" / profile.name, ROOT / "results" / "published" / profile.name):
+        runs = training_logs.find(results) if results.is_dir() else []
+        lengths = [run.curve("completions/mean_length").mean() for run in runs if run.mode == mode]
+        if lengths and np.isfinite(lengths).all():
+            known = f"mean of {len(lengths)} runs in {results.relative_to(ROOT).as_posix()}"
+            return min(longest, max(1, round(float(np.mean(lengths))))), known
+    return (min(longest, SHORT) if mode == "vanilla" else max(1, longest // 2)), "assumed"
