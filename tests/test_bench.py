@@ -50,7 +50,8 @@ def test_naive_rollouts_read_the_same_prompt(what):
 
 
 @pytest.mark.slow
-def test_a_point_of_each_grid(capsys):
+def test_a_point_of_each_grid(capsys, monkeypatch):
+    monkeypatch.setattr(bench_grpo, "wide", subject)  # 2B's widths take minutes
     result = bench_grpo.main(prompts=(300,), groups=(4,), completions=(8,), repeats=1)
     (row,) = result["rows"]
     assert {"prompt", "group", "completion", "ours_s", "naive_s", "trl_s", "lm_ratio", "lm_flop_limit"} <= row.keys()
@@ -58,6 +59,8 @@ def test_a_point_of_each_grid(capsys):
     assert row["saved_bytes_ours"] < 0.5 * row["saved_bytes_naive"]
     assert row["naive_s"] > row["ours_s"]
     assert row["trl_s"] > 2 * row["ours_s"]
+    assert 0 < row["decode_operations_layer"] <= 60
+    assert row["decode_bytes_least"] <= row["decode_bytes"] < 4 * row["decode_bytes_least"]
     result = bench_eval.main(questions=6, prompts=(300,), answer=4, repeats=1)
     (row,) = result["rows"]
     assert row.keys() == {"questions", "prefix", "answer", "ours_s", "one_by_one_s", "batched_s", "identical"}
@@ -87,7 +90,8 @@ def test_a_gpu_s_row_measured_on_a_small_model(tmp_path):
     # estimates that are far off are marked
     row |= {"memory_estimated": 11 * 2.0**30, "memory_measured": 10 * 2.0**30}
     row |= {"step_estimated": 3.0, "step_measured": 2.0, "vision_estimated": 0.5}
-    _, memory, step, vision = gpu.line(row).split("|")
+    _, memory, step, vision, rollout = gpu.line(row).split("|")
+    assert "same" in rollout
     assert "11.00" in memory
     assert "+10% " in memory
     assert "+50%!" in step

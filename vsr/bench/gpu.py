@@ -7,6 +7,7 @@ Nothing is downloaded: the tokenizer is the study's, whose ids fit in the real v
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from vsr import models, profiles
 from vsr.bench import eval as bench_eval
 from vsr.bench import grpo as bench_grpo
 from vsr.bench.subject import NEVER, PATCH, PHASES, QWEN2_VL_2B, chat, seconds, tabulate
-from vsr.engine.inputs import video_features
+from vsr.engine import rollouts, slots
+from vsr.engine.inputs import Prompt, video_features
 from vsr.errors import VsrError
 from vsr.estimate import Estimate, devices
-from vsr.estimate.dryrun import Model
+from vsr.estimate.dryrun import Model, packed
 from vsr.estimate.workload import Workload, workload
 from vsr.files import read_jsonl
-from vsr.models import Loaded, add_lora
+from vsr.models import Loaded, add_lora, end_id, suppressed
 from vsr.models.folders import TINY_FOLDER, random_folder
 from vsr.profiles import Profile
 from vsr.prompts import render
@@ -33,7 +35,10 @@ LENGTHS = (8, 128)  # tokens a completion
 # the first is not timed: kernels set themselves up, and it measures the gradient's parts
 STEPS = 4
 MEMORY, TIME = 0.15, 0.30  # how far an estimate may be off
-HEAD = "profile    tokens |  GiB estimated  measured   off | s a step estimated  measured   off | vision s  measured"
+HEAD = (
+    "profile    tokens |  GiB estimated  measured   off | s a step estimated  measured   off | vision s  measured "
+    "| rollout captured plain tokens"
+)
 
 
 def main() -> dict:
@@ -69,6 +74,7 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
     pixels = torch.randn(int(np.prod(work.grid)), PATCH)
     grid = torch.tensor([work.grid])
     row["vision_measured"] = seconds(lambda: video_features(loaded.model, pixels, grid), 3)
+    row |= _captured(work, loaded)
     forget()
     _train(work, loaded, folder, steps)
     lines = list(read_jsonl(folder / "log.jsonl"))
@@ -88,10 +94,35 @@ def predict(work: Workload, loaded: Loaded) -> dict[str, float]:
     # the timed steps do not measure the gradient's parts
     work = replace(work, profile=replace(profile, split_every=NEVER))
     found = Estimate(work, Model(shapes, profile), device)
-    # features are given
-    worst = max(size for phase, size in found.phases.items() if phase != "vision")
+    # features are given; the update keeps as much as the trainer lets it
+    budget, recompute = found.budget
+    longest = max(work.passes(work.completion, budget), key=sum)
+    kept = packed(found.model, [(work.prompt - 1, [work.completion] * count) for count in longest], 1, recompute).peak
+    worst = max(kept, found.phases["rollout"], found.phases["scoring"])
     whole = {"step": sum(found.step.values()), "memory": sum(found.memory.values()) + worst}
     return found.step | whole | {"vision": found.vision}
+
+
+def _captured(work: Workload, loaded: Loaded) -> dict[str, float | bool]:
+    """Seconds of a step's rollouts as CUDA graphs and as the plain loop, and whether they gave the same tokens; where
+    nothing is captured (4-bit weights, no GPU) they are the same thing."""
+    profile, grid = work.profile, torch.tensor([work.grid])
+    features = torch.randn(work.video, loaded.model.config.text_config.hidden_size, dtype=loaded.model.dtype)
+    ids = [render(loaded.tokenizer, chat(0, i), grid) for i in range(profile.questions_per_step)]
+    prompts = [Prompt(one, features, grid) for one in ids]
+    shape = profile.num_generations, profile.max_completion_length
+    ends, found, tokens = (end_id(loaded.tokenizer), suppressed(loaded.tokenizer)), {}, []
+
+    def sample() -> None:
+        sources = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        groups = rollouts(loaded.model, prompts, *shape, *ends, generators=sources)
+        tokens.append([completion.tolist() for group in groups for completion in group])
+
+    for name, warm in (("captured", slots.WARM), ("plain", NEVER)):
+        with mock.patch.object(slots, "WARM", warm):
+            sample()
+            found[f"rollout_{name}_s"] = seconds(sample)
+    return found | {"same_tokens": tokens[0] == tokens[-1]}
 
 
 def _train(work: Workload, loaded: Loaded, folder: Path, steps: int) -> None:
@@ -125,5 +156,6 @@ def line(row: dict) -> str:
 
     return (
         f"{row['profile']:10} {row['completion']:6} | {pair('memory', 2**30, MEMORY):>30} | "
-        f"{pair('step', 1, TIME):>34} | {row['vision_estimated']:8.3f} {row['vision_measured']:9.3f}"
+        f"{pair('step', 1, TIME):>34} | {row['vision_estimated']:8.3f} {row['vision_measured']:9.3f} | "
+        f"{row['rollout_captured_s']:8.2f} {row['rollout_plain_s']:6.2f} {'same' if row['same_tokens'] else 'OTHER'}"
     )
