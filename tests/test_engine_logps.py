@@ -7,6 +7,7 @@ from naive import naive_logps, random_model, random_prompt, random_video, with_l
 from vsr.engine import logps
 from vsr.engine.inputs import Prompt, video_features
 from vsr.engine.logps import group_logps, packed_logps
+from vsr.errors import VsrError
 
 SIZES = [{"hidden": 32, "layers": 2, "heads": 4, "kv": 2}, {"hidden": 64, "layers": 3, "heads": 2, "kv": 1},
          {"hidden": 64, "layers": 1, "heads": 4, "kv": 4}]  # fmt: skip
@@ -120,3 +121,17 @@ def test_bfloat16_stays_near_float32():
         exact = group_logps(model, prompt, completions)
         half = group_logps(model.to(torch.bfloat16), prompt, completions)
     assert (half - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize(("setting", "told"), [("hidden_act", "hidden_act='gelu'"), ("head", "lm_head is Linear")])
+def test_a_model_that_it_would_compute_wrongly_is_refused(setting, told):
+    from peft import LoraConfig, get_peft_model
+
+    model = random_model(3)
+    _, prompt, completions = group(model, 5, None, [3])
+    if setting == "head":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    else:
+        model.model.language_model.config.hidden_act = "gelu"
+    with pytest.raises(VsrError, match=told):
+        group_logps(model, prompt, completions)
