@@ -192,6 +192,21 @@ def test_a_gpu_that_is_too_small_is_refused_before_training(monkeypatch):
     estimate.require(profiles.get("qlora-2b", **SHORT))
 
 
+def test_what_a_pass_keeps_is_what_a_dry_run_finds():
+    """`pass_budget`'s bytes of a token, by which the trainer chooses, against the engine itself at 2B's sizes."""
+    profile = profiles.get("paper-2b")
+    model = dryrun.Model(folders.shape(folders.QWEN2_VL[profile.base]), profile)
+    shape = [(998, [256] * 14)] * 2
+    tokens = sum(prefix + sum(lengths) for prefix, lengths in shape)
+    kept = dryrun.packed(model, shape, 1)
+    layers = model.layers * (kept.three.peak - kept.two.peak)  # the head's share is no layer's
+    assert logps.pass_budget(model.config, 2, 1.05 * layers, tokens, 0) == (tokens, False)
+    assert logps.pass_budget(model.config, 2, 0.9 * layers, tokens, 0)[0] < tokens
+    assert logps.pass_budget(model.config, 2, 0.5 * layers, tokens, 0)[1] is False
+    assert logps.pass_budget(model.config, 2, 0.5 * layers, tokens, tokens) == (tokens, True)
+    assert logps.pass_budget(model.config, 2, 0.1 * layers, tokens, 0) == (tokens, True)
+
+
 @pytest.mark.slow
 def test_the_doctor_s_numbers_are_the_estimate_s():
     for name, needed in doctor.NEEDED.items():

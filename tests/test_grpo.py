@@ -7,6 +7,8 @@ import torch
 from grpo_setup import ROWS, adapted, adapter_of, arguments, letters, row, see, small_folder
 from naive import naive_logps
 
+from vsr.engine.inputs import base_model
+from vsr.engine.logps import pass_budget
 from vsr.errors import VsrError
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
@@ -45,6 +47,27 @@ def gradients_of(trainer, rows=ROWS[:3]) -> dict[str, torch.Tensor]:
 
 def furthest(ours: dict, theirs: dict) -> float:
     return max(float((ours[n] - theirs[n]).norm() / theirs[n].norm()) for n in theirs)
+
+
+def test_a_gpus_memory_decides_what_is_made_again_and_changes_no_gradient(folder, tmp_path):
+    found, chosen = [], []
+    config = base_model(trainer_of(folder, tmp_path / "x").model).config
+    some = next(
+        size for size in range(1 << 16, 1 << 30, 1 << 16) if not pass_budget(config, 4, 0.8 * size, 600, 200)[1]
+    )
+    for number, memory in enumerate((1 << 40, some, 1)):  # as if on a GPU with so many bytes
+        trainer = trainer_of(folder, tmp_path / str(number), beta=0.5, activation_checkpointing=True, token_budget=600)
+        trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+        trainer.device_memory = memory
+        found.append(gradients_of(trainer))
+        layers = base_model(trainer.model).model.language_model.layers
+        chosen.append((trainer.budget, {layer.gradient_checkpointing for layer in layers}))
+    assert chosen[0] == (600, {False})
+    assert 150 <= chosen[1][0] < 600
+    assert chosen[1][1] == {False}
+    assert chosen[2] == (600, {True})
+    assert furthest(found[1], found[0]) < 1e-5
+    assert furthest(found[2], found[0]) < 1e-5
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
