@@ -185,6 +185,8 @@ class Slots:
         taken = {self.who[row]: answer[:count] for row, answer, count in found}
         for row in ended:
             self.who[row] = -1
+        # a slot that waits for a group asks for no room
+        self.reach = [reach if rows else 0 for reach, rows in zip(self.reach, self.running(), strict=True)]
         return taken
 
     def running(self) -> list[list[int]]:
