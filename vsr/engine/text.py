@@ -59,9 +59,7 @@ def language_part(base) -> nn.Module:
     """The text model of a base; VsrError for one whose layers see a window only, or activate by anything but SiLU."""
     text = base.model.language_model
     if text.config.hidden_act != "silu":
-        raise VsrError(
-            f"hidden_act={text.config.hidden_act!r}: the engine knows Qwen2-VL's 'silu'; set it in config.json"
-        )
+        raise VsrError(f"hidden_act={text.config.hidden_act!r}: the engine knows 'silu' alone; take a Qwen2-VL as base")
     if text.has_sliding_layers:
         raise VsrError("use_sliding_window=true: the engine shares whole prefixes; set it to false in config.json")
     return text

@@ -123,7 +123,7 @@ class Estimate:
         expected length, and a batch of rollouts goes on for `length` tokens."""
         decoded = self.work.passes(self.work.profile.max_completion_length, DECODED * self.work.profile.token_budget)
         prefill = dryrun.prefill(self.model, self.work.prompt).times(self.device)
-        # every prompt is read alone, then all rows of a pass take their tokens together
+        # prompts are read first, charged one by one, then all rows of a pass take their tokens together
         reads = [(len(counts), prefill) for counts in decoded]
         rollout = _sum(reads + [part for counts in decoded for part in self._decoding(counts, length)])
         return {"rollout": rollout, **self._passes}
