@@ -138,7 +138,8 @@ def decode(
     base, answers = base_model(model), {}
     room = max(length for group in groups for length in group.lengths) + max_new_tokens
     width, prefix = max(len(group.lengths) for group in groups), max(group.prefix for group in groups)
-    number = min(len(groups), max(1, budget // (prefix + width * room)))
+    # a row's last place is for what it writes once it has ended, which the budget does not count
+    number = min(len(groups), max(1, budget // (prefix + width * (room - 1))))
     gpu, waiting = base.device.type == "cuda", list(reversed(groups))
     look, most = (LOOK_GPU, SHRINK_GPU) if gpu else (LOOK, SHRINK)
     # a GPU's batch keeps its shape; a processor pays for every zero that is never looked at
