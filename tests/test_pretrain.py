@@ -18,7 +18,7 @@ from vsr.miniature import corpus, diagnose, rooms, vision
 from vsr.miniature.corpus import Corpus, Item
 from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
 from vsr.miniature.pretrain import pretrain
-from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
+from vsr.miniature.procedural import SPLITS, STUDY, make_room
 from vsr.miniature.training import Muon, Optimiser, keep, new_model, orthogonal, take_up
 from vsr.miniature.vision import encode
 from vsr.models import folders
@@ -35,7 +35,7 @@ COUNT = 3
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [make_room(SPLITS["pretrain"] + seed, PRETRAIN) for seed in range(COUNT)]
+    return [make_room(SPLITS["pretrain"] + seed) for seed in range(COUNT)]
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_labels_point_at_the_object(scenes, truth):
     for index, scene in enumerate(scenes):
         for slot, box in enumerate(scene.objects):
             view, cell = divmod(int(truth.home[index, slot]), 6)
-            column, row, _ = project(scene.camera, view * PRETRAIN.hold, box.center[None], 84, 56)[0]
-            far.append(max(abs(column - (cell % 3 + 0.5) * 28), abs(row - (cell // 3 + 0.5) * 28)) > 28)
+            column, row, _ = project(scene.camera, view * STUDY.hold, box.center[None], 56, 84)[0]
+            far.append(max(abs(column - (cell % 2 + 0.5) * 28), abs(row - (cell // 2 + 0.5) * 28)) > 28)
     assert np.mean(far) < 0.05
     assert (truth.home >= 0).sum() == sum(len(scene.objects) for scene in scenes)
 
@@ -122,7 +122,7 @@ def test_labels_point_at_the_object(scenes, truth):
 def test_labels_count_each_object_once_and_are_metres(scenes, data, truth):
     present = rooms.presence(truth).sum(1)
     for index, scene in enumerate(scenes):
-        assert present[index].tolist() == [scene.counts.get(label, 0) for label in PRETRAIN.categories]
+        assert present[index].tolist() == [scene.counts.get(label, 0) for label in STUDY.categories]
         east, north, west, south = data.walls[index]
         assert math.isclose((east + west) * (north + south), scene.room_size, rel_tol=1e-5)
         for slot, box in enumerate(scene.objects):

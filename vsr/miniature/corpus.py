@@ -17,13 +17,14 @@ from transformers import PreTrainedTokenizerFast
 from vsr import paper
 from vsr.files import atomic_write, read_text
 from vsr.miniature import RECIPE
-from vsr.miniature.procedural import PRETRAIN
+from vsr.miniature.procedural import STUDY
 from vsr.miniature.rooms import LABELS, Rooms, read
 from vsr.models.folders import END, PAD, VISION_TOKENS
 from vsr.prompts import SUFFIXES
 from vsr.questions import tasks
 from vsr.questions.held_out import TURNS
 from vsr.questions.rules import RULES
+from vsr.scoring.rewards import TAGGED_MODES
 
 OWN = RECIPE["wordings"]
 PLACE = "Where is the {label}?"
@@ -31,8 +32,9 @@ PLAIN = "\nAnswer briefly."
 SIDES = ((" west", " east"), (" south", " north"))
 WORDINGS = (*OWN.values(), PLACE)
 MARKS = (PLAIN, ": ", *(side + end for pair in SIDES for side in pair for end in (", ", ". ", ".")))
-# share of think and observe prompts that are answered with tags
+# share of think and observe prompts that are answered with tags, and of those thoughts that are empty
 TAGGED = {"evaluate": 0.6, "train": 0.3}
+EMPTY = 0.04
 MOST_THOUGHTS = 4
 
 
@@ -51,7 +53,7 @@ def draft(rooms: Rooms, index: int, rng: np.random.Generator) -> list[dict]:
     rows = []
     for rules, kind, count in RECIPE["drafts"]:
         # a frame apart is apart
-        rule_set = replace(RULES[rules], order_gap=0.5 / PRETRAIN.fps)
+        rule_set = replace(RULES[rules], order_gap=0.5 / STUDY.fps)
         for found in islice(tasks.drafts(kind, scene, rule_set, rng, seen), count):
             rows.append(
                 {"rules": rules, "kind": kind, "q": found.question, "a": found.answer, "choices": list(found.choices)}
@@ -89,7 +91,7 @@ class Corpus:
             slot = rng.choice(self._slots(room, once=True))
             return Item(PLACE.format(label=self._label(room, slot)) + PLAIN, self._spot(room, slot).strip())
         row = self.drafts[room][kind][rng.integers(len(self.drafts[room][kind]))]
-        mode = str(rng.choice(["think", "observe"])) if rng.random() < tags else "vanilla"
+        mode = str(rng.choice(TAGGED_MODES)) if rng.random() < tags else "vanilla"
         stage = "evaluate" if rng.random() < 0.6 else "train"
         question, answer = row["q"], row["a"]
         suffix = "\n" + SUFFIXES[stage][mode]
@@ -103,7 +105,8 @@ class Corpus:
         elif mode == "vanilla" and rng.random() < 0.4:
             question, suffix = _reworded(row), PLAIN
         if mode != "vanilla" and rng.random() < TAGGED[stage]:
-            answer = f"<{mode}>{self._thought(room, row['q'])}</{mode}><answer>{answer}</answer>"
+            thought = self._thought(room, row["q"]) if rng.random() >= EMPTY else ""
+            answer = f"<{mode}>{thought}</{mode}><answer>{answer}</answer>"
         return Item(question + suffix, answer)
 
     def _slots(self, room: int, once: bool = False) -> list[int]:

@@ -15,13 +15,19 @@ from vsr.engine.inputs import positions
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.corpus import Item, numbers
 from vsr.miniature.rooms import VALUES, VIEWS, Labels
+from vsr.miniature.vision import GRID as PATCHES
 from vsr.models.folders import END
 
-GRID = torch.tensor([[VIEWS, 4, 6]])
+GRID = torch.tensor([[VIEWS, *PATCHES]])
 NAMED = 5  # categories of a question that get a head of their own
 # Layers that are taught to look at objects, to bring them together, to compare them, to look at the chosen one.
 RETRIEVE, COLLECT, DERIVE, CHOOSE = 0, 1, 3, 4
 TAUGHT_HEADS = 2
+# Counting: attention is a mean, so one head that looks at all chairs cannot tell two from four. Here every head has a
+# sector of the turn to itself and looks at the first token where its sector has none: what the heads bring adds up.
+# By layer, its first head and sector.
+TALLY = {0: (2, 0), 1: (0, 4), 2: (0, 10)}
+TOLD = max(TALLY)  # the layer behind which the count is known
 GEOMETRY = ("log_distance", "cos_turn", "sin_turn", *(f"log_distance_{i}" for i in range(NAMED - 1)))
 BLUR = 0.1  # standard deviation of a number's target, in its logarithm
 IGNORE = -1
@@ -44,7 +50,7 @@ class QuestionBatch:
     holds: Tensor  # (M, video tokens), whether the category belongs to a video token
     times: Tensor  # (M,), how often it occurs
     values: Tensor  # (M, 10), nan unless that is once
-    last: Tensor  # (Q, 2), place of a prompt's last token
+    last: Tensor  # (Q, 2), place of what predicts the answer: a prompt's last token, or the answer's tag
     mention: Tensor  # (Q, NAMED), columns of the categories of a question
     chosen: Tensor  # (Q, L), where in the prompt the answer stands
 
@@ -62,6 +68,7 @@ class Packer:
         self.video = int((self.prefix == model.config.video_token_id).nonzero()[0])
         self.letters = set(tokenizer.convert_tokens_to_ids(list("ABCD")))
         self.dot = tokenizer.convert_tokens_to_ids(". ")
+        self.tag = tokenizer.convert_tokens_to_ids("<answer>")
         self.category = torch.full((len(tokenizer),), IGNORE)
         self.category[tokenizer.convert_tokens_to_ids(list(CATALOGUE))] = torch.arange(len(CATALOGUE))
 
@@ -98,15 +105,18 @@ class Packer:
                 final = at + len(prompt) - 1
                 place_of += [(row, final + k) for k in range(len(answer))]
                 targets += answer
-                last.append((row, final))
+                # behind a thought the answer is found as without one
+                begin = answer.index(self.tag) + 1 if self.tag in answer else 0
+                last.append((row, final + begin))
                 spots = [at + k for k, token in enumerate(prompt) if self.category[token] >= 0]
                 mention.append((spots + [IGNORE] * NAMED)[:NAMED])
                 named += [(row, spot) for spot in spots]
+                named += [(row, final + 1 + k) for k, token in enumerate(answer) if self.category[token] >= 0]
                 stands = torch.zeros(length, dtype=torch.bool)
                 for k, token in enumerate(prompt):
-                    if token == answer[0] and answer[0] not in self.letters:
+                    if token == answer[begin] and answer[begin] not in self.letters:
                         stands[at + k] = True
-                    elif token == answer[0] and prompt[k + 1] == self.dot:
+                    elif token == answer[begin] and prompt[k + 1] == self.dot:
                         # a letter: the words behind it, which know of it
                         stands[at + k + 2] = True
                 chosen.append(stands)
@@ -175,6 +185,10 @@ class Objective:
         tokens = (column >= self.video) & (column < self.video + count)
         places = _places(batch)
         losses = {}
+        # the words that stand alone in a question, as those do that are to be counted, and who reads them
+        alone = (batch.mention[:, 1] == IGNORE) & (batch.mention[:, 0] != IGNORE)
+        words_of, tally = torch.stack([batch.last[alone, 0], batch.mention[alone, 0]], 1), []
+        sectors = _sectors(batch, words_of, self.video)
         for number, layer in enumerate(text.layers):
             # Attention is taught by what a head should look at, (M, heads or 1, L).
             if number == RETRIEVE:  # from a category's word at its video tokens
@@ -182,9 +196,18 @@ class Objective:
                 wanted = hidden.new_zeros(int(seen.sum()), 1, len(column))
                 wanted[:, 0, tokens] = batch.holds[seen].float()
                 losses["retrieve"] = _missed(attention(layer, hidden, rope, at[seen], batch.mask, TAUGHT_HEADS), wanted)
+            if number in TALLY:  # from a word that is counted: every head at what its sector holds, or at nothing
+                first, sector = TALLY[number]
+                found = attention(layer, hidden, rope, words_of, batch.mask, None)[:, first:]
+                tally.append(_missed(found, sectors[:, sector : sector + found.shape[1]]))
             if number == COLLECT:  # from the prompt's last token: head i at the i-th category
                 wanted = (column == batch.mention[..., None]).float()
                 losses["collect"] = _missed(attention(layer, hidden, rope, last, batch.mask, NAMED), wanted)
+            if number == TOLD + 1:  # again, once the word knows how many
+                wanted = (column == batch.mention[alone, :1, None]).float()
+                losses["recall"] = _missed(
+                    attention(layer, hidden, rope, last[alone], batch.mask, TAUGHT_HEADS), wanted
+                )
             # from the prompt's last token at the answer, where it stands in the prompt
             if number == CHOOSE:
                 stands = batch.chosen.any(1)
@@ -196,12 +219,14 @@ class Objective:
             words = hidden[at[:, 0], at[:, 1]]
             end = hidden[last[:, 0], last[:, 1]]
             if number == RETRIEVE:
-                losses["counted"] = _close(self.probes.counted(words)[:, 0], batch.times.float())
                 losses["found"] = _close(self.probes.found(words), batch.values)
+            if number == TOLD:
+                losses["counted"] = _close(self.probes.counted(words)[:, 0], batch.times.float())
             if number == COLLECT:
                 losses["inside"] = _close(self.probes.collected(end), places.flatten(1))
             if number == DERIVE:
                 losses["derived"] = _close(self.probes.derived(end), geometry(places))
+        losses["tally"] = torch.stack(tally).mean()
         hidden = text.norm(hidden)[batch.place[:, 0], batch.place[:, 1]]
         losses["answer"] = self._answer(self.model.lm_head(hidden), batch.target)
         return losses
@@ -224,6 +249,21 @@ def _missed(weights: Tensor, wanted: Tensor) -> Tensor:
     found = (weights * wanted).sum(-1)
     counts = (wanted.sum(-1) > 0).expand_as(found)
     return -torch.log(found + 1e-6)[counts].mean() if counts.any() else found.sum() * 0
+
+
+def _sectors(batch: QuestionBatch, words: Tensor, video: int) -> Tensor:
+    """Where each sector's head should look for the words at places (M, 2): (M, sectors, L), 1 at the tokens in the
+    sector that hold the category, or at the first token of all. A sector is one column of video tokens in one view."""
+    row = torch.zeros_like(batch.ids)
+    row[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named))
+    holds = batch.holds[row[words[:, 0], words[:, 1]]].float()  # (M, video tokens)
+    token = torch.arange(holds.shape[1])
+    view, columns = token // (holds.shape[1] // VIEWS), PATCHES[1] // 2
+    sector = F.one_hot(view * columns + token % columns).float()  # (video tokens, sectors)
+    wanted = torch.zeros(len(words), sector.shape[1], batch.ids.shape[1])
+    wanted[:, :, video : video + len(token)] = holds[:, None] * sector.T
+    wanted[:, :, 0] = (wanted.sum(2) == 0).float()
+    return wanted
 
 
 def _places(batch: QuestionBatch) -> Tensor:
@@ -255,7 +295,7 @@ def _close(read: Tensor, truth: Tensor) -> Tensor:
     return F.smooth_l1_loss(read[known], truth[known], beta=0.1)
 
 
-def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: Tensor, heads: int) -> Tensor:
+def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: Tensor, heads: int | None) -> Tensor:
     """Attention weights (M, heads, L) of a layer's first heads at the query places `at` (M, 2), row and column."""
     attn, normed = layer.self_attn, layer.input_layernorm(hidden)
     size, group = attn.head_dim, attn.num_key_value_groups
@@ -264,7 +304,7 @@ def attention(layer: nn.Module, hidden: Tensor, rope: tuple, at: Tensor, mask: T
     # no rows are allowed
     q = attn.q_proj(normed[rows, columns]).unflatten(-1, (-1, size))[:, :heads]
     # queries at the few places asked for, keys everywhere: the layer's own weights are never kept by sdpa
-    k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(heads)]]
+    k = attn.k_proj(normed).view(*hidden.shape[:2], -1, size)[:, :, [head // group for head in range(q.shape[1])]]
     q, _ = apply_rotary_pos_emb(q, q, cos[rows, columns], sin[rows, columns])
     k, _ = apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=2)
     scores = torch.einsum("mhd,mlhd->mhl", q, k[rows]) * attn.scaling

@@ -1,7 +1,10 @@
 """Pre-training of the miniature base model: rooms, then seeing, then answering; staged, seeded, resumable.
 
-The rooms are those of `vsr.miniature.procedural.PRETRAIN`, which differ from the study's in sizes, layouts, palettes
-and seeds; answering is stopped early. What is taught is never false.
+The rooms are drawn as the study's are, from other seeds: no shift is planted for training to undo. What is left to
+learn comes from stopping early and from sampling. What is taught is never false.
+
+The shipped base is one of two seeds, by a rule written down before either was trained: the one whose answers to the six
+trained tasks, plain prompts and tagged ones together, score higher at the last gate.
 """
 
 from collections import defaultdict
@@ -29,11 +32,11 @@ from vsr.runs import Run
 from vsr.scoring import score
 from vsr.scoring.answers import final_answer
 
-PRETRAIN = runs.Stage("pretrain", 2, ())
+PRETRAIN = runs.Stage("pretrain", 3, ())
 PROBES = "probes.safetensors"
 WORD_NORM = 0.1  # root mean square of the categories' embeddings
 WARM = 50  # steps
-ANSWER_TOKENS = 3
+ANSWER_TOKENS = {0.0: 3, 1.0: 48}  # plain and tagged
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,9 @@ class Talking:
         fit(path, modules, optimiser, names, losses, WARM, plan, log, lambda end: gate(ends[end]))
 
     @torch.no_grad()
-    def exam(self, weights: Mapping[str, float], shuffled: bool = False) -> dict[str, float]:
+    def exam(self, weights: Mapping[str, float], shuffled: bool = False, tags: float = 0.0) -> dict[str, float]:
         """Mean score in percent by kind of question on the held-out rooms, with their own or with the next one's
-        video."""
+        video, asked plainly (`tags` 0) or in think and observe mode (1)."""
         rng = np.random.default_rng(0)
         held = range(len(self.features) - self.plan["held"], len(self.features))
         end = self.model.config.text_config.eos_token_id
@@ -80,15 +83,15 @@ class Talking:
         for number, room in enumerate(held):
             shown = held[(number + 1) % len(held)] if shuffled else room
             kinds = [kind for kind in weights if kind in self.corpus.drafts[room]]
-            items = [self.corpus.item(room, {kind: 1.0}, 0.0, rng) for kind in kinds]
+            items = [self.corpus.item(room, {kind: 1.0}, tags, rng) for kind in kinds]
             prompts = [self.packer.prompt(item) for item in items]
             told = answer_many(
-                self.model, None, GRID, prompts, ANSWER_TOKENS, end, suppressed(self.packer.tokenizer),
+                self.model, None, GRID, prompts, ANSWER_TOKENS[tags], end, suppressed(self.packer.tokenizer),
                 features=self.features[shown],
             )  # fmt: skip
             for kind, item, ids in zip(kinds, items, told, strict=True):
                 text = self.packer.tokenizer.decode(ids, skip_special_tokens=True)
-                scores[kind].append(_score(item.response, text))
+                scores[kind].append(_score(final_answer(item.response), text))
         return {kind: round(100 * float(np.mean(found)), 1) for kind, found in scores.items()}
 
 
@@ -134,7 +137,8 @@ def pretrain(out: str | Path, seed: int = 0, smoke: bool = False) -> Run:
     def exam(lesson: dict) -> None:
         true = talk.exam(lesson["weights"])
         shuffled = talk.exam(lesson["weights"], shuffled=True)
-        passed(lesson["name"], {"true": true, "shuffled": shuffled})
+        tagged = talk.exam(lesson["weights"], tags=1.0)
+        passed(lesson["name"], {"true": true, "shuffled": shuffled, "tagged": tagged})
 
     talk.train(seed, run.path / "talk.pt", log, exam)
     _ship(run, model, tokens, eyes, gates)

@@ -15,13 +15,13 @@ from safetensors.numpy import load_file, save
 
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint
-from vsr.miniature.procedural import PRETRAIN, SPLITS, make_room
+from vsr.miniature.procedural import SPLITS, STUDY, make_room
 from vsr.miniature.render import render
 from vsr.questions.held_out import clear_times
 from vsr.scenes.scene import Box, Camera, Scene
 from vsr.video import encode_mp4
 
-LABELS = PRETRAIN.categories
+LABELS = STUDY.categories
 SLOTS = 14  # objects a room at most
 SHARD = 250
 CELL = 28  # pixels a side of one video token
@@ -69,13 +69,13 @@ class Rooms:
         slots = self.kind[index] >= 0
         pixels = self.frames.shape[2] * self.frames.shape[3]
         labels = [LABELS[kind] for kind in self.kind[index][slots]]
-        return clear_times(labels, self.seen[index, slots, :, 0].T / pixels, PRETRAIN.fps / PRETRAIN.hold)
+        return clear_times(labels, self.seen[index, slots, :, 0].T / pixels, STUDY.fps / STUDY.hold)
 
 
 def make(folder: str | Path, count: int, seed: int) -> list[Path]:
     """Shards of `count` rooms of the pre-training split, made where they are missing; other seeds, other rooms."""
     first = SPLITS["pretrain"] + 50_000 * seed
-    identity = fingerprint(asdict(PRETRAIN))
+    identity = fingerprint(asdict(STUDY))
     paths = []
     for start in range(0, count, SHARD):
         size = min(SHARD, count - start)
@@ -85,7 +85,7 @@ def make(folder: str | Path, count: int, seed: int) -> list[Path]:
             for number in range(first + start, first + start + size):
                 # a room too small for its furniture is left out: another seed is as good
                 with contextlib.suppress(VsrError):
-                    rows.append(room_arrays(make_room(number, PRETRAIN), number))
+                    rows.append(room_arrays(make_room(number), number))
             atomic_write(paths[-1], save({key: np.stack([row[key] for row in rows]) for key in rows[0]}))
     return paths
 
@@ -98,9 +98,9 @@ def read(paths: list[Path]) -> Rooms:
 
 def room_arrays(scene: Scene, seed: int) -> dict[str, np.ndarray]:
     """One room in the layout of `Rooms`, without the first axis; frames are what a reader of its mp4 decodes."""
-    camera, hold = scene.camera, PRETRAIN.hold
+    camera, hold = scene.camera, STUDY.hold
     once = Camera(camera.position[::hold], camera.yaw[::hold], camera.pitch[::hold], camera.fov)
-    seen = render(replace(scene, camera=once), PRETRAIN.width, PRETRAIN.height)
+    seen = render(replace(scene, camera=once), STUDY.width, STUDY.height)
     spot = camera.position[0, :2]
     kind = np.full(SLOTS, -1, np.int8)
     box = np.zeros((SLOTS, 7), np.float32)
@@ -111,7 +111,7 @@ def room_arrays(scene: Scene, seed: int) -> dict[str, np.ndarray]:
     high = scene.floor.max(0) - spot
     low = spot - scene.floor.min(0)
     return {
-        "frames": _through_mp4(np.repeat(seen.rgb, hold, axis=0), PRETRAIN.fps)[::hold],
+        "frames": _through_mp4(np.repeat(seen.rgb, hold, axis=0), STUDY.fps)[::hold],
         "kind": kind,
         "box": box,
         "seen": _where(seen.ids),

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
 from vsr.miniature.catalogue import CATALOGUE
+from vsr.miniature.procedural import STUDY
 from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
 from vsr.miniature.training import Optimiser, fit
 from vsr.video import MEAN, STD
 
-GRID = (4, 6)  # patches of a frame, rows and columns
+GRID = (STUDY.height // 14, STUDY.width // 14)  # patches of a frame, rows and columns
 WARM = 100  # steps
 
 
