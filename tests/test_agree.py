@@ -1,7 +1,9 @@
 """Our ground truth against the official one on VSI-Bench's ScanNet scenes."""
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from vsr.errors import VsrError
@@ -82,6 +84,24 @@ def test_what_cannot_be_compared_is_listed_with_the_reason(real, question, why):
     with pytest.raises(VsrError, match=why):  # alone, it is an error
         agree(scenes, [question])
     assert skipped["why"].removeprefix("question 7: ") in table(result)
+
+
+def test_the_papers_rules_answer_the_benchmarks_questions(real):
+    """The ceiling of a perfect learner of VSI-100k, which measures between centres, not closest points."""
+    scenes, questions = real
+    known, scores = {scene.id: scene for scene in scenes}, []
+    for q in (q for q in questions if q.question_type == "object_abs_distance"):
+        one, other = re.search(r"between the (.+?) and the (.+?) \(in meters\)", q.question).groups()
+        boxes = known[q.scene_name].objects
+        a, b = (next(box.center for box in boxes if box.label == label) for label in (one, other))
+        off = abs(round(float(np.linalg.norm(a - b)), 1) - float(q.ground_truth)) / float(q.ground_truth)
+        scores.append(sum(off <= 1 - (50 + 5 * k) / 100 for k in range(10)) / 10)
+    result = agree(*real, rules="vsi100k")
+    tasks = {kind: task for kind, task in result["tasks"].items() if task["n"]}
+    assert tasks["object_abs_distance"]["n"] == len(scores)
+    assert tasks["object_abs_distance"]["mra"] == pytest.approx(np.mean(scores), abs=1e-9)
+    assert tasks["object_rel_distance"]["exact"] < 0.9 * tasks["object_rel_distance"]["n"]
+    assert tasks["object_rel_direction_hard"]["exact"] > 0.98 * tasks["object_rel_direction_hard"]["n"]
 
 
 def test_unreadable_ground_truths_are_errors(real):

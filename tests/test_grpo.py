@@ -13,7 +13,7 @@ from vsr.errors import VsrError
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
 from vsr.train.grpo import train_grpo
-from vsr.train.objective import group_advantages, grpo_loss
+from vsr.train.objective import LOSS_LEVELS, group_advantages, grpo_loss
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def trainer_of(folder, out, **changes):
             if "lora_B" in name:
                 p.normal_(0, 0.05)
     budget = changes.pop("token_budget", 10_000)
-    split = changes.pop("split_every", 1)
+    how = {"split_every": changes.pop("split_every", 1), "loss_level": changes.pop("loss_level", "token_mean")}
     args = arguments(out, **changes)
-    trainer = GroupTrainer(loaded, ROWS, [letters], args, see, token_budget=budget, split_every=split)
+    trainer = GroupTrainer(loaded, ROWS, [letters], args, see, token_budget=budget, **how)
     trainer.create_optimizer_and_scheduler(args.max_steps)
     return trainer
 
@@ -70,29 +70,27 @@ def test_a_gpus_memory_decides_what_is_made_again_and_changes_no_gradient(folder
     assert furthest(found[2], found[0]) < 1e-5
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_steps_gradient_is_the_naive_one(folder, tmp_path, checkpointing):
-    trainer = trainer_of(folder, tmp_path, beta=0.5, activation_checkpointing=checkpointing)
+@pytest.mark.parametrize(("checkpointing", "level"), [(True, "token_mean"), *((False, level) for level in LOSS_LEVELS)])
+def test_a_steps_gradient_is_the_naive_one(folder, tmp_path, checkpointing, level):
+    how = {"activation_checkpointing": checkpointing, "loss_level": level, "token_budget": 200}  # several passes
+    trainer = trainer_of(folder, tmp_path, beta=0.5, **how)
     if checkpointing:
         trainer.model.activation_checkpointing_enable({"use_reentrant": False})
     found = gradients_of(trainer)
     model, batch = trainer.model, trainer.batch
     model.zero_grad()
     rewards = torch.tensor([letters([[{"content": text}] for text in texts], ["e"] * 4) for texts in batch.texts])
-    advantages = group_advantages(rewards)
-    loss = 0.0
+    rows, ref = [], []
     for g, asked in enumerate(ROWS[:3]):
         prompt = read_prompt(asked, trainer.tokenizer, see)
-        rows = []
         for completion in batch.completions[g]:  # features instead of pixels: embeddings are handed over
             rows.append(embedded_logps(model, prompt, completion))
         with torch.no_grad(), model.disable_adapter():
-            ref = [embedded_logps(model, prompt, completion) for completion in batch.completions[g]]
-        pad = torch.nn.utils.rnn.pad_sequence
-        logps, ref = pad(rows, batch_first=True), pad(ref, batch_first=True)
-        mask = pad([torch.ones(len(c)) for c in batch.completions[g]], batch_first=True)
-        loss = loss + grpo_loss(logps, logps.detach(), ref, advantages[g], mask, 0.2, 0.5) / 3
-    loss.backward()
+            ref += [embedded_logps(model, prompt, completion) for completion in batch.completions[g]]
+    pad = torch.nn.utils.rnn.pad_sequence
+    logps, ref = pad(rows, batch_first=True), pad(ref, batch_first=True)
+    mask = pad([torch.ones(len(row)) for row in rows], batch_first=True)
+    grpo_loss(logps, logps.detach(), ref, group_advantages(rewards).flatten(), mask, 0.2, 0.5, level).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert furthest(found, expected) < 1e-5
 
@@ -270,7 +268,8 @@ def test_a_bad_sample_is_named_and_the_last_step_kept(folder, tmp_path, rows, re
         ({"top_p": 0.9}, "top_p"),
         ({"repetition_penalty": 1.1}, "repetition_penalty"),
         ({"mask_truncated_completions": True}, "mask_truncated_completions"),
-        ({"scale_rewards": "none"}, "scale_rewards"),
+        ({"scale_rewards": "batch"}, "scale_rewards"),
+        ({"num_iterations": 0}, "num_iterations=0"),
         ({"importance_sampling_level": "sequence"}, "importance_sampling_level"),
         ({"entropy_coef": 0.1}, "entropy_coef"),
         ({"use_vllm": True}, "use_vllm"),

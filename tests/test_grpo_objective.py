@@ -5,34 +5,35 @@ import math
 import pytest
 import torch
 
-from vsr.train.objective import clipped, flat, group_advantages, grpo_loss, k3
+from vsr.train.objective import LOSS_LEVELS, clipped, flat, group_advantages, grpo_loss, k3
 
 
-def by_hand(logps, old, ref, advantages, mask, epsilon, beta):
-    """Equation 1 as it is printed: sums over outputs i and tokens t, one number at a time."""
-    total = 0.0
+def by_hand(logps, old, ref, advantages, mask, epsilon, beta, level):
+    """Equation 1, one number at a time: of whole outputs as it is printed, or of their tokens."""
+    parts = []
     for i in range(len(logps)):
-        sequence, tokens = 0.0, 0
-        for t in range(len(logps[i])):
-            if mask[i][t]:
-                ratio = math.exp(logps[i][t] - old[i][t])
-                clip = min(max(ratio, 1 - epsilon), 1 + epsilon)
-                drift = math.exp(ref[i][t] - logps[i][t])
-                kl = drift - math.log(drift) - 1
-                sequence += min(ratio * advantages[i], clip * advantages[i]) - beta * kl
-                tokens += 1
-        total += sequence / tokens
-    return -total / len(logps)
+        tokens = [t for t in range(len(logps[i])) if mask[i][t]]
+        parts.append([])
+        for units in [tokens] if level == "sequence" else [[t] for t in tokens]:
+            ratio = math.prod(math.exp(logps[i][t]) / math.exp(old[i][t]) for t in units)
+            clip = min(max(ratio, 1 - epsilon), 1 + epsilon)
+            drift = math.prod(math.exp(ref[i][t]) / math.exp(logps[i][t]) for t in units)
+            kl = drift - math.log(drift) - 1
+            parts[-1].append(min(ratio * advantages[i], clip * advantages[i]) - beta * kl)
+    if level == "token":
+        return -sum(map(sum, parts)) / sum(map(len, parts))
+    return -sum(sum(part) / len(part) for part in parts) / len(parts)
 
 
+@pytest.mark.parametrize("level", LOSS_LEVELS)
 @pytest.mark.parametrize("beta", [0.0, 1e-4, 0.3])
-def test_loss_is_equation_1(beta):
+def test_loss_is_equation_1(beta, level):
     generator = torch.Generator().manual_seed(1)
     logps, old, ref = (-torch.rand(6, 5, generator=generator, dtype=torch.float64) * 2 for _ in range(3))
     mask = (torch.arange(5)[None] < torch.tensor([5, 1, 3, 2, 5, 4])[:, None]).double()
     advantages = torch.randn(6, generator=generator, dtype=torch.float64)
-    expected = by_hand(*(x.tolist() for x in (logps, old, ref, advantages, mask)), 0.2, beta)
-    assert float(grpo_loss(logps, old, ref, advantages, mask, 0.2, beta)) == pytest.approx(expected, rel=1e-12)
+    expected = by_hand(*(x.tolist() for x in (logps, old, ref, advantages, mask)), 0.2, beta, level)
+    assert float(grpo_loss(logps, old, ref, advantages, mask, 0.2, beta, level)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_on_policy_gradient_is_the_advantage_weighted_score():

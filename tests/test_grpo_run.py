@@ -67,7 +67,7 @@ def test_each_video_is_seen_once(study):
 
 
 def test_seeds_and_beta_have_runs_of_their_own_and_the_base_comes_back_bare(study, monkeypatch):
-    monkeypatch.setattr(rewards, "trl_rewards", lambda mode: [digits])
+    monkeypatch.setattr(rewards, "trl_rewards", lambda *_, **__: [digits])
     profile, data, out = study
     loaded = models.load(profile.base)
     before = {name: p.clone() for name, p in loaded.model.named_parameters()}

@@ -17,6 +17,9 @@ OTHERS = {  # another value of every setting
     "max_new_tokens_reasoning": 5, "bootstrap": 77, "lora_r": 2, "lora_alpha": 8, "lora_targets": "q,v",
     "lora_dropout": 0.1, "num_generations": 2, "temperature": 0.7, "beta": 0.3, "epsilon": 0.1, "learning_rate": 1e-3,
     "questions_per_step": 1, "max_steps": 1, "max_completion_length": 3, "token_budget": 99, "split_every": 3,
+    "num_iterations": 2, "loss_level": "sequence", "scale_rewards": "none", "format_rule": "strict",
+    "length_weight": 0.5, "optim": "adamw_torch", "lr_scheduler": "linear", "warmup_steps": 1, "weight_decay": 0.1,
+    "max_grad_norm": 0.5, "trained_prompts": "evaluate",
     "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,
 }  # fmt: skip
 

@@ -82,9 +82,10 @@ def test_reward_and_metric_read_the_same_answer(text):
 # --- format ---
 @pytest.mark.parametrize("mode", ["think", "observe"])
 def test_exactly_the_tags_of_the_mode_earn(mode):
-    assert rewards.format(GOOD[mode], mode) == 1
     other = "observe" if mode == "think" else "think"
-    assert rewards.format(GOOD[other], mode) == 0
+    for rule in rewards.FORMAT_RULES:
+        assert rewards.format(GOOD[mode], mode, rule) == 1
+        assert rewards.format(GOOD[other], mode, rule) == 0
 
 
 @pytest.mark.parametrize(
@@ -103,12 +104,30 @@ def test_exactly_the_tags_of_the_mode_earn(mode):
         "<think>a <observe> b</think> <answer>2</answer>",
     ],
 )  # fmt: skip
-def test_anything_else_earns_no_format_reward(text):
-    assert rewards.format(text, "think") == 0
+def test_anything_else_earns_no_strict_format_reward(text):
+    assert rewards.format(text, "think", "strict") == 0
 
 
-def test_long_reasoning_is_no_format_error():
-    assert rewards.format(f"<think>{'word ' * 2000}</think><answer>2</answer>", "think") == 1
+@pytest.mark.parametrize(
+    ("text", "earned"),
+    [
+        # section 3.3.3's "technically correct" shell, and the repeated tags that game a length reward
+        ("<think> </think> <answer>xx</answer>", 1), ("<think></think><answer>2</answer>", 1),
+        ("<think> a </think> <think> a </think> <answer>2</answer>", 1),
+        ("\n<think>so</think>\n<answer>2</answer> ", 1),
+        ("2", 0), ("<answer>2</answer>", 0), ("<answer>2</answer> <think>so</think>", 0),
+        ("<think>so</think> 2 <answer>2</answer>", 0), ("<think>so</think> <answer>2", 0),
+        ("Well: <think>so</think> <answer>2</answer>", 0), ("<think>so</think> <answer>2</answer> done", 0),
+    ],
+)  # fmt: skip
+def test_the_papers_rule_is_lenient(text, earned):
+    assert rewards.format(text, "think") == earned
+    assert rewards.format(text, "think", "strict") <= earned
+
+
+@pytest.mark.parametrize("rule", rewards.FORMAT_RULES)
+def test_long_reasoning_is_no_format_error(rule):
+    assert rewards.format(f"<think>{'word ' * 2000}</think><answer>2</answer>", "think", rule) == 1
 
 
 PIECES = ["<think>", "</think>", "<answer>", "</answer>", "<observe>", "</observe>", "so", "2", " ", "\n"]
@@ -124,13 +143,13 @@ def test_format_is_the_naive_check(text):
         inner = stripped[opened + 7 : closed].strip(), stripped[answer + 8 : ended].strip()
         ordered = opened == 0 and opened < closed < answer < ended == len(stripped) - len("</answer>")
         naive = float(ordered and all(inner) and not stripped[closed + 8 : answer].strip())
-    assert rewards.format(text, "think") == naive
+    assert rewards.format(text, "think", "strict") == naive
 
 
 @given(st.text(max_size=300))
 def test_format_never_raises(text):
     for wrapped in (text, f"<think>{text}</think><answer>{text}</answer>"):
-        assert rewards.format(wrapped, "think") in (0.0, 1.0)
+        assert rewards.format(wrapped, "think", "strict") <= rewards.format(wrapped, "think") <= 1.0
 
 
 def test_vanilla_has_no_format():
@@ -145,7 +164,7 @@ def test_length_grows_with_words_and_is_gamed_by_repeated_tags():
     assert rewards.length("word " * 100) == 1
     shell = "<think> </think> " * 20 + "<answer>2</answer>"
     assert rewards.length(shell) == 1  # what the paper saw
-    assert rewards.format(shell, "think") == 0
+    assert (rewards.format(shell, "think"), rewards.format(shell, "think", "strict")) == (1, 0)
 
 
 # --- TRL ---
@@ -155,6 +174,8 @@ def test_trl_rewards_by_mode():
     assert len(rewards.trl_rewards("observe", with_length=True)) == 3
     with pytest.raises(VsrError, match="unknown mode 'thinks'"):
         rewards.trl_rewards("thinks")
+    with pytest.raises(VsrError, match="unknown format rule 'loose'"):
+        rewards.trl_rewards("think", "loose")
 
 
 def test_trl_rewards_read_columns_and_both_forms_of_completions():

@@ -35,7 +35,7 @@ def digits(completions, **_):
 def study(tmp_path, monkeypatch):
     """A profile of three steps and questions about three rooms."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    monkeypatch.setattr(scoring.rewards, "trl_rewards", lambda mode: [digits])
+    monkeypatch.setattr(scoring.rewards, "trl_rewards", lambda *_, **__: [digits])
     profile, folder = small_study(tmp_path)
     return profile, load(folder), tmp_path / "results"
 

@@ -38,8 +38,8 @@ SAMPLES, SUMMARY = "samples.jsonl", "summary.json"
 @dataclass(frozen=True)
 class Asked:
     """What an evaluation asks of a model (`info` as `Loaded.info`): `scenes` with their questions, in order, the videos
-    `shown` with them (scene -> scene), by the prompts of `mode` at the paper's `stage` ('train' for a model with an
-    adapter, else 'evaluate')."""
+    `shown` with them (scene -> scene), by the prompts of `mode` at the paper's `stage`: 'train' for section 3.2's,
+    'evaluate' for section 2's."""
 
     settings: Settings
     info: dict
@@ -58,14 +58,16 @@ def evaluate(
     profile: Profile,
     out: str | Path,
     limit: int | None = None,
+    stage: str | None = None,
 ) -> Run:
     """The run `eval-<model>-<mode>-<video>` of `model` on the first `limit` questions of `bench`; `video` is 'true',
-    'none' (text alone), 'shuffled' (another scene's) or 'one' (the middle frame).
+    'none' (text alone), 'shuffled' (another scene's) or 'one' (the middle frame). `stage` chooses the prompts; None:
+    section 2's for a base, the profile's `trained_prompts` for a trained model.
 
     A name instead of a loaded model is loaded only if something is left to do (see `models.arguments`). A killed run
     continues with the first scene that was not answered in full. A missing or broken video is counted as wrong and
     reported in the summary; that no video at all can be read is an error."""
-    run, asked = opened(model, bench, mode, video, profile, out, limit)
+    run, asked = opened(model, bench, mode, video, profile, out, limit, stage)
     if not run.finished:
         if not isinstance(model, Loaded):
             model = models.load(**models.arguments(model, asked.settings))
@@ -75,12 +77,20 @@ def evaluate(
 
 
 def opened(
-    model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile: Profile, out: str | Path, limit: int | None
+    model: Loaded | str,
+    bench: QuestionSet,
+    mode: str,
+    video: str,
+    profile: Profile,
+    out: str | Path,
+    limit: int | None,
+    stage: str | None = None,
 ) -> tuple[Run, Asked]:
     """The run of an evaluation, finished or not, and what it asks."""
-    asked = ask(model, bench, mode, video, profile, limit)
+    asked = ask(model, bench, mode, video, profile, limit, stage)
     info = asked.info
-    name = f"eval-{info['name']}-{mode}-{video}" + (f"-first{limit}" if limit else "")
+    name = f"eval-{info['name']}-{mode}-{video}" + (f"-{stage}-prompt" if stage else "")
+    name += f"-first{limit}" if limit else ""
     about = {"mode": mode, "video": video, "prompts": asked.stage, "limit": limit, "model": info}
     about |= _trained(model, info)
     seed = profile.seed if video == "shuffled" else 0  # nothing else is left to chance
@@ -89,7 +99,15 @@ def opened(
     return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
 
 
-def ask(model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile: Profile, limit: int | None) -> Asked:
+def ask(
+    model: Loaded | str,
+    bench: QuestionSet,
+    mode: str,
+    video: str,
+    profile: Profile,
+    limit: int | None,
+    stage: str | None = None,
+) -> Asked:
     """What an evaluation asks; nothing is loaded."""
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
@@ -99,7 +117,9 @@ def ask(model: Loaded | str, bench: QuestionSet, mode: str, video: str, profile:
         raise VsrError(f"limit={limit}: ask at least 1 question, or all of them without a limit")
     settings, scenes = ANSWER[mode].view(profile), _by_scene(bench.questions[:limit])
     info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, settings))
-    stage = "train" if info["adapter_hash"] else "evaluate"
+    stage = stage or (profile.trained_prompts if info["adapter_hash"] else "evaluate")
+    if stage not in prompts.SUFFIXES:
+        raise unknown("trained_prompts", stage, prompts.SUFFIXES)
     shown = shown_videos(bench, list(scenes), video, profile.seed)
     return Asked(settings, info, mode, video, stage, scenes, shown)
 

@@ -38,6 +38,7 @@ class Profile:
     # evaluation
     max_new_tokens: int = setting(8, "section 2: 'a single word or phrase'")
     max_new_tokens_reasoning: int = setting(48, UNSTATED + "room for the chain of thought")
+    trained_prompts: str = setting("train", UNSTATED + "of Table 2: section 3.2's; 'evaluate': section 2's")
     bootstrap: int = setting(2000, "resamples of scenes for 95 % intervals")
     # adapter
     lora_r: int = setting(16, UNSTATED + "'LoRA'; rank 16 is common practice")
@@ -53,6 +54,17 @@ class Profile:
     questions_per_step: int = setting(8, UNSTATED + "prompts per optimiser step")
     max_steps: int = setting(80, UNSTATED + "the paper: 117k questions")
     max_completion_length: int = setting(48, UNSTATED + "tokens a rollout at most")
+    num_iterations: int = setting(1, UNSTATED + "updates on one batch of rollouts; at 1 the clip never acts")
+    loss_level: str = setting("token_mean", "equation 1 prints whole answers, 'sequence'; this is R1-V's reading")
+    scale_rewards: str = setting("group", "equation 1: divided by the group's deviation; 'none' is Dr. GRPO's")
+    format_rule: str = setting("lenient", "section 3.3.3: an empty shell is 'technically correct'; 'strict' is ours")
+    length_weight: float = setting(0.0, "section 3.3.3: a length reward was tried, its form is not given; 0 is without")
+    # the optimiser of GRPO, SFT and DPO
+    optim: str = setting("adamw_torch_fused", UNSTATED + "transformers' default, betas 0.9 and 0.999, epsilon 1e-8")
+    lr_scheduler: str = setting("constant", UNSTATED + "one that decays to 0 hides what would come later")
+    warmup_steps: int = setting(0, UNSTATED + "transformers' default")
+    weight_decay: float = setting(0.0, UNSTATED + "transformers' default")
+    max_grad_norm: float = setting(1.0, UNSTATED + "transformers' default")
     token_budget: int = setting(1 << 14, "ours: tokens a forward pass at most; bounds memory, changes no result")
     split_every: int = setting(8, "ours: steps between measurements of the gradient's parts")
     # SFT and DPO, on GRPO's questions and steps
@@ -86,7 +98,8 @@ QWEN: Given = {
     "max_new_tokens": (16, UNSTATED + "VSI-Bench's harness"),
     "max_new_tokens_reasoning": (512, UNSTATED + "room for the chain of thought"),
     "questions_per_step": (8, UNSTATED + "112 completions a step"),
-    "max_steps": (14625, "section 3.1: VSI-100k's 117k questions once, 8 a step"),
+    "max_steps": (14625, UNSTATED + "section 3.1's 117k questions once, 8 a step"),
+    "lr_scheduler": ("linear", UNSTATED + "transformers' default, which R1-V's scripts leave"),
     "max_completion_length": (512, UNSTATED + "room for the chain of thought"),
     "split_every": (50, "ours: a diagnostic that costs a backward pass"),
     "sft_learning_rate": (1e-4, UNSTATED + "usual for adapters"),

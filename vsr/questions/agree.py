@@ -1,6 +1,7 @@
 """Our ground truth against given questions: does the scene, under a rule set, give the answers it should?"""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from vsr import markdown
 from vsr.errors import VsrError
@@ -13,9 +14,13 @@ from vsr.scoring.answers import mean_relative_accuracy
 
 def agree(scenes: Iterable[Scene], questions: Sequence[Question], rules: str = "vsibench") -> dict:
     """Per question type the questions compared (`n`), how many agree exactly and, for numbers, within 0.1 of their
-    unit, the mean relative accuracy of ours, and every question that could not be compared with the reason."""
+    unit, the mean relative accuracy of ours, and every question that could not be compared with the reason.
+
+    Questions in VSI-Bench's words are answered under any rules. Under the paper's, exact shares (options) and mean
+    relative accuracy (numbers) are what a perfect learner of VSI-100k would score: it measures between centres."""
     known = {scene.id: scene for scene in scenes}
     rule_set = rule_sets.get(rules)
+    translated = replace(rule_set, templates=rule_sets.VSIBENCH.templates)
     tasks: dict[str, dict] = {}
     for question in questions:
         kind = question.question_type
@@ -23,7 +28,9 @@ def agree(scenes: Iterable[Scene], questions: Sequence[Question], rules: str = "
         try:
             if question.scene_name not in known:
                 raise VsrError(f"scene {question.scene_name} is not in the scenes file")
-            ours, given = truth(known[question.scene_name], rule_set, question), right_option(question)
+            theirs = rule_sets.VSIBENCH.templates.get(kind)
+            asked = translated if theirs and theirs.read(question.question) else rule_set
+            ours, given = truth(known[question.scene_name], asked, question), right_option(question)
         except VsrError as error:
             task["skipped"].append({"id": question.id, "why": str(error)})
             continue

@@ -15,6 +15,9 @@ TAGGED_MODES = ("think", "observe")  # each asks for a reasoning tag of its own 
 LENGTH_TARGET = 32  # words at which the length reward is full; the paper gives no form for it
 _TAG = re.compile(r"</?\s*(?:think|observe|answer)\s*>")
 _REASONING = re.compile(r"<\s*(think|observe)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL)
+# R1-V's rule, which the paper follows: the tags in order, whatever stands between them
+_LENIENT = {mode: re.compile(rf"<{mode}>.*?</{mode}>\s*<answer>.*?</answer>", re.DOTALL) for mode in TAGGED_MODES}
+FORMAT_RULES = ("lenient", "strict")
 
 
 def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] | None = None) -> float:
@@ -34,14 +37,19 @@ def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] |
     return float(same_text(text, truth))
 
 
-def format(text: str, mode: str) -> float:
-    """1 if the response is exactly the tags of `mode`, else 0.
+def format(text: str, mode: str, rule: str = "lenient") -> float:
+    """1 if the response follows the tags of `mode`, reasoning then answer with nothing but white space around, else 0.
+    Vanilla mode has no tags and no format reward (section 3.2).
 
-    Reasoning then answer, each tag once, nothing but white space outside, and in each at least one letter or digit:
-    an empty shell earns nothing. Vanilla mode has no tags and no format reward (section 3.2).
+    'lenient' is the paper's: an empty shell is "technically correct" (section 3.3.3), repeated tags pass. 'strict' is
+    ours: each tag once, and between them at least one letter or digit.
     """
     if mode not in TAGGED_MODES:
         raise unknown("mode with tags", mode, TAGGED_MODES)
+    if rule not in FORMAT_RULES:
+        raise unknown("format rule", rule, FORMAT_RULES)
+    if rule == "lenient":
+        return float(_LENIENT[mode].fullmatch(text.strip()) is not None)
     # tags of any mode and spelling are found, so that a second reasoning or a '<think >' is an error and no text
     if _TAG.findall(text) != [f"<{mode}>", f"</{mode}>", "<answer>", "</answer>"]:
         return 0.0
@@ -67,10 +75,12 @@ def length(text: str, target: int = LENGTH_TARGET) -> float:
     return min(1.0, len(text.split()) / target)
 
 
-def trl_rewards(mode: str, with_length: bool = False) -> list[Callable[..., list[float]]]:
-    """The rewards of a mode in TRL's signature, reading the columns of `Question` by name."""
+def trl_rewards(mode: str, rule: str = "lenient", with_length: bool = False) -> list[Callable[..., list[float]]]:
+    """The rewards of a mode in TRL's signature, reading the columns of `Question` by name; format by `rule`."""
     if mode not in MODES:
         raise unknown("mode", mode, MODES)
+    if rule not in FORMAT_RULES:
+        raise unknown("format rule", rule, FORMAT_RULES)
 
     def text(completion: str | list[dict]) -> str:
         # TRL hands over plain text, or one assistant message where the prompt is a conversation
@@ -82,7 +92,7 @@ def trl_rewards(mode: str, with_length: bool = False) -> list[Callable[..., list
         return [accuracy(text(completion), *row) for completion, *row in rows]
 
     def format_reward(completions, **_) -> list[float]:
-        return [format(text(completion), mode) for completion in completions]
+        return [format(text(completion), mode, rule) for completion in completions]
 
     def length_reward(completions, **_) -> list[float]:
         return [length(text(completion)) for completion in completions]

@@ -32,13 +32,16 @@ OnStep = Callable[[dict], None]
 SHARED = (
     *models.SETTINGS,
     *("frames", "max_pixels", "lora_r", "lora_alpha", "lora_targets", "lora_dropout", "questions_per_step"),
-    "max_steps",
+    *("max_steps", "optim", "lr_scheduler", "warmup_steps", "weight_decay", "max_grad_norm"),
 )
-GRPO_ONLY = ("num_generations", "temperature", "beta", "epsilon", "learning_rate", "max_completion_length")
+GRPO_ONLY = (
+    *("num_generations", "temperature", "beta", "epsilon", "learning_rate", "max_completion_length", "num_iterations"),
+    *("loss_level", "scale_rewards", "format_rule", "length_weight"),
+)
 STAGES = {
-    "grpo": Stage("grpo", 1, (*SHARED, *GRPO_ONLY), free=("token_budget", "split_every")),
-    "sft": Stage("sft", 1, (*SHARED, "sft_learning_rate")),
-    "dpo": Stage("dpo", 1, (*SHARED, "dpo_learning_rate", "dpo_beta")),
+    "grpo": Stage("grpo", 2, (*SHARED, *GRPO_ONLY), free=("token_budget", "split_every")),
+    "sft": Stage("sft", 2, (*SHARED, "sft_learning_rate")),
+    "dpo": Stage("dpo", 2, (*SHARED, "dpo_learning_rate", "dpo_beta")),
 }
 
 
@@ -79,11 +82,15 @@ def train(
     path = Path(out) / run_name(profile, method, seed, mode, beta, budget)
     ablated = "beta" if beta not in (None, profile.beta) else None
     profile = profile if beta is None else replace(profile, beta=beta)
-    functions = rewards.trl_rewards(mode)
+
+    def rewarded(settings: runs.Settings):
+        return rewards.trl_rewards(mode, settings.format_rule, with_length=settings.length_weight > 0)
 
     def arguments(settings: runs.Settings):
-        given = (settings, path) if method == "grpo" else (method, settings, path)
-        return (grpo if method == "grpo" else baselines).config(*given, seed=seed)
+        if method != "grpo":
+            return baselines.config(method, settings, path, seed=seed)
+        weights = [1.0, 1.0, settings.length_weight][: len(rewarded(settings))]
+        return grpo.config(settings, path, seed=seed, reward_weights=weights)
 
     args = arguments(STAGES[method].view(profile))  # its errors come before any work
     grpo.check_devices(args, method)
@@ -116,8 +123,8 @@ def train(
         see = FeatureCache(base.model, runs.data_folder() / "features", settings.frames, settings.max_pixels)
         try:
             if method == "grpo":
-                limits = {"token_budget": settings.token_budget, "split_every": settings.split_every}
-                trainer = grpo.make(adapted, rows, functions, args, see, on_step=on_step, **limits)
+                how = {name: getattr(settings, name) for name in ("token_budget", "split_every", "loss_level")}
+                trainer = grpo.make(adapted, rows, rewarded(settings), args, see, on_step=on_step, **how)
             else:
                 trainer = baselines.make(method, settings, adapted, rows, see, args, budget=budget, on_step=on_step)
             fit(trainer, deadline)

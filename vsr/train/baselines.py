@@ -17,7 +17,7 @@ from vsr.runs import Settings
 from vsr.train import OnStep
 from vsr.train.data import AnswerCollator, PairCollator, Schedule, See
 from vsr.train.fit import AdapterTrainer, peak_memory
-from vsr.train.grpo import questions_a_process
+from vsr.train.grpo import optimiser, questions_a_process
 
 COLLATORS = {"sft": AnswerCollator, "dpo": PairCollator}
 PASSES = {"sft": 2, "dpo": 3}  # forward and backward; DPO's reference reads right and rejected answers too
@@ -34,6 +34,7 @@ def config(
     common = {
         "output_dir": str(output_dir),
         "max_steps": steps,
+        **optimiser(settings),
         "per_device_train_batch_size": questions_a_process(settings),
         "train_sampling_strategy": "sequential",  # the schedule has shuffled
         "max_length": None,  # nothing is cut: half a video is no video

@@ -85,6 +85,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         *,
         token_budget: int,
         split_every: int = 1,
+        loss_level: str = "token_mean",
         on_step: Callable[[dict], None] | None = None,
     ):
         self.questions = args.per_device_train_batch_size // args.num_generations
@@ -98,6 +99,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         self.reward_functions, self.on_step = reward_functions, on_step
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(reward_functions))
         self.token_budget, self.split_every, self.budget = token_budget, split_every, token_budget
+        self.loss_level, self.scale = loss_level, args.scale_rewards == "group"
         self.device_memory = self.allocated = 0
         if args.device.type == "cuda":  # as found here, the same whenever this run goes on
             self.device_memory = torch.cuda.get_device_properties(args.device).total_memory
@@ -145,7 +147,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         total = rewards @ self.reward_weights
         self._choose_budget(model, max(len(prompt.ids) for prompt in prompts))
         plan = self._plan(prompts, [[len(c) for c in group] for group in groups], ~flat(total))
-        batch = Batch(rows, prompts, groups, texts, rewards, total, group_advantages(total), plan)
+        batch = Batch(rows, prompts, groups, texts, rewards, total, group_advantages(total, self.scale), plan)
         clock.mark("reward")
         with torch.no_grad(), model.disable_adapter():  # the reference is the model without its adapter
             for keys in batch.plan:
@@ -205,6 +207,10 @@ class GroupTrainer(AdapterTrainer, Trainer):
         # live: groups whose rewards differ; flat: those without spread, whose loss is the KL term alone
         gradients = Gradients(self.weights(), ("policy", "kl_live", "kl_flat") if split else ("live", "kl_flat"))
         means, loss = TokenMeans(), torch.zeros((), device=self.args.device)
+        whole = batch.advantages.numel()
+        if self.loss_level == "token":  # of all processes, whose gradients are averaged
+            sampled = torch.tensor([float(sum(len(c) for group in batch.completions for c in group))])
+            whole = float(self.accelerator.gather(sampled.to(self.args.device)).mean())
         for keys in batch.plan:
             logps, entropy = self._logps(model, batch, keys)  # (K, T) with a graph, (K, T)
             for key, row in batch.cut(keys, logps.detach()).items():
@@ -213,10 +219,11 @@ class GroupTrainer(AdapterTrainer, Trainer):
             old, ref = batch.padded(keys, batch.old), batch.padded(keys, batch.reference)  # (K, T)
             mask = batch.padded(keys, {key: torch.ones_like(batch.old[key]) for key in keys})
             advantages = torch.stack([batch.advantages[key] for key in keys]).to(logps)  # (K,)
-            # grpo_loss is a mean over the pass; its share makes the passes' sum the mean over all completions
-            share = len(keys) / batch.advantages.numel()
-            policy = share * grpo_loss(logps, old, ref, advantages, mask, self.args.epsilon, 0.0)
-            kl = share * grpo_loss(logps, old, ref, torch.zeros_like(advantages), mask, self.args.epsilon, beta)
+            # grpo_loss is a mean over the pass; its share makes the passes' sum the mean over the whole step
+            share = (float(mask.sum()) if self.loss_level == "token" else len(keys)) / whole
+            how = {"mask": mask, "epsilon": self.args.epsilon, "level": self.loss_level}
+            policy = share * grpo_loss(logps, old, ref, advantages, beta=0.0, **how)
+            kl = share * grpo_loss(logps, old, ref, torch.zeros_like(advantages), beta=beta, **how)
             if not advantages.any():  # equation 1 is its KL term there
                 parts = {"kl_flat": kl}
             else:

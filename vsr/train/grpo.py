@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
+from transformers.trainer_utils import SchedulerType as Rates
+from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
-from vsr.errors import VsrError
+from vsr.errors import VsrError, unknown
 from vsr.models import Loaded
 from vsr.profiles import Profile
 from vsr.runs import Settings
@@ -17,15 +19,15 @@ from vsr.train import OnStep
 from vsr.train.data import See, check_rows
 from vsr.train.fit import fit
 from vsr.train.group_trainer import GroupTrainer
-from vsr.train.objective import RewardFunction
+from vsr.train.objective import LOSS_LEVELS, RewardFunction
 
 TOKEN_BUDGET = 1 << 14  # tokens a forward pass: 28 layers of Qwen2-VL-2B keep 1.4 GB of checkpoints for it in bf16
 # what equation 1 asks for where TRL's default is another objective
-REQUIRED = {"loss_type": "grpo", "use_bias_correction_kl": False}
+REQUIRED = {"loss_type": "grpo", "use_bias_correction_kl": False}  # how far apart: `loss_level` of `make`
 HONOURED = {
     # GRPO
     *("num_generations", "max_completion_length", "temperature", "beta", "epsilon", "num_iterations"),
-    *("reward_weights", "shuffle_dataset"),
+    *("reward_weights", "scale_rewards", "shuffle_dataset"),
     # batches, schedule and optimiser
     *("per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type"),
     *("lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2"),
@@ -40,6 +42,7 @@ HONOURED = {
     # several devices
     *("local_rank", "ddp_backend", "ddp_timeout"),
 }
+SCALES = ("group", "none")
 SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 DERIVED = {"generation_batch_size", "steps_per_generation", "pad_to_multiple_of", "debug"}  # set by GRPOConfig itself
 
@@ -55,12 +58,15 @@ def config(profile: Profile | Settings, output_dir: str | Path, *, seed: int = 0
         "temperature": profile.temperature,
         "beta": profile.beta,
         "epsilon": profile.epsilon,
+        "scale_rewards": profile.scale_rewards,
+        "num_iterations": profile.num_iterations,
         "learning_rate": profile.learning_rate,
+        **optimiser(profile),
         "max_steps": profile.max_steps,
         "per_device_train_batch_size": questions_a_process(profile) * profile.num_generations,
         "bf16": False,  # the model's own dtype rules; this would add autocast
         "activation_checkpointing": profile.dtype != "float32",  # real models; the miniature fits as it is
-        "save_steps": max(1, profile.max_steps // 10),
+        "save_steps": profile.num_iterations * max(1, profile.max_steps // 10 // max(1, profile.num_iterations)),
         "save_total_limit": 2,
         "logging_strategy": "no",  # log.jsonl has a line a step
         "disable_tqdm": True,
@@ -72,6 +78,20 @@ def config(profile: Profile | Settings, output_dir: str | Path, *, seed: int = 0
     }
     _check_values(settings)
     return GRPOConfig(**settings)
+
+
+def optimiser(profile: Profile | Settings) -> dict[str, object]:
+    """What every trainer is told of the optimiser beside its learning rate, under the names of TrainingArguments."""
+    for name, value, known in (("optim", profile.optim, OptimizerNames), ("lr_scheduler", profile.lr_scheduler, Rates)):
+        if value not in (values := [one.value for one in known]):
+            raise unknown(name, value, values)
+    return {
+        "optim": profile.optim,
+        "lr_scheduler_type": profile.lr_scheduler,
+        "warmup_steps": profile.warmup_steps,
+        "weight_decay": profile.weight_decay,
+        "max_grad_norm": profile.max_grad_norm,
+    }
 
 
 def questions_a_process(profile: Profile | Settings) -> int:
@@ -114,6 +134,7 @@ def make(
     *,
     token_budget: int = TOKEN_BUDGET,
     split_every: int = 1,
+    loss_level: str = "token_mean",
     on_step: OnStep | None = None,
 ) -> GroupTrainer:
     """The trainer of GRPO.
@@ -128,8 +149,10 @@ def make(
         raise VsrError("the model has no adapter: GRPO's reference is the model without it; use vsr.models.add_lora")
     if not reward_functions or len(args.reward_weights or reward_functions) != len(reward_functions):
         raise VsrError(f"{len(reward_functions)} reward functions, reward_weights={args.reward_weights}: give one each")
-    limits = {"token_budget": token_budget, "split_every": split_every}
-    return GroupTrainer(loaded, rows, reward_functions, args, see, on_step=on_step, **limits)
+    if loss_level not in LOSS_LEVELS:
+        raise unknown("loss level", loss_level, LOSS_LEVELS)
+    how = {"token_budget": token_budget, "split_every": split_every, "loss_level": loss_level}
+    return GroupTrainer(loaded, rows, reward_functions, args, see, on_step=on_step, **how)
 
 
 def check(args: GRPOConfig) -> None:
@@ -175,6 +198,10 @@ def _check_values(settings: dict) -> None:
         raise VsrError(f"max_completion_length={settings['max_completion_length']}: set a budget of 1 token or more")
     if settings["beta"] < 0:
         raise VsrError(f"beta={settings['beta']}: would reward drifting from the base; set 0 or more (the paper: 1e-4)")
+    if settings["num_iterations"] < 1:
+        raise VsrError(f"num_iterations={settings['num_iterations']}: set 1 or more updates a batch of rollouts")
+    if settings["scale_rewards"] not in SCALES:
+        raise unknown("scale_rewards", settings["scale_rewards"], SCALES)
     if settings["temperature"] <= 0:
         raise VsrError(f"temperature={settings['temperature']}: every rollout would be the same; set it above 0")
     if batch % group:

@@ -1,4 +1,13 @@
-"""Equation 1 of the paper, as short as it is printed, the gradients of its parts, and the rewards it is made of."""
+"""Equation 1 of the paper, as short as it is printed, the gradients of its parts, and the rewards it is made of.
+
+As printed, its ratio and its KL term are those of whole answers, pi(o_i | q), averaged over the group:
+
+    1/G sum_i [ min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i) - beta D_KL ],  r_i = pi(o_i | q) / pi_old(o_i | q)
+
+That is `loss_level` 'sequence'. Our reading, 'token_mean', is GRPO's and R1-V's: the same for every token, averaged
+over an answer's tokens, then over the group. They part where answers differ in length: as printed, a long answer moves
+the policy in proportion to its tokens. 'token' is DAPO's: the mean over all tokens of a step.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,14 +21,17 @@ from vsr.errors import VsrError
 
 SPREAD_FLOOR = 1e-4  # TRL's, added to the standard deviation; the paper divides by the deviation alone
 FLAT = 1e-6  # rewards that spread less than this are equal
+LOSS_LEVELS = ("token_mean", "sequence", "token")
 RewardFunction = Callable[..., Sequence[float]]
 
 
-def group_advantages(rewards: Tensor) -> Tensor:
-    """A_i = (r_i - mean r) / std r within each group: rewards (groups, G) -> (groups, G), all 0 without spread.
+def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
+    """A_i = (r_i - mean r) / std r within each group: rewards (groups, G) -> (groups, G), all 0 without spread; without
+    `scale` the difference alone (Dr. GRPO).
 
     The deviation is the unbiased one (G - 1), as in TRL."""
-    scaled = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + SPREAD_FLOOR)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    scaled = centred / (rewards.std(1, keepdim=True) + SPREAD_FLOOR) if scale else centred
     return scaled.masked_fill(flat(rewards)[:, None], 0.0)
 
 
@@ -48,16 +60,22 @@ def grpo_loss(
     mask: Tensor,
     epsilon: float,
     beta: float,
+    level: str = "token_mean",
 ) -> Tensor:
     """Minus equation 1: log-probabilities (sequences, tokens) under policy, sampling policy and reference, `advantages`
     (sequences,), `mask` (sequences, tokens) 1 on a completion's tokens -> a scalar.
 
-    Mean over a sequence's tokens, then over sequences, which all groups have in equal number."""
+    `level` is one of LOSS_LEVELS; all groups have equally many sequences, so a mean over them is one over groups."""
+    if level == "sequence":  # an answer's log-probability is the sum of its tokens'
+        logps, old_logps, ref_logps = ((part * mask).sum(1, keepdim=True) for part in (logps, old_logps, ref_logps))
+        mask = torch.ones_like(logps)
     ratio = (logps - old_logps).exp()
     advantages = advantages[:, None]
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon) * advantages)
-    objective = surrogate - beta * k3(logps, ref_logps)
-    return -((objective * mask).sum(1) / mask.sum(1)).mean()
+    objective = (surrogate - beta * k3(logps, ref_logps)) * mask
+    if level == "token":
+        return -objective.sum() / mask.sum()
+    return -(objective.sum(1) / mask.sum(1)).mean()
 
 
 class Gradients:
