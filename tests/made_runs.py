@@ -24,11 +24,13 @@ def kinds_of(task: str) -> list[str]:
 
 def about_of(name: str) -> dict:
     """What a manifest says of a run of that name; the package itself never asks a name."""
+    name, own = name.removesuffix("-train-prompt"), name.endswith("-train-prompt")
     kind = r"(?:eval-)?(base|constant|sft|dpo|grpo)(?:-(compute|vanilla|think|observe))?(?:-seed(\d+))?"
     parts = re.fullmatch(kind + r"(?:-(beta)[\d.e-]+)?(?:-(\w+)-(\w+))?", name)
     method, trained, seed, ablated, mode, video = parts.groups()
     if method == "base":
-        return {"method": "base", "mode": trained or mode, "video": name.rsplit("-", 1)[1]}
+        prompts = "train" if own else "evaluate"
+        return {"method": "base", "mode": trained or mode, "video": name.rsplit("-", 1)[1], "prompts": prompts}
     about = {"method": method, "budget": 9 if trained == "compute" else None, "ablated": ablated}
     trained = trained if method == "grpo" else "vanilla"
     if not name.startswith("eval-"):
@@ -70,9 +72,18 @@ def write_run(
 
 
 def write_training(
-    results: Path, name: str, mode: str, beta: float, seed: int, steps: int = 60, end: float = 1.0, shells: float = 0.0
+    results: Path,
+    name: str,
+    mode: str,
+    beta: float,
+    seed: int,
+    steps: int = 60,
+    end: float = 1.0,
+    shells: float = 0.0,
+    kl: float = 4.0,
 ) -> None:
-    """A GRPO run whose format reward rises early and then moves to `end`; `shells` of its completions are empty."""
+    """A GRPO run whose format reward rises early and then moves to `end`; a share `shells` of its rollouts are empty
+    and repeat their tags; the KL term's gradient is about `beta * exp(kl)`."""
     rng = np.random.default_rng([seed, steps, len(name)])
     at = np.arange(1, steps + 1) / steps
     form = np.clip(1 - 0.9 * np.exp(-12 * at), 0, 1)
@@ -84,11 +95,15 @@ def write_training(
         row |= {"rewards/accuracy_reward/mean": accuracy[i], "reward": accuracy[i]}
         if mode != "vanilla":
             row |= {"rewards/format_reward/mean": form[i], "reward": accuracy[i] + form[i]}
+            tagged = rng.binomial(14, form[i], 8)
+            groups = {"tagged": tagged, "tagged_accuracy": tagged * accuracy[i]}
+            groups |= {name: rng.binomial(14, shells, 8) for name in ("shells", "repeats")}
+            row["groups"] = {name: counts.tolist() for name, counts in groups.items()}
         if rng.random() < 0.7:
             row["rewards/accuracy_reward/object_counting"] = float(np.clip(accuracy[i] + rng.normal(0, 0.2), 0, 1))
         row |= {"grad_norm/policy": float(rng.lognormal(0, 0.3))}
         if beta:
-            live = float(beta * rng.lognormal(4, 0.3))
+            live = float(beta * rng.lognormal(kl, 0.3))
             row |= {"grad_norm/kl_live": live, "grad_norm/kl_flat": live * float(rng.random() < 0.8) * 0.3}
         rows.append(row)
     folder = results / name
@@ -101,6 +116,13 @@ def write_training(
     ]  # fmt: skip
     (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in completions))
     write_manifest(folder, "grpo", seed=seed, settings={"beta": beta}, adapter="ab")
+
+
+def write_grid(folder: Path, seed: int, ends: tuple[float, ...] = (0.4, 1.0, 1.0), kl: float = 8.0) -> None:
+    """Claim 5's runs at one rate and seed; `ends` are the format rewards at the end, by beta."""
+    for beta, end in zip((0.0, 1e-4, 0.01), ends, strict=True):
+        name = f"grpo-think-seed{seed}" + (f"-beta{beta:g}" if beta != 1e-4 else "")
+        write_training(folder, name, "think", beta, seed, end=end, kl=kl)
 
 
 SKILLS = {
@@ -117,7 +139,7 @@ def name_of(method: methods.Method, seed: int, video: str = "true") -> str:
     trained = {"base": "base", "grpo": f"grpo-{method.trained}-seed{seed}"}.get(
         method.method, f"{method.method}-{compute}seed{seed}"
     )
-    return f"eval-{trained}-{method.mode}-{video}"
+    return f"eval-{trained}-{method.mode}-{video}" + "-train-prompt" * bool(method.prompts)
 
 
 def write_study(results: Path, seeds: int = 3, scenes: int = 8) -> Path:
@@ -125,6 +147,8 @@ def write_study(results: Path, seeds: int = 3, scenes: int = 8) -> Path:
     write_run(results, "eval-constant", 0.3, scenes=scenes)
     for mode, skill in (("think", 0.2), ("observe", 0.4)):
         write_run(results, f"eval-base-{mode}-true", skill, scenes=scenes)
+    for method in methods.OWN_BASE.values():
+        write_run(results, name_of(method, 0), 0.3, scenes=scenes)
     for method, skill in SKILLS.items():
         for seed in range(seeds) if method.trained else (0,):
             write_run(results, name_of(method, seed), skill, scenes=scenes)
@@ -134,6 +158,7 @@ def write_study(results: Path, seeds: int = 3, scenes: int = 8) -> Path:
         write_training(results, f"grpo-vanilla-seed{seed}", "vanilla", 1e-4, seed)
         write_training(results, f"grpo-think-seed{seed}", "think", 1e-4, seed)
         write_training(results, f"grpo-observe-seed{seed}", "observe", 1e-4, seed, shells=0.1)
-        for beta, end in ((0.0, 0.4), (0.04, 1.0)):
-            write_training(results, f"grpo-think-seed{seed}-beta{beta:g}", "think", beta, seed, end=end)
+        write_training(results / "length", f"grpo-observe-seed{seed}", "observe", 1e-4, seed, shells=0.1)
+        for rate in ("rate-3", "rate-10"):
+            write_grid(results / rate, seed)
     return results

@@ -4,17 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_runs import write_run, write_training
+from made_runs import write_grid, write_run, write_training
 
 from vsr import paper
 from vsr.files import write_json
-from vsr.report import claims, judgements
-from vsr.report.judgements import above, below, combine, unchanged
+from vsr.report import claims
+from vsr.report.declared import DECLARED, Finding, above, below, combine, unchanged, worth
+from vsr.report.judgements_training import share
 from vsr.scoring.intervals import Effect
 from vsr.scoring.rewards import is_shell
 
-YES, NO, UNCLEAR, NOT_RUN = "reproduced", "not reproduced", "cannot tell at this size", "not run"
+YES, NO, UNCLEAR, NOT_RUN = "reproduced", "contradicted", "cannot tell", "not run"
 
 
 def under_ten(effect: Effect) -> str:
@@ -39,6 +41,7 @@ def results(tmp_path) -> Path:
     ("rule", "low", "high", "verdict"),
     [
         (above, 0.1, 5, YES), (above, -5, -0.1, NO), (above, -1, 5, UNCLEAR), (above, float("nan"), 5, UNCLEAR),
+        (worth, 0.1, 5, YES), (worth, -0.1, 5, UNCLEAR), (worth, -0.1, 1.4, NO), (worth, 0.1, 1.4, NO),
         (unchanged, -1, 1.9, YES), (unchanged, 0.1, 5, NO), (unchanged, -1, 5, UNCLEAR),
         (under_ten, -1, 9, YES), (under_ten, 11, 20, NO), (under_ten, 9, 11, UNCLEAR),
     ],
@@ -47,10 +50,27 @@ def test_an_interval_decides(rule, low, high, verdict):
     assert rule(Effect(1.0, low, high, 1.0, 10, 5)) == verdict
 
 
+def found(verdict: str, **more) -> Finding:
+    return Finding("this", Effect(1.0, 0.0, 2.0, 3.0, 10, 5), verdict, (), **more)
+
+
 def test_one_failure_refutes_and_all_must_hold():
-    assert combine([YES, NO, UNCLEAR]) == NO
-    assert combine([YES, UNCLEAR]) == UNCLEAR
-    assert combine([YES, YES]) == YES
+    assert combine([found(YES), found(NO), found(UNCLEAR)]) == (NO, "")
+    assert combine([found(YES), found(UNCLEAR, why="power: this")]) == (UNCLEAR, "power: this")
+    assert combine([found(YES), found(YES), found("")]) == (YES, "")
+
+
+def test_behind_a_gate_that_fails_nothing_is_told():
+    assert combine([found("", holds=False, why="too weak"), found(NO)]) == (UNCLEAR, "gate: too weak")
+    assert combine([found("", holds=True, why="too weak"), found(NO)]) == (NO, "")
+
+
+def test_a_verdict_that_hangs_on_the_bootstrap_says_so():
+    assert combine([found(YES, flips=True)]) == (YES, "this: it hangs on the bootstrap's seed")
+
+
+def test_every_claim_has_its_declaration():
+    assert list(DECLARED) == [claim.number for claim in paper.CLAIMS]
 
 
 # --- evaluations ---
@@ -62,7 +82,17 @@ def test_without_runs_nothing_is_judged(results):
     assert "base, vanilla prompt, true video" in judged(results, 1).note
 
 
+def test_claim_1_is_not_about_a_base_that_was_taught_its_prompts(results):
+    for mode, skill in (("vanilla", 0.9), ("think", 0.3), ("observe", 0.5)):
+        write_run(results, f"eval-base-{mode}-true", skill)
+    entry = judged(results, 1)
+    assert entry.verdict == UNCLEAR
+    assert entry.note.startswith("gate: the base was taught")
+    assert len(entry.findings) == 3
+
+
 def test_claim_1_turns_with_the_numbers(results):
+    results = results.with_name("paper-2b")
     for mode, skill in (("vanilla", 0.9), ("think", 0.3), ("observe", 0.5)):
         write_run(results, f"eval-base-{mode}-true", skill)
     assert judged(results, 1).verdict == YES
@@ -73,14 +103,14 @@ def test_claim_1_turns_with_the_numbers(results):
     assert judged(results, 1).verdict == NO
     think.write_text(bad)
     shutil.copy(true, results / "eval-base-observe-true" / "samples.jsonl")
-    assert judged(results, 1).verdict == UNCLEAR
+    assert judged(results, 1).verdict == NO  # no difference is no difference worth having
 
 
 def write_ladder(results: Path, **skills: float) -> None:
-    write_run(results, "eval-base-vanilla-true", 0.2, scenes=16)
+    write_run(results, "eval-base-vanilla-true", 0.2, scenes=24)
     for name, skill in skills.items():
         for seed in range(3):
-            write_run(results, f"eval-{name}-seed{seed}-vanilla-true", skill, scenes=16)
+            write_run(results, f"eval-{name}-seed{seed}-vanilla-true", skill, scenes=24)
 
 
 def test_claims_2_and_6_over_seeds(results):
@@ -88,8 +118,10 @@ def test_claims_2_and_6_over_seeds(results):
     found = verdicts(results)
     assert found[2] == found[6] == YES
     entry = judged(results, 6)
-    assert [finding.what for finding in entry.findings] == ["vsGRPO-V − SFT", "SFT − DPO", "DPO − base"]
-    assert [finding.effect.seeds for finding in entry.findings] == [(3, 3), (3, 3), (3, 1)]
+    pairs = ["vsGRPO-V − SFT", "SFT − DPO", "DPO − base"]
+    assert [one.what for one in entry.findings if one.verdict] == [f"{pair}, trained six" for pair in pairs]
+    assert [one.what for one in entry.findings if not one.verdict] == pairs  # the average stands beside
+    assert [finding.effect.seeds for finding in entry.findings] == [(3, 3), (3, 3), (3, 1)] * 2
     assert len(entry.runs) == 10
     assert found[3] == UNCLEAR  # about the 7B model
     assert found[4] == NOT_RUN  # T and O are missing
@@ -98,8 +130,8 @@ def test_claims_2_and_6_over_seeds(results):
 def test_what_stands_beside_has_no_vote(results):
     write_ladder(results, **{"grpo-vanilla": 0.9, "sft": 0.7, "dpo": 0.45, "sft-compute": 0.99})
     entry = judged(results, 6)
-    beside = next(finding for finding in entry.findings if not finding.verdict)
-    assert beside.what == "vsGRPO-V − SFT, GRPO's compute"
+    beside = entry.findings[-1]
+    assert (beside.what, beside.verdict) == ("vsGRPO-V − SFT, GRPO's compute, trained six", "")
     assert beside.effect.value < 0
     assert entry.verdict == YES
     assert f"({beside.what}" in claims.describe(beside)
@@ -107,7 +139,7 @@ def test_what_stands_beside_has_no_vote(results):
 
 def test_printed_scores_count_only_where_the_questions_are_the_benchmarks(results):
     write_ladder(results, **{"grpo-vanilla": 0.95})
-    assert len(judged(results, 2).findings) == 2
+    assert len([one for one in judged(results, 2).findings if one.verdict]) == 1
     for profile in ("paper-2b", "paper-7b"):
         shutil.copytree(results, results.with_name(profile))
     assert judged(results.with_name("paper-2b"), 2).findings[-1].what == "vsGRPO-V − GPT-4o, as printed"
@@ -123,26 +155,34 @@ def claims_base(results: Path) -> float:
 
 
 # --- training logs ---
-@pytest.mark.parametrize(("end", "verdict"), [(0.4, YES), (1.0, NO), (0.88, UNCLEAR)])
-def test_claim_5_is_decided_by_the_fall_at_beta_0(results, end, verdict):
-    for seed in range(3):
-        write_training(results, f"grpo-think-seed{seed}", "think", 1e-4, seed)
-        write_training(results, f"grpo-think-seed{seed}-beta0", "think", 0.0, seed, end=end)
-    assert judged(results, 5).verdict == verdict
+def write_grids(results: Path, *ends: float, kl: float = 8.0, seeds: int = 3) -> None:
+    for rate in ("rate-3", "rate-10"):
+        for seed in range(seeds):
+            write_grid(results / rate, seed, ends, kl)
 
 
-def test_claim_5_fails_if_the_kl_term_does_not_prevent_the_fall(results):
-    for seed in range(3):
-        write_training(results, f"grpo-think-seed{seed}", "think", 1e-4, seed, end=0.5)
-        write_training(results, f"grpo-think-seed{seed}-beta0", "think", 0.0, seed, end=0.4)
-    assert judged(results, 5).verdict == NO
+@pytest.mark.parametrize(
+    ("ends", "verdict"), [((0.4, 1.0, 1.0), YES), ((1.0, 1.0, 1.0), UNCLEAR), ((0.4, 0.4, 1.0), NO)]
+)
+def test_claim_5_counts_the_runs_of_the_grid_that_lose_the_form(results, ends, verdict):
+    write_grids(results, *ends)
+    assert judged(results, 5).verdict == verdict  # none of six allows a rate of 46 %
+
+
+def test_claim_5_needs_a_kl_term_that_acts(results):
+    write_grids(results, 0.4, 1.0, 1.0, kl=0.0)
+    entry = judged(results, 5)
+    assert entry.verdict == UNCLEAR
+    assert entry.note.startswith("gate: at 0.0001 the KL term is 0.01")
+
+
+def test_a_grid_without_beta_0_is_not_run(results):
+    write_training(results / "rate-3", "grpo-think-seed0", "think", 1e-4, 0)
+    assert judged(results, 5).note == "missing: the grid at beta 0"
 
 
 def test_one_seed_alone_cannot_tell(results):
     write_training(results, "grpo-think-seed0", "think", 1e-4, 0)
-    assert judged(results, 5).note == "missing: GRPO at beta 0 with tags"
-    write_training(results, "grpo-think-seed0-beta0", "think", 0.0, 0, end=0.1)
-    assert judged(results, 5).verdict == UNCLEAR
     assert judged(results, 8).verdict == UNCLEAR
 
 
@@ -155,17 +195,36 @@ def test_claim_8_wants_format_first_and_accuracy_later(results):
     assert judged(results, 8).verdict != YES
 
 
-@pytest.mark.parametrize(("shells", "verdict"), [(0.3, YES), (0.0, UNCLEAR)])
-def test_claim_9_counts_empty_shells(results, shells, verdict):
+@pytest.mark.parametrize(
+    ("shells", "repeats", "verdict"), [(0.3, 0.3, YES), (0.0, 0.3, NO), (0.3, 0.0, NO), (0.0102, 0.3, UNCLEAR)]
+)
+def test_claim_9_counts_empty_shells_and_under_a_length_reward_repeated_tags(results, shells, repeats, verdict):
     for seed in range(3):
         write_training(results, f"grpo-observe-seed{seed}", "observe", 1e-4, seed, shells=shells)
-    assert judged(results, 9).verdict == verdict  # 0 of 144 does not exclude one in a hundred
-
-
-def test_claim_9_without_shells_in_many_rollouts_is_refuted(results):
+    assert judged(results, 9).verdict == NOT_RUN
     for seed in range(3):
-        write_training(results, f"grpo-observe-seed{seed}", "observe", 1e-4, seed, steps=200)
-    assert judged(results, 9).verdict == NO
+        write_training(results / "length", f"grpo-observe-seed{seed}", "observe", 1e-4, seed, shells=repeats)
+    assert judged(results, 9).verdict == verdict
+
+
+def test_claim_4_sets_each_model_beside_its_own_base(results):
+    def write(**skills: float) -> None:
+        for name, skill in skills.items():
+            mode = name.split("_")[1]
+            write_run(results, f"eval-base-{mode}-true-train-prompt", skill, scenes=24)
+
+    for trained, mode, skill in (
+        *(("vanilla", "vanilla", 0.9), ("think", "think", 0.6), ("observe", "observe", 0.6)),
+        *(("think", "vanilla", 0.45), ("observe", "vanilla", 0.45)),
+    ):
+        for seed in range(3):
+            write_run(results, f"eval-grpo-{trained}-seed{seed}-{mode}-true", skill, scenes=24)
+    assert judged(results, 4).verdict == NOT_RUN
+    write(base_vanilla=0.3, base_think=0.3, base_observe=0.3)
+    assert judged(results, 4).verdict == YES
+    shutil.rmtree(results / "eval-base-think-true-train-prompt")
+    write(base_think=0.05)
+    assert judged(results, 4).note.startswith("gate: base (think prompt) − base (vanilla prompt), trained six is -")
 
 
 @pytest.mark.parametrize(
@@ -181,14 +240,14 @@ def test_a_shell_has_tags_and_says_nothing(text, shell):
 
 
 def test_a_share_of_nothing_has_the_exact_binomial_bound():
-    found = judgements.share([[False] * 4] * 25)
+    found = share(np.zeros(25), 4)
     assert (found.value, found.low) == (0, 0)
     assert found.high == pytest.approx(100 * (1 - 0.025 ** (1 / 100)))
 
 
 def test_rollouts_of_one_prompt_are_not_independent():
-    apart = judgements.share([[True, False, False, False]] * 40)
-    together = judgements.share([[True] * 4] * 10 + [[False] * 4] * 30)
+    apart = share(np.ones(40), 4)
+    together = share(np.array([4] * 10 + [0] * 30), 4)
     assert apart.value == together.value == 25
     assert together.high - together.low > 1.3 * (apart.high - apart.low)
 
@@ -227,10 +286,12 @@ def test_ledger_files_hold_every_claim_with_its_runs(results, tmp_path):
     text = (tmp_path / "claims.md").read_text()
     assert all(f"| {claim.number} |" in text for claim in paper.CLAIMS)
     assert "eval-base-vanilla-true-0123abcd" in text
-    assert "**reproduced** in the miniature" in text
+    assert "**cannot tell** in the miniature<br>gate: the base was taught" in text
+    assert "worth having: 1.5 points" in text
     assert "not about Qwen2-VL" in text
     assert "<think>" not in text  # markdown would swallow it
     record = json.loads((tmp_path / "claims.json").read_text())[0]
+    record["findings"] = [one for one in record["findings"] if one["verdict"]]
     assert record["runs"] == [f"eval-base-{mode}-true-0123abcd" for mode in ("vanilla", "think", "observe")]
     assert record["findings"][0]["low"] < record["findings"][0]["value"] < record["findings"][0]["high"]
     assert record["findings"][0]["detectable"] > 0

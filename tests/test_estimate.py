@@ -14,7 +14,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from vsr import cli, estimate, models, profiles, study
 from vsr.engine import logps
 from vsr.errors import VsrError
-from vsr.estimate import devices, doctor, dryrun
+from vsr.estimate import devices, dryrun
 from vsr.estimate.workload import workload
 from vsr.models import folders, quantize
 from vsr.scoring import intervals
@@ -209,7 +209,7 @@ def test_what_a_pass_keeps_is_what_a_dry_run_finds():
 
 @pytest.mark.slow
 def test_the_doctor_s_numbers_are_the_estimate_s():
-    for name, needed in doctor.NEEDED.items():
+    for name, needed in devices.NEEDED.items():
         found = estimate.estimate(profiles.get(name), devices.named("A100"), mode="think")
         assert needed == pytest.approx(found.needed / devices.GIB, rel=0.1)
 

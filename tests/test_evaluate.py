@@ -272,7 +272,7 @@ def test_other_bootstrap_settings_or_scoring_rules_ask_nothing_again(loaded, fol
 @pytest.mark.parametrize("mode", ["vanilla", "think"])
 def test_answering_reads_the_settings_it_declares_and_no_other(loaded, folder, tmp_path, mode):
     profile = replace(PROFILE, base=str(small_folder(tmp_path)))
-    asked = evaluate.ask("base", dataset.load(folder), mode, "true", profile, None)
+    asked = evaluate.ask("base", dataset.load(folder), mode, "true", profile, None, None)
     evaluate.answer(loaded, dataset.load(folder), asked, tmp_path / "samples.jsonl")
     assert asked.settings.read == set(evaluate.ANSWER[mode].settings)
 

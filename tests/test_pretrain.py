@@ -16,7 +16,7 @@ from vsr import models, paper, profiles, prompts
 from vsr.engine.inputs import embed, positions
 from vsr.miniature import corpus, diagnose, rooms, vision
 from vsr.miniature.corpus import Corpus, Item
-from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer, geometry
+from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer
 from vsr.miniature.pretrain import pretrain
 from vsr.miniature.procedural import SPLITS, STUDY, make_room
 from vsr.miniature.training import Muon, Optimiser, keep, new_model, orthogonal, take_up
@@ -274,7 +274,7 @@ def test_geometry_is_the_rules(points):
     gaps = [math.dist(points[a], points[b]) for a, b in ((0, 1), (0, 2))]
     if min(gaps) < 0.1:
         return
-    told = geometry(place)[0]
+    told = rooms.geometry(place)[0]
     assert math.isclose(float(told[0].exp()), gaps[0], rel_tol=1e-4)
     angle = math.degrees(math.atan2(told[2], told[1])) % 360
     truth = float(turn_angle(*(np.array(point) for point in points)))

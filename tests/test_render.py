@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from rays import project
 
-from vsr.bench import render as bench
 from vsr.errors import VsrError
 from vsr.miniature.catalogue import CATALOGUE, PALETTES, colour_of
-from vsr.miniature.procedural import STUDY, make_room
+from vsr.miniature.procedural import make_room
 from vsr.miniature.render import render, visible, with_camera
 from vsr.scenes.scene import Box, Camera, Scene
 from vsr.video import encode_mp4, write_mp4
@@ -73,11 +72,11 @@ def test_centres_project_to_their_own_ids():
         room = make_room(seed)
         boxes = tuple(dataclasses.replace(box, shape="box") for box in room.objects)
         room = dataclasses.replace(room, objects=boxes)
-        frames = render(room, 84, 56, samples=1)
+        frames = render(room, 56, 84, samples=1)
         centres = np.array([box.center for box in boxes])
         for t in range(0, len(room.camera), 2):
-            for index, (x, y, depth) in enumerate(project(room.camera, t, centres, 84, 56)):
-                if depth > 0 and 0 <= x < 84 and 0 <= y < 56:
+            for index, (x, y, depth) in enumerate(project(room.camera, t, centres, 56, 84)):
+                if depth > 0 and 0 <= x < 56 and 0 <= y < 84:
                     found = frames.ids[t, int(y), int(x)]
                     assert found == index or frames.depth[t, int(y), int(x)] < depth
                     hits += found == index
@@ -201,12 +200,3 @@ def test_mp4_is_whole_or_absent(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(VsrError, match="even sides"):
         encode_mp4(rgb[:, :55], 2)
-
-
-def test_bench_adds_up():
-    result = bench.main(rooms=3)
-    (row,) = result["rows"]
-    assert row["total_s"] == pytest.approx(row["generate_s"] + row["render_s"] + row["encode_s"], abs=0.01)
-    assert (row["rooms"], row["frames"], row["width"], row["height"]) == (3, 8, 84, 84)
-    assert result["machine"]["cores"] >= 1
-    assert STUDY.width == 84

@@ -147,7 +147,7 @@ def test_a_study_shares_out_each_evaluation_among_the_gpus_it_is_offered(stage, 
     profile, data, one = stage
     study, asked = Study(profile, tmp_path), []
     study.__dict__["bench"] = data  # a cached property: no rooms are made
-    monkeypatch.setattr(shards, "evaluate", lambda *what: asked.append((what[2:4], what[6])) or one)
+    monkeypatch.setattr(shards, "evaluate", lambda *what, **_: asked.append((what[2:4], what[6])) or one)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(launch.GPUS, "2")
     wanted = [("base", "think", "true"), ("base", "vanilla", "none")]

@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--model", metavar="M", help="'tiny' or a folder of vsr pretrain (default: the profile's)")
     diagnose.add_argument("--rooms", type=int, default=300, help="fresh rooms to ask about (default: 300)")
     bench = add("bench", commands.cmd_bench)
-    bench.add_argument("what", choices=("render", "build", "grpo", "eval", "scale", "gpu"), help="what to measure")
+    bench.add_argument("what", choices=("build", "grpo", "eval", "scale", "gpu"), help="what to measure")
     return top
 
 

@@ -43,9 +43,9 @@ def cmd_run(args: argparse.Namespace) -> None:
 
 def cmd_doctor(args: argparse.Namespace) -> None:
     """what this machine has and what each profile can do here"""
-    from vsr.estimate import doctor
+    from vsr.estimate import devices
 
-    print(doctor.report())
+    print(devices.doctor())
 
 
 def cmd_build(args: argparse.Namespace) -> None:

@@ -67,36 +67,28 @@ def evaluate(
     A name instead of a loaded model is loaded only if something is left to do (see `models.arguments`). A killed run
     continues with the first scene that was not answered in full. A missing or broken video is counted as wrong and
     reported in the summary; that no video at all can be read is an error."""
-    run, asked = opened(model, bench, mode, video, profile, out, limit, stage)
+    asked = ask(model, bench, mode, video, profile, limit, stage)
+    run = opened(model, bench, asked, profile, out, limit)
     if not run.finished:
         if not isinstance(model, Loaded):
             model = models.load(**models.arguments(model, asked.settings))
-        speed = answer(model, bench, asked, run.path / SAMPLES)
-        close(run, device=model.device_name, **speed)
+        close(run, device=model.device_name, **answer(model, bench, asked, run.path / SAMPLES))
     return scored(run, profile)
 
 
 def opened(
-    model: Loaded | str,
-    bench: QuestionSet,
-    mode: str,
-    video: str,
-    profile: Profile,
-    out: str | Path,
-    limit: int | None,
-    stage: str | None = None,
-) -> tuple[Run, Asked]:
-    """The run of an evaluation, finished or not, and what it asks."""
-    asked = ask(model, bench, mode, video, profile, limit, stage)
-    info = asked.info
-    name = f"eval-{info['name']}-{mode}-{video}" + (f"-{stage}-prompt" if stage else "")
-    name += f"-first{limit}" if limit else ""
+    model: Loaded | str, bench: QuestionSet, asked: Asked, profile: Profile, out: str | Path, limit: int | None
+) -> Run:
+    """The run of an evaluation, finished or not."""
+    info, mode, video = asked.info, asked.mode, asked.video
+    own = asked.stage == "train" and not info["adapter_hash"]  # a base asked as training asks
+    name = f"eval-{info['name']}-{mode}-{video}" + "-train-prompt" * own + (f"-first{limit}" if limit else "")
     about = {"mode": mode, "video": video, "prompts": asked.stage, "limit": limit, "model": info}
     about |= _trained(model, info)
     seed = profile.seed if video == "shuffled" else 0  # nothing else is left to chance
     inputs = _hashes(bench, asked.scenes, asked.shown)
     profile = replace(profile, quantization=info["quantization"])  # a base may be kept quantised
-    return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed), asked
+    return Run.open(out, name, ANSWER[mode], profile, about=about, inputs=inputs, seed=seed)
 
 
 def ask(
@@ -106,7 +98,7 @@ def ask(
     video: str,
     profile: Profile,
     limit: int | None,
-    stage: str | None = None,
+    stage: str | None,
 ) -> Asked:
     """What an evaluation asks; nothing is loaded."""
     if mode not in MODES:

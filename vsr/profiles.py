@@ -65,6 +65,12 @@ class Profile:
     warmup_steps: int = setting(0, UNSTATED + "transformers' default")
     weight_decay: float = setting(0.0, UNSTATED + "transformers' default")
     max_grad_norm: float = setting(1.0, UNSTATED + "transformers' default")
+    # claim 5's grid of learning rates and KL coefficients, in think mode
+    grid_betas: str = setting("0,1e-4,1e-2", "section 3.3: 0 and 1e-4; ours: one at which the term is no longer small")
+    grid_rates: str = setting("10", "ours: in multiples of learning_rate, where pilots saw something happen")
+    grid_steps: int = setting(60, "ours")
+    grid_questions: int = setting(2, "ours: noisier steps fail sooner")
+    grid_seeds: int = setting(2, "ours")
     token_budget: int = setting(1 << 14, "ours: tokens a forward pass at most; bounds memory, changes no result")
     split_every: int = setting(8, "ours: steps between measurements of the gradient's parts")
     # SFT and DPO, on GRPO's questions and steps
@@ -140,6 +146,17 @@ def get(name: str, /, **changes: object) -> Profile:
             raise unknown("setting", key, set(types_) - {"name"})
         read[key] = _cast(key, value, types_[key])
     return dataclasses.replace(PROFILES[name], **read)
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """The numbers of a setting that lists several, as '0,1e-4'."""
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if not all(0 <= number < math.inf for number in found):
+        raise VsrError(f"setting {name}='{text}': expected numbers of 0 or more with commas between, like '0,1e-4'")
+    return found
 
 
 def changes(words: list[str]) -> dict[str, str]:

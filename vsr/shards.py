@@ -36,16 +36,19 @@ def evaluate(
     out: str | Path,
     processes: int,
     limit: int | None = None,
+    stage: str | None = None,
 ) -> Run:
     """`vsr.evaluate.evaluate` in `processes` processes, each with a GPU of its own or, without GPUs, with one thread.
 
     samples.jsonl and summary.json do not depend on their number. A killed evaluation continues, with any number.
     VsrError where there are not so many devices, or where a process fails."""
-    what = {"model": model, "bench": bench, "mode": mode, "video": video, "profile": profile, "limit": limit}
+    what = {"model": model, "bench": bench, "mode": mode, "video": video, "profile": profile}
+    what |= {"limit": limit, "stage": stage}
     if processes == 1 and not any(Path(out).glob(f"eval-*/{FOLDER}")):
         return one.evaluate(**what, out=out)
     launch.check(processes)
-    run, asked = one.opened(**what, out=out)
+    asked = one.ask(**what)
+    run = one.opened(model, bench, asked, profile, out, limit)
     if run.finished:
         return one.scored(run, profile)
     answered = _gather(run.path, asked)

@@ -24,6 +24,7 @@ from vsr.scenes import metainfo
 from vsr.workers.pool import Job, run_all
 
 AGREE = runs.Stage("agree", 1, ())
+ASKED = ("model", "mode", "video", "stage")  # of an evaluation
 SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it
 
 
@@ -75,32 +76,42 @@ class Study:
         with devices.one_thread():
             return Markdown(estimate.estimate(self.profile, mode=mode).table())
 
-    def evaluate(self, mode: str = "vanilla", video: str = "true", model: str = "base") -> dict:
-        """The summary of 'base' or a trained run's folder: evaluated now, or read if finished."""
+    def evaluate(
+        self, mode: str = "vanilla", video: str = "true", model: str = "base", stage: str | None = None
+    ) -> dict:
+        """The summary of 'base' or a trained run's folder: evaluated now, or read if finished; `stage`: the prompts."""
         from vsr import shards
 
-        run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices())
+        run = shards.evaluate(model, self.bench, mode, video, self.profile, self.results, _devices(), stage=stage)
         cards.refresh(model)
         return read_json(run.path / "summary.json")
 
-    def evaluate_all(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict]:
-        """The summaries of several (model, mode, video): side by side, or each on all GPUs."""
+    def evaluate_all(self, wanted: Sequence[tuple[str, ...]]) -> list[dict]:
+        """The summaries of several (model, mode, video), or these and the stage of the prompts: side by side, or each
+        on all GPUs."""
         from vsr import evaluate
 
         self.bench  # noqa: B018  rooms are made once, not by each process
         common = {"bench": self.bench, "profile": self.profile, "out": self.results}
-        todo = [
-            Job(f"{model} {mode} {video}", evaluate.evaluate, {"model": model, "mode": mode, "video": video, **common})
-            for model, mode, video in wanted
-        ]
+        todo = [Job(" ".join(one), evaluate.evaluate, dict(zip(ASKED, one, strict=False)) | common) for one in wanted]
         if _devices() == 1:
             run_all(todo, Counted("evaluations", len(todo)))
-        return [self.evaluate(mode, video, model) for model, mode, video in wanted]
+        return [self.evaluate(**dict(zip(ASKED, one, strict=False))) for one in wanted]
 
-    def hot(self, factor: float) -> "Study":
-        """The same study at `factor` times the learning rate with one seed, its runs in a folder of their own."""
-        profile = replace(self.profile, learning_rate=factor * self.profile.learning_rate, seeds=1)
-        return Study(profile, self.results / f"hot-{factor:g}")
+    def variant(self, name: str, **changes: object) -> "Study":
+        """The same study with other settings, its runs in the folder `name` of this one's; the same questions."""
+        other = Study(replace(self.profile, **changes), self.results / name)
+        other.__dict__.update({part: self.__dict__[part] for part in ("bench", "train") if part in self.__dict__})
+        return other
+
+    def grid(self) -> list["Study"]:
+        """Claim 5's studies, one a learning rate of the profile's grid, each to be trained at all its coefficients."""
+        how = self.profile
+        changes = {"max_steps": how.grid_steps, "questions_per_step": how.grid_questions, "seeds": how.grid_seeds}
+        return [
+            self.variant(f"rate-{factor:g}", learning_rate=factor * how.learning_rate, split_every=1, **changes)
+            for factor in profiles.numbers("grid_rates", how.grid_rates)
+        ]
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""

@@ -14,12 +14,11 @@ from vsr import paper
 from vsr.engine.inputs import positions
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.corpus import Item, numbers
-from vsr.miniature.rooms import VALUES, VIEWS, Labels
+from vsr.miniature.rooms import GEOMETRY, NAMED, VALUES, VIEWS, Labels, geometry
 from vsr.miniature.vision import GRID as PATCHES
 from vsr.models.folders import END
 
 GRID = torch.tensor([[VIEWS, *PATCHES]])
-NAMED = 5  # categories of a question that get a head of their own
 # Layers that are taught to look at objects, to bring them together, to compare them, to look at the chosen one.
 RETRIEVE, COLLECT, DERIVE, CHOOSE = 0, 1, 3, 4
 TAUGHT_HEADS = 2
@@ -28,7 +27,6 @@ TAUGHT_HEADS = 2
 # By layer, its first head and sector.
 TALLY = {0: (2, 0), 1: (0, 4), 2: (0, 10)}
 TOLD = max(TALLY)  # the layer behind which the count is known
-GEOMETRY = ("log_distance", "cos_turn", "sin_turn", *(f"log_distance_{i}" for i in range(NAMED - 1)))
 BLUR = 0.1  # standard deviation of a number's target, in its logarithm
 IGNORE = -1
 BEFORE_RESPONSE = f"{END}\n<|im_start|>assistant\n"
@@ -272,22 +270,6 @@ def _places(batch: QuestionBatch) -> Tensor:
     row[batch.named[:, 0], batch.named[:, 1]] = torch.arange(len(batch.named))
     places = batch.values[row[batch.last[:, :1].expand_as(batch.mention), batch.mention.clamp(min=0)], :2]
     return places.masked_fill((batch.mention == IGNORE)[..., None], float("nan"))
-
-
-def geometry(places: Tensor) -> Tensor:
-    """GEOMETRY (Q, 7) of the places (Q, NAMED, 2) that a question names: the distance of the first two; the turn at the
-    first from the second to the third, where three or four are named; distances to the fifth. nan where undefined."""
-    first = (places[:, 1] - places[:, 0]).norm(dim=-1).log()
-    front = places[:, 1] - places[:, 0]
-    side = places[:, 2] - places[:, 0]
-    scale = front.norm(dim=-1) * side.norm(dim=-1) + 1e-6
-    cos = (front * side).sum(-1) / scale
-    sin = (front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]) / scale
-    # five names are four choices and a target, which comes last; only fewer ask for a turn
-    five = ~places[:, 4, 0].isnan()
-    turn = torch.stack([cos, sin], 1).masked_fill(five[:, None], float("nan"))
-    others = (places[:, :-1] - places[:, -1:]).norm(dim=-1).clamp(min=1e-3).log()
-    return torch.cat([first.masked_fill(five, float("nan"))[:, None], turn, others], 1)
 
 
 def _close(read: Tensor, truth: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ SHARD = 250
 CELL = 28  # pixels a side of one video token
 VIEWS = 8
 VALUES = ("x", "y", "reach_x", "reach_y", "z", "half_height", "log_longest", "log_range", "cos", "sin")
+NAMED = 5  # categories that a question names at most
+GEOMETRY = ("log_distance", "cos_turn", "sin_turn", *(f"log_distance_{i}" for i in range(NAMED - 1)))
 ENOUGH = 8  # pixels
 
 
@@ -215,3 +217,19 @@ def presence(labels: Labels) -> torch.Tensor:
     place = (room, labels.home[room, slot], labels.kind[room, slot])
     out = torch.zeros(len(labels.home), labels.tokens, len(LABELS), dtype=torch.uint8)
     return out.index_put_(place, torch.ones((), dtype=torch.uint8), accumulate=True)
+
+
+def geometry(places: torch.Tensor) -> torch.Tensor:
+    """GEOMETRY (Q, 7) of the places (Q, NAMED, 2) that a question names: the distance of the first two; the turn at the
+    first from the second to the third, where three or four are named; distances to the fifth. nan where undefined."""
+    first = (places[:, 1] - places[:, 0]).norm(dim=-1).log()
+    front = places[:, 1] - places[:, 0]
+    side = places[:, 2] - places[:, 0]
+    scale = front.norm(dim=-1) * side.norm(dim=-1) + 1e-6
+    cos = (front * side).sum(-1) / scale
+    sin = (front[:, 0] * side[:, 1] - front[:, 1] * side[:, 0]) / scale
+    # five names are four choices and a target, which comes last; only fewer ask for a turn
+    five = ~places[:, 4, 0].isnan()
+    turn = torch.stack([cos, sin], 1).masked_fill(five[:, None], float("nan"))
+    others = (places[:, :-1] - places[:, -1:]).norm(dim=-1).clamp(min=1e-3).log()
+    return torch.cat([first.masked_fill(five, float("nan"))[:, None], turn, others], 1)

@@ -12,8 +12,9 @@ from vsr import markdown, paper, profiles, runs
 from vsr.files import atomic_write, write_json
 from vsr.paper import CLAIMS, Claim
 from vsr.report import once, reading
+from vsr.report.declared import DECLARED, Finding, UndecidedError, combine
 from vsr.report.evaluations import BASE, TABLE_2, evaluation
-from vsr.report.judgements import TESTS, Finding, UndecidedError, combine
+from vsr.report.judgements import TESTS
 from vsr.report.tables import NOT_RUN
 from vsr.scoring import intervals
 from vsr.scoring.intervals import Effect
@@ -25,7 +26,8 @@ GAIN_ALONE = (
 )
 HOW = """Effects are in points. Evaluations are compared in pairs on the same questions, with 95 % intervals from a \
 bootstrap over scenes, and over the choice of seeds where a method has several; figures of training logs vary between \
-runs. Smallest detectable is the effect found with 80 % power. In parentheses: shown beside, without a vote.
+runs. Smallest detectable is the effect found with 80 % power. A gate that fails leaves nothing to tell; an interval \
+below what is worth having contradicts. In parentheses: shown beside, without a vote.
 """
 
 
@@ -83,8 +85,7 @@ def judge(claim: Claim, results: str | Path) -> Entry:
         findings = TESTS[claim.number](Path(results))
     except UndecidedError as lack:
         return Entry(claim, (), lack.verdict, str(lack))
-    # findings without a verdict only stand beside
-    return Entry(claim, tuple(findings), combine([found.verdict for found in findings if found.verdict]))
+    return Entry(claim, tuple(findings), *combine(findings))
 
 
 @once
@@ -104,9 +105,12 @@ def ledger_markdown(entries: list[Entry], profile: str) -> str:
         found = "<br>".join(map(describe, entry.findings)) or "–"
         least = "<br>".join("–" if isnan(value) else f"{value:.1f}" for value in power) or "–"
         judged = " in the miniature" if small and entry.findings else ""
-        verdict = f"**{entry.verdict}**{judged}" + (f" ({entry.note})" if entry.note else "")
-        rows.append([claim.number, claim.text, printed, found, least, verdict])
-    table = markdown.table(["", "claim", "the paper", "ours", "smallest detectable", "verdict"], rows)
+        verdict = f"**{entry.verdict}**{judged}" + (f"<br>{entry.note}" if entry.note else "")
+        plan = DECLARED[claim.number]
+        outcome = f"{plan.outcome}<br>worth having: {plan.least}" + (f"<br>gate: {plan.gate}" if plan.gate else "")
+        rows.append([claim.number, claim.text, printed, outcome, found, least, verdict])
+    head = ["", "claim", "the paper", "declared before the runs", "ours", "smallest detectable", "verdict"]
+    table = markdown.table(head, rows)
     about = "its small model and rendered rooms, not about Qwen2-VL" if small else "this model and its questions"
     scope = f"Verdicts of profile {profile} are about {about}.{GAIN_ALONE * small}"
     runs_ = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
@@ -117,7 +121,9 @@ def describe(found: Finding) -> str:
     """One finding in words."""
     unit, effect = "" if found.unit == "points" else f" {found.unit}", found.effect
     interval = "" if isnan(effect.low) else f" [{effect.low:+.1f}, {effect.high:+.1f}]"
-    text = f"{found.what}: {effect.value:+.1f}{unit}{interval}"
+    text = found.what if isnan(effect.value) else f"{found.what}: {effect.value:+.1f}{unit}{interval}"
+    if found.holds is not None:
+        return f"gate, {'holds' if found.holds else 'fails'}: {text}"
     return text if found.verdict else f"({text})"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from vsr import runs, scoring
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl
-from vsr.paper import TASKS
+from vsr.paper import MODES, TASKS
 from vsr.report import finished, once
 from vsr.scoring import intervals
 from vsr.scoring.intervals import Answers, Value
@@ -22,13 +22,14 @@ COLUMNS: dict[str, str] = AVERAGES | TASKS  # a summary's numbers and their colu
 @dataclass(frozen=True)
 class Method:
     """`label` as Table 2 has it, `mode` the prompt it is evaluated with, `trained` that of its training; `compute` says
-    whether it had GRPO's compute."""
+    whether it had GRPO's compute; `prompts` is 'train' for a base asked by the prompts of training."""
 
     label: str
     mode: str
     method: str
     trained: str | None = None
     compute: bool = False
+    prompts: str = ""
 
     def find(self, results: str | Path, video: str = "true") -> list[runs.Run]:
         """Its finished evaluations on all questions, by the seed of the training."""
@@ -38,15 +39,19 @@ class Method:
         about |= {"mode": self.mode, "video": video}
         found = [run for run in finished(Path(results)) if run.of("answer", about)]
         found = [run for run in found if bool(run.about.get("budget")) == self.compute]
+        if self.method == "base":
+            found = [run for run in found if run.about.get("prompts", "evaluate") == (self.prompts or "evaluate")]
         return sorted(found, key=lambda run: run.about.get("train_seed") or 0)
 
     def __str__(self) -> str:
-        return f"{self.label}, {self.mode} prompt" if self.mode else self.label
+        return f"{self.label}, {self.mode} prompt{' of training' * bool(self.prompts)}" if self.mode else self.label
 
 
 BASE = Method("base", "vanilla", "base")
 BASE_T = Method("base", "think", "base")
 BASE_O = Method("base", "observe", "base")
+# asked as training asks: what a model trained under a prompt has to be set beside
+OWN_BASE = {mode: Method("base", mode, "base", prompts="train") for mode in MODES}
 CONSTANT = Method("best constant answer", "", "constant")
 SFT = Method("SFT", "vanilla", "sft", "vanilla")
 DPO = Method("DPO", "vanilla", "dpo", "vanilla")

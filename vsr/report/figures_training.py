@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vsr import paper
 from vsr.report import training_logs as logs
-from vsr.report.judgements import COLLAPSE
+from vsr.report.declared import FAILS, HOLDS
 from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
 from vsr.report.training_logs import ACCURACY, FORMAT, KL, TOTAL, TrainingLog, ablation, smooth
@@ -29,7 +29,8 @@ def figure3_left(results: str | Path) -> Figure:
     if betas:
         mode = next(iter(betas.values()))[0].mode
         ends = ", ".join(f"{_over(runs, logs.end):.2f} at beta {beta:g}" for beta, runs in betas.items())
-        fallen = [f"{beta:g}" for beta, runs in betas.items() if 100 * _over(runs, logs.fall) > COLLAPSE]
+        gone = {b: sum(logs.lost(r.curve(FORMAT), FAILS / 100, HOLDS / 100) for r in runs) for b, runs in betas.items()}
+        fallen = [f"{beta:g} ({count} of {len(betas[beta])} runs)" for beta, count in gone.items() if count]
         text = f"No collapse in {mode} mode: format reward ends at {ends}"
         if fallen:
             text = f"Format reward falls at beta {' and '.join(fallen)}: it ends at {ends}"

@@ -1,101 +1,74 @@
 """The test that decides each of the paper's claims: pairs of evaluations on the same questions, or training logs.
 
-Pairs get an interval from a bootstrap over scenes and seeds; of training logs each run gives one number, and runs are
-compared by Welch's t. A claim's verdict is what its intervals leave open.
+What decides was declared before the runs (`vsr.report.declared`). Pairs get an interval from a bootstrap over scenes
+and seeds; a claim's verdict is what its intervals leave open.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 
 from vsr import paper, profiles
-from vsr.files import read_json, read_jsonl
 from vsr.profiles import VIDEOS
 from vsr.report import evaluations as e
-from vsr.report import training_logs
-from vsr.report.evaluations import BASE, GRPO_O, GRPO_T, GRPO_V, SFT, Evaluation, Method, evaluation
+from vsr.report import judgements_training as logs
+from vsr.report.declared import (
+    BOOTSTRAPS,
+    CANNOT_TELL,
+    LEAST,
+    LEVEL_WITHIN,
+    NO_CHANGE,
+    Finding,
+    Rule,
+    Test,
+    UndecidedError,
+    above,
+    judged,
+    unchanged,
+    worth,
+)
+from vsr.report.evaluations import BASE, GRPO_O, GRPO_T, GRPO_V, OWN_BASE, SFT, Evaluation, Method, evaluation
 from vsr.report.tables import NOT_RUN
-from vsr.report.training_logs import ACCURACY, FORMAT, TrainingLog
-from vsr.scoring import intervals
-from vsr.scoring.intervals import LEVEL, Effect, between, draw, effect
-from vsr.scoring.rewards import TAGGED_MODES, is_shell
-
-REPRODUCED, NOT_REPRODUCED, CANNOT_TELL = "reproduced", "not reproduced", "cannot tell at this size"
-NO_CHANGE = 2.0  # points; a change that stays below is no improvement (the paper's smallest claimed one is 2.1)
-COLLAPSE = 10.0  # points of format reward lost since its peak
-CONVERGED = 90.0  # points of format reward
-SHELLS = 1.0  # percent of rollouts; fewer are not "some"
-HOURS = 2.0  # "about" is within this factor
-PAPERS_BETA = profiles.get("paper-2b").beta
+from vsr.scoring.answers import mean_relative_accuracy, read_number
+from vsr.scoring.intervals import Answers, Effect, compare, effect
+from vsr.scoring.rewards import TAGGED_MODES
 
 
-class UndecidedError(Exception):
-    """A test that finds nothing: a run is missing, or the claim is about another model."""
-
-    def __init__(self, verdict: str, why: str):
-        super().__init__(why)
-        self.verdict = verdict
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`what` was compared, its effect in `unit`, the runs, and a verdict, "" without a vote."""
-
-    what: str
-    effect: Effect
-    verdict: str
-    runs: tuple[str, ...]
-    unit: str = "points"
-
-
-Test = Callable[[Path], list[Finding]]
-
-
-def above(found: Effect, bar: float = 0.0) -> str:
-    """The claim says that the effect is above `bar`."""
-    return REPRODUCED if found.low > bar else NOT_REPRODUCED if found.high < bar else CANNOT_TELL
-
-
-def below(found: Effect, bar: float) -> str:
-    """The claim says that the effect stays below `bar`."""
-    return REPRODUCED if found.high < bar else NOT_REPRODUCED if found.low > bar else CANNOT_TELL
-
-
-def unchanged(found: Effect) -> str:
-    """The claim says that there is no improvement."""
-    return REPRODUCED if found.high < NO_CHANGE else NOT_REPRODUCED if found.low > 0 else CANNOT_TELL
-
-
-def combine(verdicts: list[str]) -> str:
-    """One comparison that fails refutes the claim; all must hold to reproduce it."""
-    return next((verdict for verdict in (NOT_REPRODUCED, CANNOT_TELL) if verdict in verdicts), REPRODUCED)
-
-
-# --- pairs of evaluations ---
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against theirs over all, the trained six or one task; `verdict` reads its interval."""
+    """Ours against theirs over all, the trained six or one task; `verdict` reads its interval, `least` says how large
+    an effect is worth having. `bases` are taken off first: what training adds to each one's own base."""
 
     ours: Method
     theirs: Method
     over: str = "overall"
-    verdict: Callable[[Effect], str] | None = above
+    verdict: Rule | None = worth
     video: str = "true"
+    least: float = LEAST
+    bases: tuple[Method, Method] | None = None
+
+    @property
+    def needs(self) -> tuple[Method, ...]:
+        """What must have been evaluated."""
+        return (self.ours, self.theirs, *(self.bases or ()))
 
     def finding(self, results: Path) -> Finding:
         """The comparison made."""
-        pair = [_needed(results, method, self.video) for method in (self.ours, self.theirs)]
-        found = intervals.compare(pair[0].answers, pair[1].answers, self.over)
+        found = [_needed(results, method, self.video) for method in self.needs]
+        sides = [one.answers for one in found]
+        if self.bases:
+            sides = [side.above(base) for side, base in zip(sides[:2], sides[2:], strict=True)]
+        effects = [compare(*sides[:2], self.over, seed) for seed in BOOTSTRAPS]
         # a method's prompt is named where that is what differs
         prompts = self.ours.mode != self.theirs.mode
-        what = " − ".join(f"{one.method.label}{f' ({one.method.mode} prompt)' * prompts}" for one in pair)
+        what = " − ".join(f"{one.method.label}{f' ({one.method.mode} prompt)' * prompts}" for one in found[:2])
+        what = f"what training adds, {what}" if self.bases else what
         what += "" if self.over == "overall" else f", {e.COLUMNS[self.over]}"
         what += "" if self.video == "true" else f", {VIDEOS[self.video]}"
-        ids = tuple(run.manifest["id"] for one in pair for run in one.runs)
-        return Finding(what, found, self.verdict(found) if self.verdict else "", ids)
+        ids = tuple(dict.fromkeys(run.manifest["id"] for one in found for run in one.runs))
+        verdicts = [self.verdict(one) if self.verdict else "" for one in effects]
+        return judged(Finding(what, effects[0], verdicts[0], ids, flips=len(set(verdicts)) > 1), self.least)
 
 
 def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
@@ -105,14 +78,69 @@ def _needed(results: Path, method: Method, video: str = "true") -> Evaluation:
     return found
 
 
-def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = ()) -> Test:
-    """A test that needs some comparisons; those `beside` have no vote and are shown where they were run."""
+def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = (), gate: Test | None = None) -> Test:
+    """A test that needs some comparisons, behind a gate; those `beside` have no vote and are shown where they were
+    run."""
 
     def test(results: Path) -> list[Finding]:
-        ready = [c for c in beside if all(evaluation(results, method, c.video) for method in (c.ours, c.theirs))]
-        return [comparison.finding(results) for comparison in (*needed, *ready)]
+        ready = [c for c in beside if all(evaluation(results, method, c.video) for method in c.needs)]
+        return [*(gate(results) if gate else []), *(comparison.finding(results) for comparison in (*needed, *ready))]
 
     return test
+
+
+def ours_by_hand(results: Path) -> list[Finding]:
+    """The gate of claim 1."""
+    made = results.name in profiles.PROFILES and profiles.get(results.name).base == "tiny"
+    nothing = Effect(np.nan, np.nan, np.nan, np.nan, 0, 0)
+    why = "the base was taught all three prompts alike; that they differ is its recipe, not a discovery"
+    return [Finding("a base that is not of our making", nothing, "", (), why=why, holds=False)] if made else []
+
+
+def level_base(results: Path) -> list[Finding]:
+    """The gate of claim 4: the base answers as well under the prompts of training with tags as under the plain one."""
+    found = []
+    for mode in TAGGED_MODES:
+        one = Comparison(OWN_BASE[mode], OWN_BASE["vanilla"], "trained", None).finding(results)
+        why = f"{one.what} is {one.effect.value:+.1f}, beyond {LEVEL_WITHIN:g}"
+        found.append(replace(one, holds=abs(one.effect.value) <= LEVEL_WITHIN, why=why))
+    return found
+
+
+def foundations(results: Path) -> list[Finding]:
+    """What claim 2's gain rests on: without the task that gained most; beyond what two numbers do for the base."""
+    ours, base = _needed(results, GRPO_V), _needed(results, BASE)
+    found = [
+        *comparisons(GAIN, beside=(SIX, replace(SIX, video="shuffled")))(results),
+        Finding("vsGRPO-V − the base's own numbers, calibrated", compare(ours.answers, calibrated(base)), "", ()),
+    ]
+    gains = {task: compare(ours.answers, base.answers, task).value for task in paper.TASKS}
+    largest = max((task for task in gains if not np.isnan(gains[task])), key=gains.__getitem__)
+    left = compare(*(one.answers.without(largest) for one in (ours, base)))
+    why = f"it rests on {e.COLUMNS[largest]}" if left.low <= 0 < found[0].effect.low else ""
+    return [*found, Finding(f"vsGRPO-V − base, without {e.COLUMNS[largest]}", left, "", (), why=why)]
+
+
+def calibrated(base: Evaluation) -> Answers:
+    """The base's answers with each task's numbers stretched, log t = a + b log p, by two numbers learnt on the other
+    half of the scenes: what a gain is worth that only puts metres right."""
+    rows, scores = base.samples(), base.answers.scores[0].copy()
+    half = {name: i % 2 for i, name in enumerate(sorted({row["scene_name"] for row in rows}))}
+    for task in {row["question_type"] for row in rows}:
+        said = [(i, half[row["scene_name"]], row) for i, row in enumerate(rows) if row["question_type"] == task]
+        numbers = [
+            (i, h, read_number(row["response"]), row["ground_truth"]) for i, h, row in said if not row["options"]
+        ]
+        pairs = [(i, h, float(p), float(t)) for i, h, p, t in numbers if p and p > 0]
+        for h in (0, 1):
+            fit = np.array([(np.log(p), np.log(t)) for _, other, p, t in pairs if other != h])
+            if len(fit) < 3 or np.ptp(fit[:, 0]) == 0:
+                continue
+            b, a = np.polyfit(fit[:, 0], fit[:, 1], 1)
+            for i, own, p, t in pairs:
+                if own == h:
+                    scores[i] = mean_relative_accuracy(float(np.exp(a + b * np.log(p))), t)
+    return replace(base.answers, scores=scores[None])
 
 
 def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0, only: str = "") -> Test:
@@ -134,125 +162,38 @@ def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0
     return test
 
 
-# --- training logs ---
-def collapse(results: Path) -> list[Finding]:
-    """Claim 5: how far the format reward falls from its peak, without and with the paper's KL term."""
-    runs = training_logs.ablation(results)
-    if missing := [f"GRPO at beta {beta:g} with tags" for beta in (0.0, PAPERS_BETA) if beta not in runs]:
-        raise UndecidedError(NOT_RUN, "missing: " + ", ".join(missing))
-    found = []
-    for beta, verdict in ((0.0, above), (PAPERS_BETA, below)):
-        fallen = between([100 * training_logs.fall(run.curve(FORMAT)) for run in runs[beta]])
-        what = f"format reward lost since its peak, beta {beta:g}"
-        found.append(_of_runs(what, fallen, runs[beta], verdict, COLLAPSE))
-    for beta in (beta for beta in runs if beta):
-        last = [[100 * training_logs.end(run.curve(FORMAT)) for run in runs[b]] for b in (beta, 0.0)]
-        what = f"format reward at the end, beta {beta:g} − beta 0"
-        found.append(_of_runs(what, between(*last), [*runs[beta], *runs[0.0]]))
-    return found
-
-
-def convergence(results: Path) -> list[Finding]:
-    """Claim 8: whether the format reward gets to 1, the accuracy reward rises, and later than the format reward."""
-    runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.mode in TAGGED_MODES]
-    if not runs:
-        raise UndecidedError(NOT_RUN, f"missing: GRPO at beta {PAPERS_BETA:g} with tags")
-    last = between([100 * training_logs.end(run.curve(FORMAT)) for run in runs])
-    gains, delays = [], []
-    for run in runs:
-        curve = run.curve(ACCURACY)
-        first, final = training_logs.start(curve), training_logs.end(curve)
-        # nine tenths of the way from start to end; a curve that does not rise never arrives
-        there = training_logs.arrival(curve, first + 0.9 * (final - first)) if final > first else 1.0
-        gains.append(100 * (final - first))
-        delays.append(100 * (there - training_logs.arrival(run.curve(FORMAT), CONVERGED / 100)))
-    return [
-        _of_runs("format reward at the end", last, runs, above, CONVERGED),
-        _of_runs("accuracy reward, end − start", between(gains), runs, above),
-        _of_runs("accuracy arrives later than format by", between(delays), runs, above, unit="% of training"),
-    ]
-
-
-def hacking(results: Path) -> list[Finding]:
-    """Claim 9: the share of empty shells among the last rollouts in observe mode."""
-    runs = [run for run in training_logs.find(results) if run.mode == "observe" and run.beta == PAPERS_BETA]
-    if not runs:
-        raise UndecidedError(NOT_RUN, "missing: GRPO in observe mode")
-    groups: dict[tuple[str, int], list[bool]] = {}  # of each run and step in the last fifth: is it a shell?
-    for run in runs:
-        for row in read_jsonl(run.path / "completions.jsonl"):
-            if row["step"] > 0.8 * run.steps[-1]:
-                groups.setdefault((run.name, row["step"]), []).append(is_shell(row["completion"]))
-    shells = share(list(groups.values()))
-    return [_of_runs("empty shells in the last fifth of training", shells, runs, above, SHELLS, "% of rollouts")]
-
-
-def gpu_hours(results: Path) -> list[Finding]:
-    """Claim 10: measured where profile paper-2b was trained, projected where `vsr bench grpo` ran on a GPU."""
-    run = next((one for one in training_logs.find(results) if one.mode == "vanilla"), None)
-    if results.name == "paper-2b" and run:
-        manifest = read_json(run.path / "manifest.json")
-        return [_hours(f"trained on {manifest['device']}", manifest["seconds"], run.id)]
-    path = results / "bench" / "grpo.json"
-    bench = read_json(path) if path.is_file() else {"machine": {"device": "cpu"}}
-    if (device := bench["machine"]["device"]) == "cpu":
-        why = "is about Qwen2-VL-2B on a GPU: needs profile paper-2b, or 'vsr bench grpo' there"
-        raise UndecidedError(NOT_RUN if results.name == "paper-2b" else CANNOT_TELL, why)
-    row = max(bench["rows"], key=lambda row: (row["group"], row["prompt"], -row["completion"]))
-    shape = f"G {row['group']}, prompt {row['prompt']}, completion {row['completion']}, {device}"
-    what, seconds = f"{paper.QUESTIONS:,} questions, projected: {shape}", paper.QUESTIONS * row["trl_s"]
-    ours = _hours(f"ours, {what}", paper.QUESTIONS * row["ours_s"])
-    return [_hours(f"TRL made to see video, {what}", seconds), replace(ours, verdict="")]
-
-
-def share(groups: list[list[bool]]) -> Effect:
-    """The share in percent of rollouts that are something, given by groups answering one prompt: a bootstrap over the
-    groups, or the exact binomial interval where that is wider."""
-    hits, sizes = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
-    # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
-    taken = draw(len(groups))
-    draws = (taken @ hits) / (taken @ sizes)
-    found = effect(100 * hits.sum() / sizes.sum(), 100 * draws, int(sizes.sum()), len(groups))
-    # with no hit at all every draw is 0 and the bootstrap's interval a point; Clopper and Pearson's is not: 0 of 100
-    # still allows 3.6 %
-    exact = binomtest(int(hits.sum()), int(sizes.sum())).proportion_ci(LEVEL, "exact")
-    low, high = np.fmin(found.low, 100 * exact.low), np.fmax(found.high, 100 * exact.high)
-    return replace(found, low=float(low), high=float(high))
-
-
-def _of_runs(
-    what: str, found: Effect, runs: list[TrainingLog], verdict=None, bar: float = 0.0, unit: str = "points"
-) -> Finding:
-    return Finding(what, found, verdict(found, bar) if verdict else "", tuple(run.id for run in runs), unit)
-
-
-def _hours(what: str, seconds: float, *runs: str) -> Finding:
-    hours = seconds / 3600
-    about = paper.GPU_HOURS / HOURS <= hours <= paper.GPU_HOURS * HOURS
-    found = Effect(hours, np.nan, np.nan, np.nan, 1, 0, (1,))
-    return Finding(what, found, REPRODUCED if about else NOT_REPRODUCED, runs, "GPU hours")
-
-
 GAIN = Comparison(GRPO_V, BASE)
 SIX = Comparison(GRPO_V, BASE, "trained", None)
-COMPUTE = (Comparison(GRPO_V, e.SFT_COMPUTE, verdict=None), Comparison(GRPO_V, e.DPO_COMPUTE, verdict=None))
+LADDER = (Comparison(GRPO_V, SFT, "trained"), Comparison(SFT, e.DPO, "trained"), Comparison(e.DPO, BASE, "trained"))
+BESIDE = (
+    *(replace(one, over="overall", verdict=None) for one in LADDER),
+    *(Comparison(GRPO_V, other, "trained", None) for other in (e.SFT_COMPUTE, e.DPO_COMPUTE)),
+)
+OWN = {GRPO_V: OWN_BASE["vanilla"], GRPO_T: OWN_BASE["think"], GRPO_O: OWN_BASE["observe"]}
+
+
+def _route(found: Effect) -> str:
+    return above(found, least=NO_CHANGE)
+
 
 TESTS: dict[int, Test] = {
-    1: comparisons(Comparison(BASE, e.BASE_T), Comparison(BASE, e.BASE_O)),
-    2: against_printed(comparisons(GAIN, beside=(SIX, replace(SIX, video="shuffled"))), "GPT-4o", 34.0),
+    1: comparisons(Comparison(BASE, e.BASE_T), Comparison(BASE, e.BASE_O), gate=ours_by_hand),
+    2: against_printed(foundations, "GPT-4o", 34.0),
     3: against_printed(comparisons(GAIN), "LLaVA-NeXT-Video-72B", 40.9, NO_CHANGE, only="paper-7b"),
     4: comparisons(
-        Comparison(GRPO_V, GRPO_T),
-        Comparison(GRPO_V, GRPO_O),
+        *(Comparison(GRPO_V, one, bases=(OWN[GRPO_V], OWN[one])) for one in (GRPO_T, GRPO_O)),
         Comparison(GRPO_T, e.GRPO_T_PLAIN),
         Comparison(GRPO_O, e.GRPO_O_PLAIN),
+        beside=tuple(Comparison(one, base, verdict=None) for one, base in OWN.items()),
+        gate=level_base,
     ),
-    5: collapse,
-    6: comparisons(Comparison(GRPO_V, SFT), Comparison(SFT, e.DPO), Comparison(e.DPO, BASE), beside=COMPUTE),
+    5: logs.collapse,
+    6: comparisons(*LADDER, beside=BESIDE),
     7: comparisons(
-        Comparison(GRPO_V, BASE, "route_planning"), Comparison(GRPO_V, BASE, "obj_appearance_order", unchanged)
+        Comparison(GRPO_V, BASE, "route_planning", _route, least=NO_CHANGE),
+        Comparison(GRPO_V, BASE, "obj_appearance_order", unchanged, least=NO_CHANGE),
     ),
-    8: convergence,
-    9: hacking,
-    10: gpu_hours,
+    8: logs.convergence,
+    9: logs.hacking,
+    10: logs.gpu_hours,
 }

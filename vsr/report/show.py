@@ -1,7 +1,6 @@
 """What the notebooks display as Markdown: settings, questions, answers, scores and where numbers come from."""
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ def diagnosis(results: Path) -> Markdown:
 HACKS = {
     "whole form": lambda text: rewards.format(text, "think") == 1,
     "empty shell": rewards.is_shell,
-    "repeated tags": lambda text: len(re.findall(r"<(?:think|observe|answer)>", text)) > 2,
+    "repeated tags": rewards.repeats_tags,
     "no tags": lambda text: "<" not in text,
 }
 

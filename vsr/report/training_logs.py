@@ -32,10 +32,20 @@ class TrainingLog:
     seed: int
     path: Path
     rows: tuple[dict, ...]
+    size: int = 14  # of a group
 
     def curve(self, key: str) -> np.ndarray:
         """A figure of every step (steps,), nan where a step has none."""
         return np.array([row.get(key, np.nan) for row in self.rows], dtype=float)
+
+    def counts(self, name: str) -> np.ndarray:
+        """Rollouts of each step's groups that are counted under `name` (steps, groups); none in old logs."""
+        return np.array([row["groups"][name] for row in self.rows if "groups" in row], dtype=float)
+
+    def tagged_accuracy(self) -> np.ndarray:
+        """The accuracy reward of the rollouts that have the format (steps,), nan where none has."""
+        tagged, earned = self.counts("tagged").sum(-1), self.counts("tagged_accuracy").sum(-1)
+        return np.divide(earned, tagged, out=np.full_like(earned, np.nan), where=tagged > 0)
 
     @cached_property
     def steps(self) -> np.ndarray:
@@ -55,7 +65,7 @@ def find(results: str | Path) -> list[TrainingLog]:
         if not rows or any("step" not in row for row in rows):
             raise VsrError(f"{path}: a line without 'step', or none at all; train again with 'vsr train'")
         who = run.path.name, manifest["id"], run.about["mode"], float(manifest["settings"]["beta"]), manifest["seed"]
-        found.append(TrainingLog(*who, run.path, rows))
+        found.append(TrainingLog(*who, run.path, rows, manifest["settings"].get("num_generations", 14)))
     return sorted(found, key=lambda run: (run.mode, -run.beta, run.seed))
 
 
@@ -95,11 +105,18 @@ def end(curve: np.ndarray) -> float:
     return start(curve[::-1])
 
 
-def fall(curve: np.ndarray) -> float:
-    """From the highest mean over any tenth of training down to that over the last one; 0 where it ends highest."""
-    width = max(1, len(curve) // ENDS)
-    # the first whole window ends at step `width`
-    return float(pandas.Series(curve).rolling(width, min_periods=1).mean()[width - 1 :].max()) - end(curve)
+def lost(curve: np.ndarray, level: float, reached: float) -> bool:
+    """Whether a smoothed curve that was at `reached` once falls below `level` later."""
+    there = np.flatnonzero(smooth(curve) >= reached)
+    return bool(len(there)) and bool((smooth(curve)[there[0] :] < level).any())
+
+
+def kl_share(run: TrainingLog) -> float:
+    """The KL term's part of the gradient: the mean over steps of its norm over the sum of the parts' norms."""
+    policy, live, flat = (run.curve(f"grad_norm/{part}") for part in ("policy", "kl_live", "kl_flat"))
+    kl = np.nan_to_num(live) + np.nan_to_num(flat)
+    known = np.isfinite(policy) & (policy + kl > 0)
+    return float((kl[known] / (policy + kl)[known]).mean()) if known.any() else 0.0
 
 
 def arrival(curve: np.ndarray, level: float) -> float:

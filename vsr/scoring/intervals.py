@@ -123,12 +123,15 @@ class Answers:
         )
 
     @cached_property
-    def _tasks(self) -> tuple[dict, dict]:
-        return tuple(map(task_means, self.drawn()))
+    def _tasks(self) -> dict[int, tuple[dict, dict]]:
+        return {}
 
-    def points(self, over: str) -> tuple[np.ndarray, np.ndarray]:
-        """Each seed's score (K,) and its draws (K, R) over `over`: overall, trained or a task; nan if not asked."""
-        return tuple(100 * mean_over(tasks, over) for tasks in self._tasks)
+    def points(self, over: str, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
+        """Each seed's score (K,) and its draws (K, R) over `over`: overall, trained or a task; nan if not asked. `seed`
+        is the bootstrap's."""
+        if seed not in self._tasks:
+            self._tasks[seed] = tuple(map(task_means, self.drawn(seed=seed)))
+        return tuple(100 * mean_over(tasks, over) for tasks in self._tasks[seed])
 
     def value(self, over: str) -> Value | None:
         """The mean over seeds with its interval and the seeds' spread; None where no question asks for it."""
@@ -148,7 +151,19 @@ class Answers:
         """The questions that VSI-Bench-Debiased keeps; None unless every question says."""
         if None in self.pruned or all(self.pruned):
             return None
-        kept = ~np.array(self.pruned)
+        return self.only(~np.array(self.pruned))
+
+    def without(self, task: str) -> "Answers":
+        """The questions of all other tasks."""
+        return self.only(np.array([task_of(kind) != task for kind in self.kinds]))
+
+    def above(self, other: "Answers") -> "Answers":
+        """What the same questions score more here than the mean seed of `other` scores."""
+        _same_questions(self, other)
+        return replace(self, scores=self.scores - other.scores.mean(0))
+
+    def only(self, kept: np.ndarray) -> "Answers":
+        """The questions where `kept` (N,) is true."""
         fields = {name: tuple(compress(getattr(self, name), kept)) for name in ("ids", "scenes", "kinds", "pruned")}
         return replace(self, scores=self.scores[:, kept], **fields)
 
@@ -165,10 +180,10 @@ def stack(seeds: Sequence[Answers]) -> Answers:
     return replace(seeds[0], scores=np.concatenate([one.scores for one in seeds]))
 
 
-def compare(ours: Answers, theirs: Answers, over: str = "overall") -> Effect:
+def compare(ours: Answers, theirs: Answers, over: str = "overall", seed: int = SEED) -> Effect:
     """The paired difference ours - theirs in points, on the same questions and the same draws of scenes."""
     _same_questions(ours, theirs)
-    pairs = [ours.points(over), theirs.points(over)]
+    pairs = [ours.points(over, seed), theirs.points(over, seed)]
     seeds = tuple(len(scores) for scores, _ in pairs)
     value = float(pairs[0][0].mean() - pairs[1][0].mean())
     draws = pairs[0][1].mean(0) - pairs[1][1].mean(0)

@@ -64,6 +64,11 @@ def is_shell(text: str) -> bool:
     return bool(reasoning) and not any(_says_something(inside) for _, inside in reasoning)
 
 
+def repeats_tags(text: str) -> bool:
+    """Whether a response opens more than the two tags it is asked for: what a length reward pays (section 3.3.3)."""
+    return len(re.findall(r"<\s*(?:think|observe|answer)\s*>", text)) > 2
+
+
 def _says_something(text: str) -> bool:
     # the one rule for "empty": white space, dots and zero-width characters are nothing, a single digit is something
     return any(character.isalnum() for character in text)

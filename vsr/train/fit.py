@@ -231,3 +231,17 @@ def peak_memory() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def over_processes(names: list[str], values: Tensor) -> dict[str, float]:
+    """The facts of a step from every process's `values` (processes, names): extremes of extremes, the sum of speeds,
+    the mean of all else (nan where no process has any)."""
+
+    def whole(name: str, column: Tensor) -> Tensor:
+        if name.startswith("tokens_per_second/"):
+            return column.sum()
+        if name == "completions/min_length":
+            return column.min()
+        return column.max() if name in ("completions/max_length", "peak_memory_mb") else column.nanmean()
+
+    return {name: float(whole(name, values[:, i])) for i, name in enumerate(names)}

@@ -23,14 +23,16 @@ from vsr.engine.logps import packed_logps, pass_budget
 from vsr.files import append_jsonl
 from vsr.models import Loaded, end_id, suppressed
 from vsr.train.data import Rows, Schedule, See, read_prompt
-from vsr.train.fit import AdapterTrainer, peak_memory
+from vsr.train.fit import AdapterTrainer, over_processes, peak_memory
 from vsr.train.objective import (
+    COUNTS,
     Gradients,
     RewardFunction,
     TokenMeans,
     clipped,
     flat,
     group_advantages,
+    group_counts,
     grpo_loss,
     k3,
     name_of,
@@ -255,11 +257,15 @@ class GroupTrainer(AdapterTrainer, Trainer):
         facts = {"loss": float(loss), **facts}
         values = torch.tensor([list(facts.values())], dtype=torch.float64, device=self.args.device)
         gathered = over_processes(list(facts), self.accelerator.gather(values).cpu())
+        counts = group_counts([name_of(one) for one in self.reward_functions], batch.rewards, batch.texts)
+        counts = self.accelerator.gather(counts.to(self.args.device)).T.tolist()
         if not self.is_world_process_zero():
             return
         step = self.state.global_step + 1
         line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
         line |= {key: value for key, value in gathered.items() if not (key.startswith("rewards/") and isnan(value))}
+        if counts:
+            line["groups"] = {name: [round(x, 3) for x in row] for name, row in zip(COUNTS, counts, strict=True)}
         append_jsonl(self.folder / "log.jsonl", line)
         for i in range(min(KEPT_COMPLETIONS, self.args.num_generations)):
             kept = {"step": step, "id": batch.rows[0]["id"], "truth": batch.rows[0].get("ground_truth")}
@@ -287,20 +293,6 @@ class Clock:
         facts = {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
         facts |= {f"tokens_per_second/{phase}": count / self.seconds[phase] for phase, count in tokens.items()}
         return facts | {"peak_memory_mb": peak_memory()}
-
-
-def over_processes(names: list[str], values: Tensor) -> dict[str, float]:
-    """The facts of a step from every process's `values` (processes, names): extremes of extremes, the sum of speeds,
-    the mean of all else (nan where no process has any)."""
-
-    def whole(name: str, column: Tensor) -> Tensor:
-        if name.startswith("tokens_per_second/"):
-            return column.sum()
-        if name == "completions/min_length":
-            return column.min()
-        return column.max() if name in ("completions/max_length", "peak_memory_mb") else column.nanmean()
-
-    return {name: float(whole(name, values[:, i])) for i, name in enumerate(names)}
 
 
 def _generator(mark: str) -> torch.Generator:

@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from vsr.errors import VsrError
+from vsr.scoring.rewards import is_shell, repeats_tags
 
 SPREAD_FLOOR = 1e-4  # TRL's, added to the standard deviation; the paper divides by the deviation alone
+COUNTS = ("tagged", "tagged_accuracy", "shells", "repeats")  # of a step's groups, in log.jsonl
 FLAT = 1e-6  # rewards that spread less than this are equal
 LOSS_LEVELS = ("token_mean", "sequence", "token")
 RewardFunction = Callable[..., Sequence[float]]
@@ -125,6 +127,17 @@ class TokenMeans:
         """Means over tokens: KL and entropy in nats, the share of tokens whose gradient the clip stopped."""
         names = {"kl": self.kl, "entropy": self.entropy, "clip_ratio/region_mean": self.clipped}
         return {name: value / self.tokens for name, value in names.items()}
+
+
+def group_counts(names: Sequence[str], rewards: Tensor, texts: Sequence[Sequence[str]]) -> Tensor:
+    """COUNTS of every group (groups, 4), of `rewards` (groups, G, functions) and `texts`: how many rollouts have the
+    format, what accuracy these earned in sum, how many are empty shells, how many repeat their tags. Claims 8 and 9
+    count all rollouts, group by group. (groups, 0) where nothing rewards the format."""
+    if not {"format_reward", "accuracy_reward"} <= set(names):
+        return rewards.new_zeros(len(rewards), 0)
+    tagged, right = (rewards[..., names.index(f"{part}_reward")] for part in ("format", "accuracy"))
+    said = [[[float(test(text)) for text in group] for group in texts] for test in (is_shell, repeats_tags)]
+    return torch.stack([part.sum(1) for part in (tagged, tagged * right, *rewards.new_tensor(said))], dim=1)
 
 
 def name_of(function: RewardFunction) -> str:
