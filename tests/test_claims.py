@@ -12,6 +12,8 @@ from vsr import paper
 from vsr.files import write_json
 from vsr.report import claims
 from vsr.report.declared import DECLARED, Finding, above, below, combine, unchanged, worth
+from vsr.report.evaluations import BASE, evaluation
+from vsr.report.judgements import calibrated
 from vsr.report.judgements_training import share
 from vsr.scoring.intervals import Effect
 from vsr.scoring.rewards import is_shell
@@ -308,3 +310,42 @@ def test_the_audit_flags_exactly_the_2b_think_row_of_table_1():
     assert [(row.where, row.row, row.printed) for row in flagged] == [("Table 1", "Qwen2-VL-2B base think", 22.9)]
     assert flagged[0].mean == pytest.approx(20.7125)
     assert claims.audit_markdown(claims.audit()).count("beyond rounding") == 1
+
+
+def test_the_papers_cells_below_the_most_frequent_answer_are_marked():
+    row = next(line for line in claims.anchors_markdown().splitlines() if "Qwen2-VL-2B vsGRPO-V" in line)
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    assert cells == "35.4|53.6 ↓|29.0 ↓|52.7|43.4|28.1|30.9 ↓|26.8 ↓|18.9 ↓|5".split("|")
+
+
+# --- what a gain rests on ---
+def test_two_numbers_undo_a_stretched_metre(results):
+    """A base that takes every number for 1.4 times too large is right once its logarithms are moved."""
+    write_run(results, "eval-base-vanilla-true", 0.0, scenes=30)
+    path = results / "eval-base-vanilla-true" / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row["options"] is None:
+            row["response"] = f"{1.4 * float(row['ground_truth']):.3f}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = evaluation(results, BASE)
+    numbers = {row["id"] for row in rows if row["options"] is None}
+    known = np.array([mark in numbers for mark in base.answers.ids])
+    scores = calibrated(base).scores[0]
+    assert base.answers.scores[0][known].max() < 0.5
+    assert scores[known].min() > 0.9
+    assert (scores[~known] == base.answers.scores[0][~known]).all()
+
+
+def test_claim_2_names_the_task_it_rests_on(results):
+    write_ladder(results, **{"grpo-vanilla": 0.2})
+    for seed in range(3):
+        path = results / f"eval-grpo-vanilla-seed{seed}-vanilla-true" / "samples.jsonl"
+        base = (results / "eval-base-vanilla-true" / "samples.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in base]
+        for row in rows:
+            if row["question_type"] == "room_size_estimation":
+                row["response"] = row["ground_truth"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    entry = judged(results, 2)
+    assert (entry.verdict, entry.note) == (YES, "it rests on room size")

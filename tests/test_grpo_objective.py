@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from vsr.train.objective import LOSS_LEVELS, clipped, flat, group_advantages, grpo_loss, k3
+from vsr.scoring import rewards
+from vsr.train.objective import COUNTS, LOSS_LEVELS, clipped, flat, group_advantages, group_counts, grpo_loss, k3
 
 
 def by_hand(logps, old, ref, advantages, mask, epsilon, beta, level):
@@ -74,3 +75,17 @@ def test_a_group_without_spread_has_no_advantage(value):
     rewards = torch.full((1, 14), value)
     assert flat(rewards).all()
     assert not group_advantages(rewards).any()
+
+
+def test_rollouts_are_counted_group_by_group():
+    texts = [
+        ["<think>a</think><answer>2</answer>", "<think> </think><answer>2</answer>", "2"],
+        ["<think>a</think><think>a</think><answer>3</answer>", "<answer>2</answer>", ""],
+    ]
+    form = torch.tensor([[rewards.format(text, "think") for text in group] for group in texts])
+    right = torch.tensor([[1.0, 0.5, 1.0], [0.25, 1.0, 0.0]])
+    counts = group_counts(["accuracy_reward", "format_reward"], torch.stack([right, form], -1), texts)
+    assert dict(zip(COUNTS, counts.T.tolist(), strict=True)) == {
+        "tagged": [2, 1], "tagged_accuracy": [1.5, 0.25], "shells": [1, 0], "repeats": [0, 1],
+    }  # fmt: skip
+    assert group_counts(["accuracy_reward"], right[..., None], texts).shape == (2, 0)

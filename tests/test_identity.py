@@ -20,7 +20,8 @@ OTHERS = {  # another value of every setting
     "num_iterations": 2, "loss_level": "sequence", "scale_rewards": "none", "format_rule": "strict",
     "length_weight": 0.5, "optim": "adamw_torch", "lr_scheduler": "linear", "warmup_steps": 1, "weight_decay": 0.1,
     "max_grad_norm": 0.5, "trained_prompts": "evaluate",
-    "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,
+    "grid_betas": "0", "grid_rates": "2", "grid_steps": 1,
+    "grid_questions": 1, "grid_seeds": 1, "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,
 }  # fmt: skip
 
 

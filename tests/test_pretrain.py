@@ -16,7 +16,7 @@ from vsr import models, paper, profiles, prompts
 from vsr.engine.inputs import embed, positions
 from vsr.miniature import corpus, diagnose, rooms, vision
 from vsr.miniature.corpus import Corpus, Item
-from vsr.miniature.language import BEFORE_RESPONSE, GRID, Objective, Packer
+from vsr.miniature.language import BEFORE_RESPONSE, GRID, TALLY, Objective, Packer, _sectors
 from vsr.miniature.pretrain import pretrain
 from vsr.miniature.procedural import SPLITS, STUDY, make_room
 from vsr.miniature.training import Muon, Optimiser, keep, new_model, orthogonal, take_up
@@ -27,6 +27,7 @@ from vsr.questions.question import Question
 from vsr.questions.rules import VSIBENCH
 from vsr.scenes.geometry import turn_angle
 from vsr.scoring.rewards import format as follows
+from vsr.scoring.rewards import is_shell
 from vsr.video import patchify
 
 torch.set_num_threads(1)
@@ -213,6 +214,7 @@ def test_tagged_responses_follow_the_format(asked):
     tagged = [item for item in items if "<answer>" in item.response]
     assert 0.2 < len(tagged) / len(items) < 0.8
     assert all(follows(item.response, "think" if "<think>" in item.response else "observe") for item in tagged)
+    assert 0 < sum(map(is_shell, (item.response for item in tagged))) < 0.15 * len(tagged)
 
 
 def test_packed_questions_are_answered_as_alone(model, tokenizer, data, truth):
@@ -229,6 +231,24 @@ def test_packed_questions_are_answered_as_alone(model, tokenizer, data, truth):
         pairs = [(item, features[row]) for row, asked in enumerate(items) for item in asked]
         losses = [loss for item, seen in pairs for loss in _alone(model, tokenizer, packer, item, seen)]
     assert math.isclose(float(ours), float(torch.stack(losses).mean()), rel_tol=1e-4)
+
+
+def test_every_head_that_counts_has_a_sector_to_itself(model, tokenizer, data, truth):
+    """Of a question about one category, the sectors that hold it are as many as the columns of views that show it; all
+    others look at the first token."""
+    packer = Packer(model, tokenizer, truth)
+    labels = [next(iter(data.scene(room).counts)) for room in range(2)]
+    features = vision.features(model.model.visual, data.frames[:2])
+    batch = packer.pack([0, 1], [[Item(f"How many {label}(s) are in this room?", "2")] for label in labels], features)
+    wanted = _sectors(batch, torch.stack([batch.last[:, 0], batch.mention[:, 0]], 1), packer.video)
+    heads = 6 * len(TALLY) - TALLY[0][0]
+    assert wanted.shape[1] == heads
+    for room, label in enumerate(labels):
+        homes = truth.home[room][truth.kind[room] == rooms.LABELS.index(label)]
+        columns = {(int(home) // 6, int(home) % 2) for home in homes}
+        looks = {int(sector) for sector in (wanted[room, :, 0] == 0).nonzero()[:, 0]}
+        assert looks == {2 * view + column for view, column in columns}
+        assert wanted[room, :, packer.video :].sum() == len(set(homes.tolist()))
 
 
 def _alone(model, tokenizer, packer, item, features):

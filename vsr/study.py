@@ -21,6 +21,7 @@ from vsr.questions.question import read_questions
 from vsr.report import figures_folder, pictures, plotting
 from vsr.report.pictures import Curves
 from vsr.scenes import metainfo
+from vsr.scoring import best_constant
 from vsr.workers.pool import Job, run_all
 
 AGREE = runs.Stage("agree", 1, ())
@@ -184,6 +185,16 @@ def shared_file(name: str) -> Path:
     if not path.is_file():
         raise VsrError(f"{name}: not found in ../shared/data; get it from VSI-Bench's repository or pass its path")
     return path
+
+
+def ceilings(bench: QuestionSet) -> dict[str, tuple[dict, dict]]:
+    """Of the bench, and of VSI-Bench's questions where they are at hand: our answers under the paper's rules, which a
+    perfect learner of VSI-100k would give, and the best constant answers."""
+    sets = {"ours": (list(bench.scenes.values()), list(bench.questions))} if bench.scenes else {}
+    if SHARED.is_dir():
+        files = shared_file("scannet_meta_info_val.json"), shared_file("vsibench_scannet.jsonl")
+        sets["VSI-Bench, ScanNet"] = (metainfo.read_scenes(files[0]), read_questions(files[1]))
+    return {name: (agree.agree(*both, rules="vsi100k"), best_constant(both[1])) for name, both in sets.items()}
 
 
 def agreement(scenes: Path, questions: Path, results: Path, rules: str = "vsibench") -> runs.Run:

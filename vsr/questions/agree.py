@@ -29,7 +29,7 @@ def agree(scenes: Iterable[Scene], questions: Sequence[Question], rules: str = "
             if question.scene_name not in known:
                 raise VsrError(f"scene {question.scene_name} is not in the scenes file")
             theirs = rule_sets.VSIBENCH.templates.get(kind)
-            asked = translated if theirs and theirs.read(question.question) else rule_set
+            asked = translated if theirs and theirs.read(question.question) is not None else rule_set
             ours, given = truth(known[question.scene_name], asked, question), right_option(question)
         except VsrError as error:
             task["skipped"].append({"id": question.id, "why": str(error)})

@@ -124,7 +124,8 @@ def foundations(results: Path) -> list[Finding]:
 def calibrated(base: Evaluation) -> Answers:
     """The base's answers with each task's numbers stretched, log t = a + b log p, by two numbers learnt on the other
     half of the scenes: what a gain is worth that only puts metres right."""
-    rows, scores = base.samples(), base.answers.scores[0].copy()
+    place = {mark: i for i, mark in enumerate(base.answers.ids)}
+    rows, scores = sorted(base.samples(), key=lambda row: place[row["id"]]), base.answers.scores[0].copy()
     half = {name: i % 2 for i, name in enumerate(sorted({row["scene_name"] for row in rows}))}
     for task in {row["question_type"] for row in rows}:
         said = [(i, half[row["scene_name"]], row) for i, row in enumerate(rows) if row["question_type"] == task]

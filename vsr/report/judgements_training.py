@@ -98,11 +98,11 @@ def hacking(results: Path) -> list[Finding]:
         runs = [run for run in _runs(folder, "observe") if run.counts(name).size]
         if not runs:
             raise UndecidedError(NOT_RUN, "missing: logs that count rollouts by group")
-        for third, part in enumerate(("first", "middle", "last")):
-            hits = [np.array_split(run.counts(name), 3)[third].ravel() for run in runs]
-            some = share(np.concatenate(hits), runs[0].size)
+        thirds = [run.thirds(name) for run in runs]
+        for part in thirds[0]:
+            some = share(np.concatenate([third[part] for third in thirds]), runs[0].size)
             text = f"{what}{', length reward' * (folder != results)}, {part} third"
-            voted = (above, SHELLS) if third == 2 else (None, 0.0)
+            voted = (above, SHELLS) if part == "last" else (None, 0.0)
             found.append(judged(_of_runs(text, some, runs, *voted, unit="% of rollouts"), SHELLS))
     return found
 

@@ -13,7 +13,8 @@ from vsr.files import read_json
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import FREE_DIRECTION, TYPES, Question
-from vsr.scoring import rewards
+from vsr.report import training_logs
+from vsr.scoring import task_of
 from vsr.scoring.intervals import Value
 
 
@@ -130,24 +131,35 @@ def diagnosis(results: Path) -> Markdown:
     return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
 
 
-HACKS = {
-    "whole form": lambda text: rewards.format(text, "think") == 1,
-    "empty shell": rewards.is_shell,
-    "repeated tags": rewards.repeats_tags,
-    "no tags": lambda text: "<" not in text,
-}
-
-
-def hacks(runs_: dict[str, list[dict]]) -> Markdown:
-    """Shares of the kept rollouts, early and late in training: whole form, empty shells, repeated tags, no tags."""
+def ceiling(asked: dict[str, tuple[dict, dict]]) -> Markdown:
+    """By task and set of questions (agreement under the paper's rules, best constants): what a perfect learner of
+    VSI-100k would score, beside the best constant answer; percent."""
     rows = []
-    for name, kept in runs_.items():
-        last = max(row["step"] for row in kept)
-        for part, (low, high) in {"first fifth": (0, last / 5), "last fifth": (last * 4 / 5, last)}.items():
-            texts = [row["completion"] for row in kept if low < row["step"] <= high]
-            shares = [100 * sum(map(test, texts)) / max(1, len(texts)) for test in HACKS.values()]
-            rows.append((name, part, len(texts), *(f"{share:.0f} %" for share in shares)))
-    return table(("run", "when", "rollouts", *HACKS), rows)
+    for task, name in list(TASKS.items())[:6]:
+        cells = []
+        for found, constants in asked.values():
+            parts = [part for kind, part in found["tasks"].items() if task_of(kind) == task and part["n"]]
+            shares = [part["exact"] / part["n"] if part["mra"] is None else part["mra"] for part in parts]
+            cells += [sum(part["n"] for part in parts), f"{100 * sum(shares) / len(shares):.1f}" if shares else "–"]
+            cells.append(f"{constants[task][1]:.1f}" if task in constants else "–")
+        rows.append((name, *cells))
+    heads = [f"{name}: {head}" for name in asked for head in ("questions", "perfect learner", "best constant")]
+    return table(("task", *heads), rows)
+
+
+def hacks(results: str | Path) -> Markdown:
+    """Of all rollouts of the runs with tags, by third of training: the share with the form, empty shells, repeated
+    tags; percent. Runs with a length reward lie in the folder `length`."""
+    rows, parts = [], ("tagged", "shells", "repeats")
+    for folder in (Path(results), Path(results) / "length"):
+        for run in (run for run in training_logs.find(folder) if run.counts("tagged").size):
+            thirds = {part: run.thirds(part) for part in parts}
+            for when, tagged in thirds["tagged"].items():
+                shares = (100 * thirds[part][when].mean() / run.size for part in parts)
+                count = tagged.size * run.size
+                name = f"{'length reward, ' * (folder.name == 'length')}{run.name}"
+                rows.append((name, when, f"{count:,}", *(f"{share:.1f} %" for share in shares)))
+    return table(("run", "third", "rollouts", "whole form", "empty shells", "repeated tags"), rows)
 
 
 def scores(summaries: dict[str, dict]) -> Markdown:
