@@ -329,6 +329,7 @@ def test_seeing_is_measured_against_blindness():
     rng = np.random.default_rng(0)
     blind = [{**row, "response": row["response"] if rng.random() < 0.5 else "1"} for row in right]
     rows = {"true": right, "shuffled": blind, "none": right, "sft": right, "solver": right}
+    rows |= dict.fromkeys(("think", "observe", "constant"), right)
     told = diagnose.report(rows, profiles.get("tiny"))
     found = told["sees"]["shuffled"]["object_size_estimation"]
     assert 30 < found["points"] < 70

@@ -2,8 +2,8 @@
 what its own vision tower would allow: a room read from the video tokens, then the official rules."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 
@@ -29,12 +29,13 @@ from vsr.questions.rules import VSIBENCH
 from vsr.runs import Run, Stage
 from vsr.scenes.scene import Box, Scene
 from vsr.scoring import intervals, readable, score, task_of
+from vsr.scoring.rewards import TAGGED_MODES
 from vsr.scoring.rewards import format as follows_format
 from vsr.train import STAGES
 from vsr.train import train as train_adapter
 
 ANSWERED = {name for stage in evaluate.ANSWER.values() for name in stage.settings}
-DIAGNOSE = Stage("diagnose", 1, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
+DIAGNOSE = Stage("diagnose", 2, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
 BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
@@ -44,21 +45,10 @@ Z = 1.96
 THINNEST = 0.02  # metres
 
 
-@dataclass(frozen=True)
-class Scale:
-    """True metres for a metre read: of places, of longest sides, of a room's sides."""
-
-    places: float = 1.0
-    longest: float = 1.0
-    sides: float = 1.0
-
-
 class Solver:
-    """Answers from video tokens (tokens, D) without a language model; `probes` is the file the pre-training wrote.
-    `scale` makes good for a camera that the read-outs have not met."""
+    """Answers from video tokens (tokens, D) without a language model; `probes` is the file the pre-training wrote."""
 
-    def __init__(self, probes: str | Path, scale: Scale = Scale()):
-        self.scale = scale
+    def __init__(self, probes: str | Path):
         tensors = load_file(str(probes))
         self.words = tensors.pop("words")
         self.heads = Heads(self.words.shape[1])
@@ -75,10 +65,10 @@ class Solver:
             counts[label] = len(claimed)
             for token in claimed or [int(logits[:, category].argmax())]:
                 values = self.heads.values(tokens[token : token + 1], self.words[category : category + 1])[0]
-                boxes.append(_box(label, dict(zip(VALUES, values.tolist(), strict=True)), self.scale))
+                boxes.append(_box(label, dict(zip(VALUES, values.tolist(), strict=True))))
         walls = self.heads.walls(self.heads.norm(tokens)).view(VIEWS, -1, 4).mean(1).exp().numpy()
         east, north, west, south = (walls * facing()).sum(0) / facing().sum(0)
-        area = float((east + west) * (north + south)) * self.scale.sides**2
+        area = float((east + west) * (north + south))
         return Scene(name, "read", tuple(boxes), room_size=area, counts=counts)
 
     def answer(self, question: Question, scene: Scene) -> str:
@@ -95,24 +85,11 @@ class Solver:
         return told
 
 
-def calibrate(read: Mapping[str, Scene], truth: Mapping[str, Scene]) -> Scale:
-    """The median ratios of what is to what an unscaled solver read, over rooms whose truth is known."""
-    places, longest, sides = [], [], []
-    for name, scene in read.items():
-        true, spot = truth[name], truth[name].camera.position[0, :2]
-        sides.append((true.room_size / scene.room_size) ** 0.5)
-        for box in true.once():
-            told = scene.labelled(box.label)[0]
-            places.append(np.hypot(*(box.center[:2] - spot)) / np.hypot(*told.center[:2]))
-            longest.append(box.size.max() / told.point_center[0])
-    return Scale(*(float(np.median(ratios)) for ratios in (places, longest, sides)))
-
-
-def _box(label: str, value: dict[str, float], scale: Scale) -> Box:
+def _box(label: str, value: dict[str, float]) -> Box:
     """An upright box along the walls; the longest side, which such a box may lack, is carried beside it."""
-    center = np.array([2 * value["x"], 2 * value["y"], value["z"] + 0.5]) * scale.places
-    half = np.array([value["reach_x"], value["reach_y"], value["half_height"]]) * scale.places
-    longest = np.array([np.exp(value["log_longest"])] * 3) * scale.longest
+    center = np.array([2 * value["x"], 2 * value["y"], value["z"] + 0.5])
+    half = np.array([value["reach_x"], value["reach_y"], value["half_height"]])
+    longest = np.array([np.exp(value["log_longest"])] * 3)
     return Box(label, center, 2 * np.maximum(half, THINNEST), np.eye(3), point_center=longest)
 
 
@@ -136,16 +113,17 @@ def diagnose(
     loaded, rows = models.load(**arguments), {}
     for video in evaluate.VIDEOS:
         rows[video] = _rows(evaluate.evaluate(loaded, bench, "vanilla", video, profile, run.path))
+    for mode in TAGGED_MODES:
+        rows[mode] = _rows(evaluate.evaluate(loaded, bench, mode, "true", profile, run.path))
     rows["constant"] = _rows(evaluate.constant(bench, run.path, profile))
     rows["lookup"] = lookup(bench.questions)
     probes = Path(folders.find(base)[0].name) / "probes" / PROBES
-    scale = calibrate(see_scenes(loaded, train, profile, Solver(probes)), train.scenes)
-    solver = Solver(probes, scale)
+    solver = Solver(probes)
     read = see_scenes(loaded, bench, profile, solver)
     rows["solver"] = [_row(q, solver.answer(q, read[q.scene_name])) for q in bench.questions]
     tuned = train_adapter("sft", profile, train, run.path, profile.seed)
     rows["sft"] = _rows(evaluate.evaluate(str(tuned.path), bench, "vanilla", "true", profile, run.path))
-    told = report(rows, profile) | {"calibration": asdict(scale), "grounding": grounding(read, bench)}
+    told = report(rows, profile) | {"grounding": grounding(read, bench)}
     write_json(run.path / "diagnosis.json", told | {"samples": sample(loaded, bench, profile, sampled)})
     run.finish(device=loaded.device_name)
     return run
@@ -177,6 +155,8 @@ def report(rows: dict[str, list[dict]], profile: Profile) -> dict:
         },
         "tasks": {name: {task: cell["score"] for task, cell in one["tasks"].items()} for name, one in told.items()},
         "sees": {video: {task: above("true", video, task) for task in (*TRAINED, "trained")} for video in BLIND},
+        "level": {mode: {task: above(mode, "true", task) for task in (*TRAINED, "trained")} for mode in TAGGED_MODES},
+        "counts": above("true", "constant", "object_counting"),
         "headroom": {"sft": above("sft", "true"), "solver": above("solver", "true")},
     }
 
@@ -272,10 +252,26 @@ def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> 
             if (stage, mode) == ("evaluate", "vanilla"):
                 for question, group in zip(chosen, texts, strict=True):
                     distinct[task_of(question.question_type)].append(len(set(group)))
+                told["spread"] = _spread(chosen, texts)
     every = [number for numbers in distinct.values() for number in numbers]
     told["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
     told["three_or_more"] = _share(number >= 3 for number in every)
     return told
+
+
+def _spread(asked: list[Question], texts: list[list[str]]) -> dict[str, dict[str, float]]:
+    """By task and over the trained six, in percent: the mean score of an answer, of the most frequent one and of the
+    best one of each question's group. Between the first and the last lies what reinforcement can use."""
+    found: dict[str, list] = defaultdict(list)
+    for question, group in zip(asked, texts, strict=True):
+        scores = [score(question, text) for text in group]
+        most = Counter(group).most_common(1)[0][0]
+        found[task_of(question.question_type)].append((np.mean(scores), score(question, most), max(scores)))
+    tasks = {task: np.mean(rows, axis=0) for task, rows in sorted(found.items())}
+    tasks |= {"trained": np.mean(list(tasks.values()), axis=0)}
+    names = [f"{what}@{SAMPLES}" for what in ("mean", "maj", "best")]
+    rows = ((task, [round(100 * float(number), 1) for number in row]) for task, row in tasks.items())
+    return {task: dict(zip(names, row, strict=True)) for task, row in rows}
 
 
 def _share(flags: Iterable[float]) -> float:

@@ -108,13 +108,15 @@ def completions(runs_: dict[str, list[dict]]) -> Markdown:
 
 CONDITIONS = {  # of a base's diagnosis, in the order they are shown
     "true": "true video",
+    "think": "true video, think prompt",
+    "observe": "true video, observe prompt",
     "one": "one frame",
     "shuffled": "shuffled video",
     "none": "no video",
     "constant": "best constant answer",
     "lookup": "best answer by category",
     "sft": "after SFT on the study's training data",
-    "solver": "geometric solver on its video tokens, calibrated",
+    "solver": "geometric solver on its video tokens",
 }
 
 
@@ -128,6 +130,10 @@ def diagnosis(results: Path) -> Markdown:
         tasks = report["tasks"][key]
         scores = (f"{tasks[task]:.1f}" if task in tasks else "–" for task in TASKS)
         rows.append((name, Value(**report["trained"][key]), *scores))
+    spread = report["samples"]["spread"]  # of answers at temperature 1, to a part of the questions
+    for name in spread["trained"]:
+        scores = (str(spread[task][name]) if task in spread else "–" for task in ("trained", *TASKS))
+        rows.append((f"{name}, temperature 1", *scores))
     return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
 
 
