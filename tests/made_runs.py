@@ -97,7 +97,8 @@ def write_training(
             row |= {"rewards/format_reward/mean": form[i], "reward": accuracy[i] + form[i]}
             tagged = rng.binomial(14, form[i], 8)
             groups = {"tagged": tagged, "tagged_accuracy": tagged * accuracy[i]}
-            groups |= {name: rng.binomial(14, shells, 8) for name in ("shells", "repeats")}
+            cheats = shells if at[i] > 0.3 else 0.0
+            groups |= {"shells": rng.binomial(tagged, cheats), "repeats": rng.binomial(14, cheats, 8)}
             row["groups"] = {name: counts.tolist() for name, counts in groups.items()}
         if rng.random() < 0.7:
             row["rewards/accuracy_reward/object_counting"] = float(np.clip(accuracy[i] + rng.normal(0, 0.2), 0, 1))

@@ -242,14 +242,14 @@ def test_a_shell_has_tags_and_says_nothing(text, shell):
 
 
 def test_a_share_of_nothing_has_the_exact_binomial_bound():
-    found = share(np.zeros(25), 4)
+    found = share(np.zeros(25), np.full(25, 4))
     assert (found.value, found.low) == (0, 0)
     assert found.high == pytest.approx(100 * (1 - 0.025 ** (1 / 100)))
 
 
 def test_rollouts_of_one_prompt_are_not_independent():
-    apart = share(np.ones(40), 4)
-    together = share(np.array([4] * 10 + [0] * 30), 4)
+    apart = share(np.ones(40), np.full(40, 4))
+    together = share(np.array([4] * 10 + [0] * 30), np.full(40, 4))
     assert apart.value == together.value == 25
     assert together.high - together.low > 1.3 * (apart.high - apart.low)
 

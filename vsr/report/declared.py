@@ -60,7 +60,8 @@ DECLARED: dict[int, Declared] = {
         "accuracy rises in some run",
     ),
     9: Declared(
-        "of all rollouts in observe mode, last third: empty shells; under a length reward, repeated tags",
+        "observe mode, all rollouts, last third − first tenth (the base has some): empty shells among those with the "
+        "form; under a length reward, repeated tags",
         f"{SHELLS:g} % of rollouts",
     ),
     10: Declared("GPU hours, measured or projected", f"within a factor of {HOURS:g}", "a GPU"),

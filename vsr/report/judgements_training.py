@@ -50,7 +50,8 @@ def collapse(results: Path) -> list[Finding]:
         raise UndecidedError(NOT_RUN, "missing: " + ", ".join(missing))
     found = []
     for beta, runs in sorted(betas.items()):
-        gone = share(np.array([training_logs.lost(run.curve(FORMAT), FAILS / 100, HOLDS / 100) for run in runs]), 1)
+        lost = np.array([training_logs.lost(run.curve(FORMAT), FAILS / 100, HOLDS / 100) for run in runs], dtype=float)
+        gone = share(lost, np.ones(len(runs)))
         rule = {0.0: lambda one: above(one, OFTEN), PAPERS_BETA: lambda one: below(one, RARELY)}.get(beta)
         verdict = rule(gone) if rule else ""
         what = f"runs that lose the form, beta {beta:g}"
@@ -92,19 +93,39 @@ def convergence(results: Path) -> list[Finding]:
 
 
 def hacking(results: Path) -> list[Finding]:
-    """Claim 9: empty shells by third of training; under a length reward, repeated tags."""
+    """Claim 9: empty shells among rollouts with the form, last third of training against the first tenth, since
+    a base may have some; under a length reward, repeated tags among all."""
     found = []
     for folder, name, what in ((results, "shells", "empty shells"), (results / "length", "repeats", "repeated tags")):
         runs = [run for run in _runs(folder, "observe") if run.counts(name).size]
         if not runs:
             raise UndecidedError(NOT_RUN, "missing: logs that count rollouts by group")
-        thirds = [run.thirds(name) for run in runs]
-        for part in thirds[0]:
-            some = share(np.concatenate([third[part] for third in thirds]), runs[0].size)
-            text = f"{what}{', length reward' * (folder != results)}, {part} third"
-            voted = (above, SHELLS) if part == "last" else (None, 0.0)
-            found.append(judged(_of_runs(text, some, runs, *voted, unit="% of rollouts"), SHELLS))
+        sizes = "tagged" if name == "shells" else None
+        first, last = (
+            [np.concatenate([run.part(key, *part).ravel() for run in runs]) for key in (name, sizes)]
+            for part in ((0.0, 0.1), (2 / 3, 1.0))
+        )
+        text = f"{what}{', length reward' * (folder != results)}, last third − first tenth"
+        unit = "% of rollouts with the form" if sizes else "% of rollouts"
+        found.append(judged(_of_runs(text, risen(first, last), runs, above, SHELLS, unit=unit), SHELLS))
+        found.append(_of_runs(text.removesuffix(" − first tenth"), share(*last), runs, unit=unit))
     return found
+
+
+def risen(first: list[np.ndarray], last: list[np.ndarray]) -> Effect:
+    """How far a share of rollouts rose, in points, between two lots of groups: `hits` (groups,) and `sizes` (groups,)
+    of each; bootstraps over groups. With no hit late the upper end is the exact one of the later share."""
+    shares = [(hits.sum() / sizes.sum(), _drawn(hits, sizes)) for hits, sizes in (first, last)]
+    count = int(first[1].sum() + last[1].sum())
+    draws = 100 * (shares[1][1] - np.random.default_rng(1).permutation(shares[0][1]))  # the lots are independent
+    found = effect(100 * (shares[1][0] - shares[0][0]), draws, count, len(last[0]))
+    return found if last[0].any() else replace(found, high=max(found.high, share(*last).high))
+
+
+def _drawn(hits: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
+    taken = draw(len(hits))
+    return taken @ hits / np.maximum(taken @ sizes, 1)
 
 
 def gpu_hours(results: Path) -> list[Finding]:
@@ -125,15 +146,14 @@ def gpu_hours(results: Path) -> list[Finding]:
     return [_hours(f"TRL made to see video, {what}", seconds), replace(ours, verdict="")]
 
 
-def share(hits: np.ndarray, size: int) -> Effect:
-    """The share in percent of rollouts that are something, `hits` (groups,) of the `size` rollouts of each: a bootstrap
-    over the groups, or the exact binomial interval where that is wider."""
-    # rollouts of one prompt and step resemble each other, so whole groups are drawn: (R, G) @ (G,)
-    hits, count = np.asarray(hits, dtype=float), len(hits)
-    found = effect(100 * hits.mean() / size, 100 * draw(count) @ hits / (size * count), size * count, count)
+def share(hits: np.ndarray, sizes: np.ndarray) -> Effect:
+    """The share in percent of rollouts that are something, `hits` (groups,) of the `sizes` (groups,) of each: a
+    bootstrap over the groups, or the exact binomial interval where that is wider."""
+    count = int(sizes.sum())
+    found = effect(100 * hits.sum() / max(count, 1), 100 * _drawn(hits, sizes), count, len(hits))
     # with no hit at all every draw is 0 and the bootstrap's interval a point; Clopper and Pearson's is not: 0 of 100
     # still allows 3.6 %
-    exact = binomtest(int(hits.sum()), size * count).proportion_ci(LEVEL, "exact")
+    exact = binomtest(int(hits.sum()), max(count, 1)).proportion_ci(LEVEL, "exact")
     low, high = np.fmin(found.low, 100 * exact.low), np.fmax(found.high, 100 * exact.high)
     return replace(found, low=float(low), high=float(high))
 

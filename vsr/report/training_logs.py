@@ -50,6 +50,14 @@ class TrainingLog:
             found |= {when: part.ravel()} if part.size else {}
         return found
 
+    def part(self, name: str | None, start: float, end: float) -> np.ndarray:
+        """What is counted under `name` in every group of a part of training (steps, groups), at least one step; the
+        groups' size for None."""
+        counts = self.counts(name or "tagged")
+        counts = counts if name else np.full_like(counts, self.size)
+        first = min(int(start * len(counts)), len(counts) - 1)
+        return counts[first : max(first + 1, int(end * len(counts)))]
+
     def tagged_accuracy(self) -> np.ndarray:
         """The accuracy reward of the rollouts that have the format (steps,), nan where none has."""
         tagged, earned = self.counts("tagged").sum(-1), self.counts("tagged_accuracy").sum(-1)
