@@ -1,7 +1,8 @@
 """Pre-training of the miniature base model: rooms, then seeing, then answering; staged, seeded, resumable.
 
 The rooms are drawn as the study's are, from other seeds: no shift is planted for training to undo. What is left to
-learn comes from stopping early and from sampling. What is taught is never false.
+learn comes from stopping early and from sampling: with twice the language steps nothing was left for GRPO to add
+(docs/log.md). What is taught is never false.
 
 The shipped base is one of two seeds, by a rule written down before either was trained: the one whose answers to the six
 trained tasks, plain prompts and tagged ones together, score higher at the last gate.
@@ -32,7 +33,7 @@ from vsr.runs import Run
 from vsr.scoring import score
 from vsr.scoring.answers import final_answer
 
-PRETRAIN = runs.Stage("pretrain", 3, ())
+PRETRAIN = runs.Stage("pretrain", 4, ())
 PROBES = "probes.safetensors"
 WORD_NORM = 0.1  # root mean square of the categories' embeddings
 WARM = 50  # steps
