@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from vsr import profiles
 from vsr.errors import VsrError
+from vsr.study import Study
 
 
 def test_text_is_read_as_the_field_s_type():
@@ -50,3 +51,20 @@ def test_every_value_names_its_source_and_the_paper_s_are_the_paper_s():
         assert (paper.num_generations, paper.temperature, paper.beta) == (14, 1.0, 1e-4)
     assert profiles.get("paper-2b").learning_rate == 1e-5
     assert profiles.get("paper-7b").learning_rate == 5e-6
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "-1", "nan", "inf"])
+def test_lists_of_numbers_are_checked(text):
+    with pytest.raises(VsrError, match=f"setting grid_rates='{text}': expected numbers"):
+        profiles.numbers("grid_rates", text)
+
+
+def test_the_grid_is_a_study_a_rate(tmp_path):
+    profile = profiles.get("tiny", grid_rates="1,3", grid_steps=7, grid_questions=1, grid_seeds=2)
+    here = Study(profile, tmp_path)
+    here.__dict__["train"] = "questions"  # a cached property
+    grid = here.grid()
+    assert [one.results for one in grid] == [tmp_path / "rate-1", tmp_path / "rate-3"]
+    assert [one.profile.learning_rate / profile.learning_rate for one in grid] == pytest.approx([1, 3])
+    assert {(one.profile.max_steps, one.profile.questions_per_step, one.profile.seeds) for one in grid} == {(7, 1, 2)}
+    assert {one.train for one in grid} == {"questions"}
