@@ -166,7 +166,7 @@ def _ship(run: Run, model: nn.Module, tokens: object, eyes: vision.Seeing, gates
     folders.save(model.to(torch.bfloat16), tokens, folder)
     readout = {**eyes.heads.state_dict(), "words": eyes.words.detach()}
     atomic_write(folder / "probes" / PROBES, save(readout))
-    facts = {key: run.manifest[key] for key in ("seed", "settings", "inputs", "git", "versions")}
+    facts = {key: run.manifest[key] for key in ("seed", "git", "versions")} | {"recipe": run.about["recipe"]}
     hashes = {"model": folders.model_hash(folder)}
     write_json(folder / "manifest.json", facts | {"gates": gates, "hashes": hashes})
     run.finish(**hashes, gates=gates)
