@@ -54,7 +54,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
         there = [logs.arrival(run.curve(FORMAT), 0.9) for run in runs]  # 1 where it never gets there
         form = "never reaches 0.9" if min(there) == 1 else f"reaches 0.9 after {100 * np.mean(there):.0f} % of training"
         first, last = _over(runs, logs.start, key), _over(runs, logs.end, key)
-        moves = f"{what} {'rises' if last > first else 'falls'} from {first:.2f} to {last:.2f}"
+        moves = f"{what} goes from {first:.2f} to {last:.2f}"
         text = f"vsGRPO, {runs[0].mode} mode: format reward {form}; {moves}"
     return _over_steps("reward", lines, text, (-0.03, None), part=logs.ENDS)
 
@@ -116,10 +116,7 @@ def gradient_shares(results: str | Path) -> Figure:
             # steps that did not measure it, or where it is 0, are gaps on a logarithmic axis
             _draw(axes, runs, [np.where(curve > 0, curve, np.nan) for curve in parts[key]], *look)
         # a share of sizes: the parts are vectors, whose norms do not add up to that of the whole gradient
-        with np.errstate(invalid="ignore"):
-            norms = zip(*parts.values(), strict=True)
-            means = [np.nanmean((live + flat) / (policy + live + flat)) for policy, live, flat in norms]
-        shares.append(f"{100 * float(np.mean(means)):.1f} % at beta {beta:g}")
+        shares.append(f"{100 * float(np.mean([logs.kl_share(run) for run in runs])):.2g} % at beta {beta:g}")
         flat = 100 * _over(runs, np.nanmean, "frac_reward_zero_std")
         axes.set(yscale="log", xlabel="step")
         axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium")

@@ -128,11 +128,12 @@ def lost(curve: np.ndarray, level: float, reached: float) -> bool:
 
 
 def kl_share(run: TrainingLog) -> float:
-    """The KL term's part of the gradient: the mean over steps of its norm over the sum of the parts' norms."""
+    """The KL term's part of the gradient over all of training: its norms over the sum of all parts' norms. Not a mean
+    of the steps' shares: where all rewards are equal the KL term is all there is, however small."""
     policy, live, flat = (run.curve(f"grad_norm/{part}") for part in ("policy", "kl_live", "kl_flat"))
     kl = np.nan_to_num(live) + np.nan_to_num(flat)
     known = np.isfinite(policy) & (policy + kl > 0)
-    return float((kl[known] / (policy + kl)[known]).mean()) if known.any() else 0.0
+    return float(kl[known].sum() / (policy + kl)[known].sum()) if known.any() else 0.0
 
 
 def arrival(curve: np.ndarray, level: float) -> float:
