@@ -21,7 +21,7 @@ OTHERS = {  # another value of every setting
     "length_weight": 0.5, "optim": "adamw_torch", "lr_scheduler": "linear", "warmup_steps": 1, "weight_decay": 0.1,
     "max_grad_norm": 0.5, "trained_prompts": "evaluate",
     "grid_betas": "0", "grid_rates": "2", "grid_steps": 1,
-    "grid_questions": 1, "grid_seeds": 1, "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,
+    "grid_questions": 5, "grid_seeds": 4, "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,
 }  # fmt: skip
 
 
