@@ -57,7 +57,7 @@ DECLARED: dict[int, Declared] = {
     8: Declared(
         "format reward at the end; accuracy of the rollouts that have the form, end − start; which arrives first",
         f"{RISE:g} points of accuracy",
-        "accuracy rises in some run",
+        f"accuracy rises by {RISE:g} points in some run; only such runs say when",
     ),
     9: Declared(
         "observe mode, all rollouts, last third − first tenth (the base has some): empty shells among those with the "
@@ -97,7 +97,7 @@ Rule = Callable[[Effect], str]
 
 def above(found: Effect, bar: float = 0.0, least: float = 0.0) -> str:
     """The claim says that the effect is above `bar`; one that cannot be as large as `least` beyond it contradicts."""
-    if found.high < bar + least or found.high < bar:
+    if found.high < bar + least:
         return CONTRADICTED
     return REPRODUCED if found.low > bar else CANNOT_TELL
 

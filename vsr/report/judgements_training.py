@@ -77,7 +77,7 @@ def convergence(results: Path) -> list[Finding]:
         curve = run.tagged_accuracy()
         first, final = training_logs.start(curve), training_logs.end(curve)
         gains.append(100 * (final - first))
-        if final > first:  # nine tenths of the way; a curve that does not rise never arrives, and says nothing of when
+        if 100 * (final - first) >= RISE:  # nine tenths of the way; noise alone "arrives" in a curve that hardly rises
             there = training_logs.arrival(curve, first + 0.9 * (final - first))
             delays.append(100 * (there - training_logs.arrival(run.curve(FORMAT), HOLDS / 100)))
     risen = between(gains)
@@ -87,9 +87,15 @@ def convergence(results: Path) -> list[Finding]:
     ]
     if delays:
         later = between(delays)
-        return [*found, _of_runs("accuracy arrives later than format by", later, runs, above, unit="% of training")]
+        arrived = _of_runs("accuracy arrives later than format by", later, runs, above, unit="% of training")
+        return [*found, judged(arrived, 0.0)]
     nothing = Effect(np.nan, np.nan, np.nan, np.nan, 0, 0)
-    return [*found, Finding("a run whose accuracy rises", nothing, "", (), why="accuracy rises in no run", holds=False)]
+    return [
+        *found,
+        Finding(
+            "a run whose accuracy rises", nothing, "", (), why=f"accuracy rises by {RISE:g} in no run", holds=False
+        ),
+    ]
 
 
 def hacking(results: Path) -> list[Finding]:
