@@ -22,7 +22,7 @@ def kinds_of(task: str) -> list[str]:
     return [f"{task}_{level}" for level in LEVELS] if task == "object_rel_direction" else [task]
 
 
-def about_of(name: str) -> dict:
+def about_of(name: str, base: str = "tiny") -> dict:
     """What a manifest says of a run of that name; the package itself never asks a name."""
     name, own = name.removesuffix("-train-prompt"), name.endswith("-train-prompt")
     kind = r"(?:eval-)?(base|constant|sft|dpo|grpo)(?:-(compute|vanilla|think|observe))?(?:-seed(\d+))?"
@@ -30,7 +30,8 @@ def about_of(name: str) -> dict:
     method, trained, seed, ablated, mode, video = parts.groups()
     if method == "base":
         prompts = "train" if own else "evaluate"
-        return {"method": "base", "mode": trained or mode, "video": name.rsplit("-", 1)[1], "prompts": prompts}
+        about = {"method": "base", "mode": trained or mode, "video": name.rsplit("-", 1)[1], "prompts": prompts}
+        return about | {"model": {"base": base}}
     about = {"method": method, "budget": 9 if trained == "compute" else None, "ablated": ablated}
     trained = trained if method == "grpo" else "vanilla"
     if not name.startswith("eval-"):
@@ -40,7 +41,11 @@ def about_of(name: str) -> dict:
 
 def write_manifest(folder: Path, stage: str, **facts: object) -> None:
     """As a finished run's."""
-    about = facts.pop("about") if "about" in facts else about_of(folder.name)
+    about = (
+        facts.pop("about")
+        if "about" in facts
+        else about_of(folder.name, "Qwen" if folder.parent.name.startswith("paper") else "tiny")
+    )
     whole = {"id": f"{folder.name}-0123abcd", "identity": "0123abcd", "settings": {}, "finished": True}
     write_json(folder / "manifest.json", whole | {"stage": stage, "about": about} | facts)
 

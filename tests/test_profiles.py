@@ -62,9 +62,7 @@ def test_lists_of_numbers_are_checked(text):
 def test_the_grid_is_a_study_a_rate(tmp_path):
     profile = profiles.get("tiny", grid_rates="1,3", grid_steps=7, grid_questions=1, grid_seeds=2)
     here = Study(profile, tmp_path)
-    here.__dict__["train"] = "questions"  # a cached property
     grid = here.grid()
     assert [one.results for one in grid] == [tmp_path / "rate-1", tmp_path / "rate-3"]
     assert [one.profile.learning_rate / profile.learning_rate for one in grid] == pytest.approx([1, 3])
     assert {(one.profile.max_steps, one.profile.questions_per_step, one.profile.seeds) for one in grid} == {(7, 1, 2)}
-    assert {one.train for one in grid} == {"questions"}

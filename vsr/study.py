@@ -100,10 +100,8 @@ class Study:
         return [self.evaluate(**dict(zip(ASKED, one, strict=False))) for one in wanted]
 
     def variant(self, name: str, **changes: object) -> "Study":
-        """The same study with other settings, its runs in the folder `name` of this one's; the same questions."""
-        other = Study(replace(self.profile, **changes), self.results / name)
-        other.__dict__.update({part: self.__dict__[part] for part in ("bench", "train") if part in self.__dict__})
-        return other
+        """The same study with other settings, its runs in the folder `name` of this one's."""
+        return Study(replace(self.profile, **changes), self.results / name)
 
     def grid(self) -> list["Study"]:
         """Claim 5's studies, one a learning rate of the profile's grid, each to be trained at all its coefficients."""

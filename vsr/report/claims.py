@@ -76,10 +76,8 @@ def anchors_markdown() -> str:
         cells = (f"{score:.1f}{' ↓' * low}" for score, low in zip(row.scores, under, strict=True))
         rows.append((f"{row.backbone} {row.method}", f"{row.average:.1f}", *cells, sum(under)))
     table = markdown.table(("row", "avg", *paper.TASKS.values(), "below"), rows)
-    note = (
-        "↓: below VSI-Bench's own baseline, each task's most frequent answer. Gemini-1.5 Pro's row of the paper is of "
-    )
-    return f"**The paper's rows beside what needs no video**\n\n{table}\n{note}VSI-Bench tiny, 400 questions.\n"
+    note = "↓: below VSI-Bench's own baseline. Gemini-1.5 Pro's row of the paper is of VSI-Bench tiny, 400 questions."
+    return f"**The paper's rows beside what needs no video**\n\n{table}\n{note}\n"
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,8 @@ def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = (), gate: 
 
 
 def ours_by_hand(results: Path) -> list[Finding]:
-    """The gate of claim 1."""
-    made = results.name in profiles.PROFILES and profiles.get(results.name).base == "tiny"
+    """The gate of claim 1: whose base the answers are of."""
+    made = any(run.about.get("model", {}).get("base") == "tiny" for run in _needed(results, BASE).runs)
     nothing = Effect(np.nan, np.nan, np.nan, np.nan, 0, 0)
     why = "the base was taught all three prompts alike; that they differ is its recipe, not a discovery"
     return [Finding("a base that is not of our making", nothing, "", (), why=why, holds=False)] if made else []
@@ -165,7 +165,11 @@ def against_printed(gains: Test, label: str, printed: float, margin: float = 0.0
 
 GAIN = Comparison(GRPO_V, BASE)
 SIX = Comparison(GRPO_V, BASE, "trained", None)
-LADDER = (Comparison(GRPO_V, SFT, "trained"), Comparison(SFT, e.DPO, "trained"), Comparison(e.DPO, BASE, "trained"))
+LADDER = (
+    Comparison(GRPO_V, SFT, "trained"),
+    Comparison(SFT, e.DPO, "trained"),
+    Comparison(e.DPO, BASE, "trained", above),
+)
 BESIDE = (
     *(replace(one, over="overall", verdict=None) for one in LADDER),
     *(Comparison(GRPO_V, other, "trained", None) for other in (e.SFT_COMPUTE, e.DPO_COMPUTE)),

@@ -48,10 +48,11 @@ def collapse(results: Path) -> list[Finding]:
     betas = training_logs.by_beta(grid)
     if missing := [f"the grid at beta {beta:g}" for beta in (0.0, PAPERS_BETA) if beta not in betas]:
         raise UndecidedError(NOT_RUN, "missing: " + ", ".join(missing))
-    found = []
+    found, lots = [], {}
     for beta, runs in sorted(betas.items()):
         lost = np.array([training_logs.lost(run.curve(FORMAT), FAILS / 100, HOLDS / 100) for run in runs], dtype=float)
-        gone = share(lost, np.ones(len(runs)))
+        lots[beta] = [lost, np.ones(len(runs))]
+        gone = share(*lots[beta])
         rule = {0.0: lambda one: above(one, OFTEN), PAPERS_BETA: lambda one: below(one, RARELY)}.get(beta)
         verdict = rule(gone) if rule else ""
         what = f"runs that lose the form, beta {beta:g}"
@@ -63,7 +64,9 @@ def collapse(results: Path) -> list[Finding]:
             why = f"at {beta:g} the KL term is {acts.value:.2g} % of the gradient" if holds is False else ""
             what = f"KL term's share of the gradient, beta {beta:g}"
             found.append(Finding(what, acts, "", tuple(run.id for run in runs), "%", why, holds))
-    return found
+    both = [*betas[0.0], *betas[PAPERS_BETA]]
+    what = f"runs that lose the form, beta 0 − beta {PAPERS_BETA:g}"
+    return [*found, judged(_of_runs(what, risen(lots[PAPERS_BETA], lots[0.0]), both, above, unit="% of runs"), OFTEN)]
 
 
 def convergence(results: Path) -> list[Finding]:
@@ -80,10 +83,10 @@ def convergence(results: Path) -> list[Finding]:
         if 100 * (final - first) >= RISE:  # nine tenths of the way; noise alone "arrives" in a curve that hardly rises
             there = training_logs.arrival(curve, first + 0.9 * (final - first))
             delays.append(100 * (there - training_logs.arrival(run.curve(FORMAT), HOLDS / 100)))
-    risen = between(gains)
+    gained = between(gains)
     found = [
         _of_runs("format reward at the end", last, runs, above, HOLDS),
-        judged(_of_runs("accuracy of rollouts with the form, end − start", risen, runs, above, 0.0, RISE), RISE),
+        judged(_of_runs("accuracy of rollouts with the form, end − start", gained, runs, above, 0.0, RISE), RISE),
     ]
     if delays:
         later = between(delays)

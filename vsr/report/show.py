@@ -159,10 +159,10 @@ def hacks(results: str | Path) -> Markdown:
     rows, parts = [], ("tagged", "shells", "repeats")
     for folder in (Path(results), Path(results) / "length"):
         for run in (run for run in training_logs.find(folder) if run.counts("tagged").size):
-            thirds = {part: run.thirds(part) for part in parts}
-            for when, tagged in thirds["tagged"].items():
-                shares = (100 * thirds[part][when].mean() / run.size for part in parts)
-                count = tagged.size * run.size
+            for third, when in enumerate(("first", "middle", "last")):
+                counted = [run.part(part, third / 3, (third + 1) / 3) for part in parts]
+                shares = (100 * counts.mean() / run.size for counts in counted)
+                count = counted[0].size * run.size
                 name = f"{'length reward, ' * (folder.name == 'length')}{run.name}"
                 rows.append((name, when, f"{count:,}", *(f"{share:.1f} %" for share in shares)))
     return table(("run", "third", "rollouts", "whole form", "empty shells", "repeated tags"), rows)

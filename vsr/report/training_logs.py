@@ -42,14 +42,6 @@ class TrainingLog:
         """Rollouts of each step's groups that are counted under `name` (steps, groups); none in old logs."""
         return np.array([row["groups"][name] for row in self.rows if "groups" in row], dtype=float)
 
-    def thirds(self, name: str) -> dict[str, np.ndarray]:
-        """What is counted under `name` in every group (groups,) by third of training; short runs lack the first."""
-        counts, found = self.counts(name), {}
-        for third, when in enumerate(("first", "middle", "last")):
-            part = counts[len(counts) * third // 3 : len(counts) * (third + 1) // 3]
-            found |= {when: part.ravel()} if part.size else {}
-        return found
-
     def part(self, name: str | None, start: float, end: float) -> np.ndarray:
         """What is counted under `name` in every group of a part of training (steps, groups), at least one step; the
         groups' size for None."""
