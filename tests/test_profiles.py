@@ -56,7 +56,13 @@ def test_every_value_names_its_source_and_the_paper_s_are_the_paper_s():
 @pytest.mark.parametrize("text", ["", "1,", "a", "-1", "nan", "inf"])
 def test_lists_of_numbers_are_checked(text):
     with pytest.raises(VsrError, match=f"setting grid_rates='{text}': expected numbers"):
-        profiles.numbers("grid_rates", text)
+        profiles.get("tiny", grid_rates=text)
+
+
+@pytest.mark.parametrize("name", profiles.CHOICES)
+def test_a_setting_with_few_values_takes_no_other(name):
+    with pytest.raises(VsrError, match=f"unknown {name} 'other': choose one of: "):
+        profiles.get("tiny", **{name: "other"})
 
 
 def test_the_grid_is_a_study_a_rate(tmp_path):

@@ -110,8 +110,6 @@ def ask(
     settings, scenes = ANSWER[mode].view(profile), _by_scene(bench.questions[:limit])
     info = model.info if isinstance(model, Loaded) else models.describe(**models.arguments(model, settings))
     stage = stage or (profile.trained_prompts if info["adapter_hash"] else "evaluate")
-    if stage not in prompts.SUFFIXES:
-        raise unknown("trained_prompts", stage, prompts.SUFFIXES)
     shown = shown_videos(bench, list(scenes), video, profile.seed)
     return Asked(settings, info, mode, video, stage, scenes, shown)
 

@@ -13,6 +13,14 @@ UNSTATED = "unstated in the paper: "
 VIDEOS = {"true": "true video", "one": "one frame", "shuffled": "shuffled video", "none": "no video"}  # to evaluate on
 
 
+CHOICES = {  # of settings with few values
+    "format_rule": ("lenient", "strict"),
+    "loss_level": ("token_mean", "sequence", "token"),
+    "scale_rewards": ("group", "none"),
+    "trained_prompts": ("train", "evaluate"),
+}
+
+
 def setting(default: object, source: str) -> typing.Any:
     """A field whose value comes from `source`: the paper's words, or why we chose it."""
     return field(default=default, metadata={"source": source})
@@ -153,6 +161,10 @@ def get(name: str, /, **changes: object) -> Profile:
         if key not in types_ or key == "name":
             raise unknown("setting", key, set(types_) - {"name"})
         read[key] = _cast(key, value, types_[key])
+        if read[key] not in CHOICES.get(key, (read[key],)):
+            raise unknown(key, read[key], CHOICES[key])
+        if key in ("grid_betas", "grid_rates"):
+            numbers(key, read[key])
     return dataclasses.replace(PROFILES[name], **read)
 
 

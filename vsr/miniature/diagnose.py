@@ -230,12 +230,11 @@ def _best(questions: list[Question]) -> str:
 
 @torch.no_grad()
 def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> dict:
-    """Answers at temperature 1: distinct ones a question by task, and by mode how often the tags are right."""
+    """Answers at temperature 1: how they spread (`_spread`), and by mode how often the tags are right."""
     see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
     rng = np.random.default_rng(profile.seed)
     chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
     chosen = [q for q in chosen if task_of(q.question_type) in TRAINED][:count]
-    distinct = defaultdict(list)
     told: dict[str, dict] = {"tags": {}}
     for stage in ("evaluate", "train"):
         for mode in ("vanilla", "think", "observe"):
@@ -250,12 +249,7 @@ def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> 
                 right = (follows_format(text, mode) for group in texts for text in group)
                 told["tags"][f"{stage} {mode}"] = _share(right)
             if (stage, mode) == ("evaluate", "vanilla"):
-                for question, group in zip(chosen, texts, strict=True):
-                    distinct[task_of(question.question_type)].append(len(set(group)))
                 told["spread"] = _spread(chosen, texts)
-    every = [number for numbers in distinct.values() for number in numbers]
-    told["distinct"] = {task: round(float(np.mean(numbers)), 1) for task, numbers in sorted(distinct.items())}
-    told["three_or_more"] = _share(number >= 3 for number in every)
     return told
 
 

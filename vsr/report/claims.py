@@ -207,4 +207,5 @@ def _beside(where: str, what: str, mine: Effect | None, other: Effect | None) ->
     state = ""
     if mine and other and not isnan(mine.low + other.low):
         state = "intervals overlap" if mine.low <= other.high and other.low <= mine.high else "**apart**"
-    return (where, what, *(str(found or NOT_RUN) for found in (mine, other)), state)
+    cells = ("–" if found and isnan(found.value) else str(found or NOT_RUN) for found in (mine, other))
+    return (where, what, *cells, state)

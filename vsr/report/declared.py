@@ -21,11 +21,12 @@ SHELLS = 1.0  # percent of rollouts; fewer are not "some"
 HOURS = 2.0  # "about" is within this factor
 PAPERS_BETA = profiles.get("paper-2b").beta
 BOOTSTRAPS = (0, 1, 2)  # seeds; a verdict must not hang on one
+NOTHING = Effect(np.nan, np.nan, np.nan, np.nan, 0, 0)  # of a gate that is no number
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What was written down about a claim's test before the study ran."""
+    """The primary outcome of a claim's test, the least effect worth having, the gate."""
 
     outcome: str
     least: str

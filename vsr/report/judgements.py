@@ -19,6 +19,7 @@ from vsr.report.declared import (
     LEAST,
     LEVEL_WITHIN,
     NO_CHANGE,
+    NOTHING,
     Finding,
     Rule,
     Test,
@@ -92,9 +93,8 @@ def comparisons(*needed: Comparison, beside: tuple[Comparison, ...] = (), gate: 
 def ours_by_hand(results: Path) -> list[Finding]:
     """The gate of claim 1: whose base the answers are of."""
     made = any(run.about.get("model", {}).get("base") == "tiny" for run in _needed(results, BASE).runs)
-    nothing = Effect(np.nan, np.nan, np.nan, np.nan, 0, 0)
     why = "the base was taught all three prompts alike; that they differ is its recipe, not a discovery"
-    return [Finding("a base that is not of our making", nothing, "", (), why=why, holds=False)] if made else []
+    return [Finding("a base that is not of our making", NOTHING, "", (), why=why, holds=False)] if made else []
 
 
 def level_base(results: Path) -> list[Finding]:
@@ -177,10 +177,6 @@ BESIDE = (
 OWN = {GRPO_V: OWN_BASE["vanilla"], GRPO_T: OWN_BASE["think"], GRPO_O: OWN_BASE["observe"]}
 
 
-def _route(found: Effect) -> str:
-    return above(found, least=NO_CHANGE)
-
-
 TESTS: dict[int, Test] = {
     1: comparisons(Comparison(BASE, e.BASE_T), Comparison(BASE, e.BASE_O), gate=ours_by_hand),
     2: against_printed(foundations, "GPT-4o", 34.0),
@@ -195,7 +191,7 @@ TESTS: dict[int, Test] = {
     5: logs.collapse,
     6: comparisons(*LADDER, beside=BESIDE),
     7: comparisons(
-        Comparison(GRPO_V, BASE, "route_planning", _route, least=NO_CHANGE),
+        Comparison(GRPO_V, BASE, "route_planning", lambda found: above(found, least=NO_CHANGE), least=NO_CHANGE),
         Comparison(GRPO_V, BASE, "obj_appearance_order", unchanged, least=NO_CHANGE),
     ),
     8: logs.convergence,

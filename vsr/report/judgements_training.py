@@ -17,6 +17,7 @@ from vsr.report.declared import (
     FAILS,
     HOLDS,
     HOURS,
+    NOTHING,
     OFTEN,
     PAPERS_BETA,
     RARELY,
@@ -37,6 +38,7 @@ from vsr.scoring.rewards import TAGGED_MODES
 
 def _runs(results: Path, *modes: str) -> list[TrainingLog]:
     runs = [run for run in training_logs.find(results) if run.beta == PAPERS_BETA and run.mode in modes]
+    runs = [run for run in runs if run.counts("tagged").size]  # logs that count rollouts by group
     if not runs:
         raise UndecidedError(NOT_RUN, f"missing: GRPO at beta {PAPERS_BETA:g} in mode {' or '.join(modes)}")
     return runs
@@ -71,9 +73,7 @@ def collapse(results: Path) -> list[Finding]:
 
 def convergence(results: Path) -> list[Finding]:
     """Claim 8: whether the format reward gets to 1, the accuracy of what has the form rises, and later than it."""
-    runs = [run for run in _runs(results, *TAGGED_MODES) if run.counts("tagged").size]
-    if not runs:
-        raise UndecidedError(NOT_RUN, "missing: logs that count rollouts by group")
+    runs = _runs(results, *TAGGED_MODES)
     last = between([100 * training_logs.end(run.curve(FORMAT)) for run in runs])
     gains, delays = [], []
     for run in runs:
@@ -92,11 +92,10 @@ def convergence(results: Path) -> list[Finding]:
         later = between(delays)
         arrived = _of_runs("accuracy arrives later than format by", later, runs, above, unit="% of training")
         return [*found, judged(arrived, 0.0)]
-    nothing = Effect(np.nan, np.nan, np.nan, np.nan, 0, 0)
     return [
         *found,
         Finding(
-            "a run whose accuracy rises", nothing, "", (), why=f"accuracy rises by {RISE:g} in no run", holds=False
+            "a run whose accuracy rises", NOTHING, "", (), why=f"accuracy rises by {RISE:g} in no run", holds=False
         ),
     ]
 
@@ -106,9 +105,7 @@ def hacking(results: Path) -> list[Finding]:
     a base may have some; under a length reward, repeated tags among all."""
     found = []
     for folder, name, what in ((results, "shells", "empty shells"), (results / "length", "repeats", "repeated tags")):
-        runs = [run for run in _runs(folder, "observe") if run.counts(name).size]
-        if not runs:
-            raise UndecidedError(NOT_RUN, "missing: logs that count rollouts by group")
+        runs = _runs(folder, "observe")
         sizes = "tagged" if name == "shells" else None
         first, last = (
             [np.concatenate([run.part(key, *part).ravel() for run in runs]) for key in (name, sizes)]

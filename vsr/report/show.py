@@ -162,9 +162,8 @@ def hacks(results: str | Path) -> Markdown:
             for third, when in enumerate(("first", "middle", "last")):
                 counted = [run.part(part, third / 3, (third + 1) / 3) for part in parts]
                 shares = (100 * counts.mean() / run.size for counts in counted)
-                count = counted[0].size * run.size
                 name = f"{'length reward, ' * (folder.name == 'length')}{run.name}"
-                rows.append((name, when, f"{count:,}", *(f"{share:.1f} %" for share in shares)))
+                rows.append((name, when, f"{counted[0].size * run.size:,}", *(f"{share:.1f} %" for share in shares)))
     return table(("run", "third", "rollouts", "whole form", "empty shells", "repeated tags"), rows)
 
 

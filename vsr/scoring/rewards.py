@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from vsr.errors import unknown
 from vsr.paper import MODES
+from vsr.profiles import CHOICES
 from vsr.questions.question import NUMERICAL
 from vsr.scoring.answers import read_letter, read_number, same_text, to_float
 
@@ -17,7 +18,7 @@ _TAG = re.compile(r"</?\s*(?:think|observe|answer)\s*>")
 _REASONING = re.compile(r"<\s*(think|observe)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL)
 # R1-V's rule, which the paper follows: the tags in order, whatever stands between them
 _LENIENT = {mode: re.compile(rf"<{mode}>.*?</{mode}>\s*<answer>.*?</answer>", re.DOTALL) for mode in TAGGED_MODES}
-FORMAT_RULES = ("lenient", "strict")
+FORMAT_RULES = CHOICES["format_rule"]
 
 
 def accuracy(text: str, truth: str, question_type: str, options: Sequence[str] | None = None) -> float:

@@ -13,7 +13,7 @@ from trl import GRPOConfig
 
 from vsr.errors import VsrError, unknown
 from vsr.models import Loaded
-from vsr.profiles import Profile
+from vsr.profiles import CHOICES, Profile
 from vsr.runs import Settings
 from vsr.train import OnStep
 from vsr.train.data import See, check_rows
@@ -42,7 +42,6 @@ HONOURED = {
     # several devices
     *("local_rank", "ddp_backend", "ddp_timeout"),
 }
-SCALES = ("group", "none")
 SHARDED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 DERIVED = {"generation_batch_size", "steps_per_generation", "pad_to_multiple_of", "debug"}  # set by GRPOConfig itself
 
@@ -200,8 +199,8 @@ def _check_values(settings: dict) -> None:
         raise VsrError(f"beta={settings['beta']}: would reward drifting from the base; set 0 or more (the paper: 1e-4)")
     if settings["num_iterations"] < 1:
         raise VsrError(f"num_iterations={settings['num_iterations']}: set 1 or more updates a batch of rollouts")
-    if settings["scale_rewards"] not in SCALES:
-        raise unknown("scale_rewards", settings["scale_rewards"], SCALES)
+    if settings["scale_rewards"] not in (known := CHOICES["scale_rewards"]):
+        raise unknown("scale_rewards", settings["scale_rewards"], known)
     if settings["temperature"] <= 0:
         raise VsrError(f"temperature={settings['temperature']}: every rollout would be the same; set it above 0")
     if batch % group:

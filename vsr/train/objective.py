@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from vsr.errors import VsrError
+from vsr.profiles import CHOICES
 from vsr.scoring.rewards import is_shell, repeats_tags
 
 SPREAD_FLOOR = 1e-4  # TRL's, added to the standard deviation; the paper divides by the deviation alone
 COUNTS = ("tagged", "tagged_accuracy", "shells", "repeats")  # of a step's groups, in log.jsonl
 FLAT = 1e-6  # rewards that spread less than this are equal
-LOSS_LEVELS = ("token_mean", "sequence", "token")
+LOSS_LEVELS = CHOICES["loss_level"]
 RewardFunction = Callable[..., Sequence[float]]
 
 
