@@ -32,7 +32,7 @@ from vsr.report.declared import (
 from vsr.report.evaluations import BASE, GRPO_O, GRPO_T, GRPO_V, OWN_BASE, SFT, Evaluation, Method, evaluation
 from vsr.report.tables import NOT_RUN
 from vsr.scoring.answers import mean_relative_accuracy, read_number
-from vsr.scoring.intervals import Answers, Effect, compare, effect
+from vsr.scoring.intervals import Answers, compare, effect
 from vsr.scoring.rewards import TAGGED_MODES
 
 
