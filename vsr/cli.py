@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vsr import commands
 from vsr.errors import Stopped, VsrError
+from vsr.profiles import PROFILES
 
 EXAMPLES = """examples:
   vsr run                              the whole study in miniature, no GPU, no network
@@ -19,7 +20,7 @@ EXAMPLES = """examples:
 def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("settings")
-    group.add_argument("--profile", default="tiny", help="smoke, tiny (default), qlora-2b, paper-2b or paper-7b")
+    group.add_argument("--profile", default="tiny", help=", ".join(PROFILES) + " (default: tiny)")
     group.add_argument("--out", type=Path, help="results folder (default: results/<profile>)")
     group.add_argument("--seed", type=int, help="seed of everything random (default: the profile's)")
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a profile setting")
@@ -91,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     estimate.add_argument("--gpu", metavar="NAME", help="a GPU by name, e.g. 'RTX 4090' (default: this machine's)")
     estimate.add_argument("--gpu-gib", type=float, metavar="N", help="the GPU's memory")
     estimate.add_argument("--mode", choices=("vanilla", "think", "observe"), default="vanilla", help="how it answers")
+    rates = add("rates", commands.cmd_rates)
+    rates.add_argument("--rooms", type=int, default=120, help="fresh rooms to score on (default: 120)")
     add("status", commands.cmd_status)
     export = add("export", commands.cmd_export)
     export.add_argument("--adapter", type=Path, required=True, metavar="RUN", help="a trained run's folder")

@@ -155,6 +155,15 @@ def cmd_train(args: argparse.Namespace) -> None:
     print(f"written to {folder}")
 
 
+def cmd_rates(args: argparse.Namespace) -> None:
+    """choose the methods' learning rates: one training a rate, scored on fresh rooms"""
+    from vsr import study
+    from vsr.report import show
+
+    rows = study.Study(_profile(args), _out(args)).rates(args.rooms)
+    print(show.table(("method", "learning rate", "trained six"), [(m, f"{r:.2g}", value) for m, r, value in rows]).data)
+
+
 def cmd_status(args: argparse.Namespace) -> None:
     """what the runs of a results folder are doing; exit code 3 if one has died, fallen silent or stopped in time"""
     from vsr import status

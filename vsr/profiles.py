@@ -18,6 +18,7 @@ CHOICES = {  # of settings with few values
     "loss_level": ("token_mean", "sequence", "token"),
     "scale_rewards": ("group", "none"),
     "trained_prompts": ("train", "evaluate"),
+    "train_rules": ("vsi100k", "vsibench"),
 }
 
 
@@ -37,9 +38,11 @@ class Profile:
     attention: str = setting("sdpa", UNSTATED + "of the vision tower: sdpa, eager or flash_attention_2")
     seed: int = setting(0, UNSTATED + "reported with every number")
     seeds: int = setting(3, UNSTATED + "the paper shows one run a row; we train several")
+    ladder_seeds: int = setting(3, "ours: of vsGRPO-V, SFT and DPO, whose differences are small")
     # data
     data: str = setting("rooms", "'rooms' (procedural), or a folder made by 'vsr build'")
     train_rooms: int = setting(200, "ours; the paper has about 1.5k scans (section 3.1)")
+    train_rules: str = setting("vsi100k", "section 3.1; 'vsibench': the rules that score, see notebook 08")
     bench_rooms: int = setting(60, "ours; VSI-Bench has 288 scenes")
     frames: int = setting(16, UNSTATED + "uniform over the video; reported with every number")
     max_pixels: int = setting(84 * 56, UNSTATED + "pixels a frame at most")
@@ -73,12 +76,18 @@ class Profile:
     warmup_steps: int = setting(0, UNSTATED + "transformers' default")
     weight_decay: float = setting(0.0, UNSTATED + "transformers' default")
     max_grad_norm: float = setting(1.0, UNSTATED + "transformers' default")
+    # answers sampled while vsGRPO is trained
+    probe_every: int = setting(40, "ours: steps between two probes; 0 is none")
+    probe_questions: int = setting(24, "ours: asked 14 times each, of rooms that nothing else uses")
     # claim 5's grid of learning rates and KL coefficients, in think mode; claim 9's runs with a length reward
     grid_betas: str = setting("0,1e-4,1e-2", "section 3.3: 0 and 1e-4; ours: one at which the term is no longer small")
     grid_rates: str = setting("10", "ours: in multiples of learning_rate, where pilots saw something happen")
     grid_steps: int = setting(60, "ours: of claim 9's runs too")
     grid_questions: int = setting(2, "ours: noisier steps fail sooner")
-    grid_seeds: int = setting(2, "ours: of claim 9's runs too")
+    grid_seeds: int = setting(2, "ours: of claim 9's runs and of those at GRPO's compute too")
+    # notebook 08: other objectives, rollouts, rules, rooms, frames
+    beyond_steps: int = setting(20, "ours: a look; profile overnight measures")
+    beyond_seeds: int = setting(1, "ours: a look; profile overnight measures")
     token_budget: int = setting(1 << 14, "ours: tokens a forward pass at most; bounds memory, changes no result")
     split_every: int = setting(8, "ours: steps between measurements of the gradient's parts")
     # SFT and DPO, on GRPO's questions and steps
@@ -104,6 +113,23 @@ SMOKE: Given = {
     "grid_steps": (3, SMALLEST),
     "grid_questions": (1, SMALLEST),
     "grid_seeds": (1, SMALLEST),
+    "ladder_seeds": (1, SMALLEST),
+    "probe_every": (1, SMALLEST),
+    "probe_questions": (6, SMALLEST),
+    "beyond_steps": (1, SMALLEST),
+}
+NARROW = "ours: so that a difference of a point and a half between methods shows"
+OVERNIGHT: Given = {
+    "bench_rooms": (240, NARROW),
+    "ladder_seeds": (5, NARROW),
+    "max_steps": (160, "ours: twice as long as tiny, at a constant rate"),
+    "probe_every": (20, "ours: nine looks at each training"),
+    "probe_questions": (66, "ours: eleven of each trained task"),
+    "grid_rates": ("3,10", "ours: in multiples of learning_rate, from 'nothing happens' to 'the form is lost'"),
+    "grid_steps": (120, "ours: twice tiny's"),
+    "grid_seeds": (3, "ours: nine runs a rate"),
+    "beyond_steps": (60, "ours: a third of the study's, for nineteen trainings"),
+    "beyond_seeds": (2, "ours: enough to see that seeds differ"),
 }
 QWEN: Given = {
     "dtype": ("bfloat16", UNSTATED + "the released weights' own precision"),
@@ -124,6 +150,8 @@ QWEN: Given = {
     "grid_steps": (2000, "ours: 16,000 questions; figure 3's axis is not labelled"),
     "grid_questions": (8, UNSTATED + "as in training"),
     "grid_seeds": (1, "the paper shows one run a row"),
+    "ladder_seeds": (1, "the paper shows one run a row"),
+    "probe_every": (0, "ours: 900 more answers each time"),
     "sft_learning_rate": (1e-4, UNSTATED + "usual for adapters"),
     "dpo_learning_rate": (1e-5, UNSTATED + "usual for adapters"),
 }
@@ -141,6 +169,7 @@ STUDENT: Given = {
 }
 GIVEN: dict[str, Given] = {
     "tiny": {},
+    "overnight": OVERNIGHT,
     "smoke": SMOKE,
     "qlora-2b": QWEN | TWO | STUDENT,
     "paper-2b": QWEN | TWO,

@@ -22,9 +22,12 @@ from vsr.report import figures_folder, pictures, plotting
 from vsr.report.pictures import Curves
 from vsr.scenes import metainfo
 from vsr.scoring import best_constant
+from vsr.scoring.intervals import Value
 from vsr.workers.pool import Job, run_all
 
 AGREE = runs.Stage("agree", 1, ())
+PROBE_ROOMS = 24
+RATES, RATE_SEED = (1 / 3, 1.0, 3.0), 100
 ASKED = ("model", "mode", "video", "stage")  # of an evaluation
 SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, where a checkout has them beside it
 
@@ -54,7 +57,14 @@ class Study:
     @cached_property
     def train(self) -> QuestionSet:
         """The training questions: other rooms under VSI-100k's rules (paper, section 3.1)."""
-        return self._rooms("train", self.profile.train_rooms, "vsi100k")
+        return self._rooms("train", self.profile.train_rooms, self.profile.train_rules)
+
+    @cached_property
+    def probe(self) -> QuestionSet | None:
+        """Questions as `bench`'s, for looks at a model in training; of real data some that it is trained on."""
+        if not self.profile.probe_every:
+            return None
+        return self._rooms("probe", PROBE_ROOMS, "vsibench") if self.profile.data == "rooms" else self.train
 
     def fresh(self, number: int) -> QuestionSet:
         """Questions as `bench`'s about rooms that nothing else in the study uses."""
@@ -107,10 +117,33 @@ class Study:
         """Claim 5's studies, one a learning rate of the profile's grid, each to be trained at all its coefficients."""
         how = self.profile
         changes = {"max_steps": how.grid_steps, "questions_per_step": how.grid_questions, "seeds": how.grid_seeds}
+        changes |= {"split_every": 1, "probe_every": 0}
         return [
-            self.variant(f"rate-{factor:g}", learning_rate=factor * how.learning_rate, split_every=1, **changes)
+            self.variant(f"rate-{factor:g}", learning_rate=factor * how.learning_rate, **changes)
             for factor in profiles.numbers("grid_rates", how.grid_rates)
         ]
+
+    def rates(self, rooms: int = 120) -> list[tuple[str, float, Value]]:
+        """Where the methods' learning rates come from: each trained once at a third, once and three times the
+        profile's, with a seed that the study does not use, and its trained six on rooms that it does not use: method,
+        rate, score. The rule: the highest score, of equal ones the lower rate; vsGRPO-T and -O take vsGRPO-V's."""
+        from vsr import evaluate, train
+
+        fresh, data, found = self.fresh(rooms), self.train, []
+        names = {"grpo": "learning_rate", "sft": "sft_learning_rate", "dpo": "dpo_learning_rate"}
+        for factor in RATES:
+            scaled = {name: factor * getattr(self.profile, name) for name in names.values()}
+            one = self.variant(f"rates/x{factor:.2g}", probe_every=0, **scaled)
+            common = {"profile": one.profile, "out": one.results}
+            made = {method: one.results / train.run_name(one.profile, method, RATE_SEED) for method in names}
+            how = {"data": data, "seed": RATE_SEED} | common
+            run_all([Job(f"{m} x{factor:.2g}", train.train, {"method": m} | how) for m in names])
+            how = {"bench": fresh, "mode": "vanilla", "video": "true"} | common
+            run_all([Job(f"{m} x{factor:.2g}", evaluate.evaluate, {"model": str(made[m])} | how) for m in names])
+            for method, name in names.items():
+                told = one.results / f"eval-{made[method].name}-vanilla-true" / "summary.json"
+                found.append((method, scaled[name], Value.read(read_json(told), "trained")))
+        return sorted(found, key=lambda row: (list(names).index(row[0]), row[1]))
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
@@ -120,7 +153,7 @@ class Study:
             {"method": "grpo", "mode": mode, "seed": seed, "beta": beta}
             for mode in modes
             for beta in others
-            for seed in range(self.profile.seeds)
+            for seed in range(self.profile.ladder_seeds if mode == "vanilla" else self.profile.seeds)
         ]
         return self._train(wanted, Curves if live else None)
 
@@ -131,13 +164,14 @@ class Study:
 
         folders = [self.results / train.run_name(self.profile, **one) for one in wanted]
         shown = curves and curves(folders, self.profile.max_steps)
-        where = {"profile": self.profile, "data": self.train, "out": self.results}
+        probe = self.probe if any(one["method"] == "grpo" for one in wanted) else None
+        where = {"profile": self.profile, "data": self.train, "out": self.results, "probe": probe}
         if launch.offered() == 1:
             run_all(
                 [Job(folder.name, train.train, one | where) for folder, one in zip(folders, wanted, strict=True)], shown
             )
             return folders
-        where |= {"data": str(self.train.folder), "out": str(self.results)}
+        where |= {"data": str(self.train.folder), "out": str(self.results), "probe": probe and str(probe.folder)}
         for done, one in enumerate(wanted):
             show = shown and (lambda _, done=done: shown(done))
             launch.train(launch.Training(**one, **where), launch.offered(), show=show)
@@ -146,13 +180,14 @@ class Study:
         return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
-        """SFT and DPO for every seed, with as many token passes as the GRPO runs `budget_of` took; the run folders."""
+        """SFT and DPO for every seed of the ladder, or with as many token passes as the GRPO runs `budget_of` took; the
+        run folders."""
         from vsr.train import token_passes
 
         wanted = [
             {"method": method, "seed": seed, "budget": token_passes(budget_of[seed]) if budget_of else None}
             for method in ("sft", "dpo")
-            for seed in range(self.profile.seeds)
+            for seed in range(len(budget_of) or self.profile.ladder_seeds)
         ]
         return self._train(wanted, partial(Curves, column="loss") if live else None)
 

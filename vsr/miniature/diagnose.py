@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from vsr import evaluate, models, prompts, runs, scoring
-from vsr.engine import FeatureCache, Prompt, rollouts
+from vsr.engine import FeatureCache, Prompt
 from vsr.errors import VsrError
 from vsr.files import read_jsonl, write_json
 from vsr.miniature.catalogue import CATALOGUE
@@ -33,6 +33,7 @@ from vsr.scoring.rewards import TAGGED_MODES
 from vsr.scoring.rewards import format as follows_format
 from vsr.train import STAGES
 from vsr.train import train as train_adapter
+from vsr.train.probe import sampled, spread
 
 ANSWERED = {name for stage in evaluate.ANSWER.values() for name in stage.settings}
 DIAGNOSE = Stage("diagnose", 2, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
@@ -40,7 +41,6 @@ BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
 PROBED_STEPS, PROBED_RATE = 1200, 5e-4
-SAMPLES = 14  # answers a question, as many as GRPO's rollouts
 Z = 1.96
 THINNEST = 0.02  # metres
 
@@ -99,7 +99,7 @@ def diagnose(
     """The run `diagnosis` of a base (a folder, or 'tiny') with `diagnosis.json`: all conditions on a bench of fresh
     rooms, and a plain SFT on `train`, the study's own training data, which measures the headroom.
 
-    `sampled` questions are asked `SAMPLES` times at temperature 1. What it evaluates lies inside the run's folder.
+    `sampled` questions are asked SAMPLES times at temperature 1. What it evaluates lies inside the run's folder.
     """
     profile = replace(profile, base=base, max_steps=PROBED_STEPS, sft_learning_rate=PROBED_RATE)
     arguments = models.arguments("base", profile)
@@ -228,9 +228,8 @@ def _best(questions: list[Question]) -> str:
     return Counter(question.ground_truth for question in questions).most_common(1)[0][0]
 
 
-@torch.no_grad()
 def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> dict:
-    """Answers at temperature 1: how they spread (`_spread`), and by mode how often the tags are right."""
+    """Answers at temperature 1: how they `spread`, and by mode how often the tags are right."""
     see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
     rng = np.random.default_rng(profile.seed)
     chosen = [bench.questions[i] for i in rng.permutation(len(bench.questions))]
@@ -238,7 +237,7 @@ def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> 
     told: dict[str, dict] = {"tags": {}}
     for stage in ("evaluate", "train"):
         for mode in ("vanilla", "think", "observe"):
-            texts = [_ask(loaded, see, bench, question, mode, stage, profile) for question in chosen]
+            texts = _ask(loaded, see, bench, chosen, mode, stage, profile)
             if mode == "vanilla":
                 told[f"parsable_{stage}"] = _share(
                     readable(q.question_type, q.options, text)
@@ -249,23 +248,8 @@ def sample(loaded: Loaded, bench: QuestionSet, profile: Profile, count: int) -> 
                 right = (follows_format(text, mode) for group in texts for text in group)
                 told["tags"][f"{stage} {mode}"] = _share(right)
             if (stage, mode) == ("evaluate", "vanilla"):
-                told["spread"] = _spread(chosen, texts)
+                told["spread"] = spread(chosen, texts)
     return told
-
-
-def _spread(asked: list[Question], texts: list[list[str]]) -> dict[str, dict[str, float]]:
-    """By task and over the trained six, in percent: the mean score of an answer, of the most frequent one and of the
-    best one of each question's group. Between the first and the last lies what reinforcement can use."""
-    found: dict[str, list] = defaultdict(list)
-    for question, group in zip(asked, texts, strict=True):
-        scores = [score(question, text) for text in group]
-        most = Counter(group).most_common(1)[0][0]
-        found[task_of(question.question_type)].append((np.mean(scores), score(question, most), max(scores)))
-    tasks = {task: np.mean(rows, axis=0) for task, rows in sorted(found.items())}
-    tasks |= {"trained": np.mean(list(tasks.values()), axis=0)}
-    names = [f"{what}@{SAMPLES}" for what in ("mean", "maj", "best")]
-    rows = ((task, [round(100 * float(number), 1) for number in row]) for task, row in tasks.items())
-    return {task: dict(zip(names, row, strict=True)) for task, row in rows}
 
 
 def _share(flags: Iterable[float]) -> float:
@@ -273,14 +257,18 @@ def _share(flags: Iterable[float]) -> float:
 
 
 def _ask(
-    loaded: Loaded, see: FeatureCache, bench: QuestionSet, question: Question, mode: str, stage: str, profile: Profile
-) -> list[str]:
-    tokens, grid = see(bench.video_path(question.scene_name))
-    ids = prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid)
+    loaded: Loaded,
+    see: FeatureCache,
+    bench: QuestionSet,
+    asked: list[Question],
+    mode: str,
+    stage: str,
+    profile: Profile,
+) -> list[list[str]]:
+    shown = [(question, *see(bench.video_path(question.scene_name))) for question in asked]
+    given = [
+        Prompt(prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid), tokens, grid)
+        for question, tokens, grid in shown
+    ]
     longest = profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning
-    generator = torch.Generator().manual_seed(profile.seed)
-    group = rollouts(
-        loaded.model, [Prompt(ids, tokens, grid)], SAMPLES, longest, models.end_id(loaded.tokenizer),
-        models.suppressed(loaded.tokenizer), generators=[generator],
-    )[0]  # fmt: skip
-    return [models.read(loaded.tokenizer, answer.tolist()) for answer in group]
+    return sampled(loaded.model, loaded.tokenizer, given, longest, profile.seed)

@@ -38,8 +38,9 @@ GRPO_ONLY = (
     *("num_generations", "temperature", "beta", "epsilon", "learning_rate", "max_completion_length", "num_iterations"),
     *("loss_level", "scale_rewards", "format_rule", "length_weight"),
 )
+PROBED = ("probe_every", "probe_questions")
 STAGES = {
-    "grpo": Stage("grpo", 2, (*SHARED, *GRPO_ONLY), free=("token_budget", "split_every")),
+    "grpo": Stage("grpo", 2, (*SHARED, *GRPO_ONLY), free=("token_budget", "split_every", *PROBED)),
     "sft": Stage("sft", 2, (*SHARED, "sft_learning_rate")),
     "dpo": Stage("dpo", 2, (*SHARED, "dpo_learning_rate", "dpo_beta")),
 }
@@ -55,6 +56,7 @@ def train(
     mode: str = "vanilla",
     beta: float | None = None,
     budget: int | None = None,
+    probe: QuestionSet | None = None,
     loaded: Loaded | None = None,
     on_step: OnStep | None = None,
     fresh: bool = False,
@@ -65,7 +67,8 @@ def train(
     adapter.
 
     `mode` (grpo only) chooses prompts and rewards, `beta` (grpo only) replaces the profile's KL coefficient, `budget`
-    (sft, dpo) is a number of token passes, see `token_passes`. `loaded` saves loading the base again; it comes back
+    (sft, dpo) is a number of token passes, see `token_passes`, `probe` (grpo) what a model in training is asked, see
+    `vsr.train.probe`. `loaded` saves loading the base again; it comes back
     without an adapter. `on_step` gets every line of log.jsonl. Of several processes each takes its share of every
     step's questions, and the first one writes. Raises VsrError for what cannot be trained, naming setting or sample,
     and where a number is not finite; Stopped where `deadline` (monotonic seconds) ended it."""
@@ -78,6 +81,7 @@ def train(
     from vsr.train import baselines, grpo
     from vsr.train.data import Rows
     from vsr.train.fit import fit
+    from vsr.train.probe import Probe
 
     path = Path(out) / run_name(profile, method, seed, mode, beta, budget)
     ablated = "beta" if beta not in (None, profile.beta) else None
@@ -124,10 +128,11 @@ def train(
         try:
             if method == "grpo":
                 how = {name: getattr(settings, name) for name in ("token_budget", "split_every", "loss_level")}
+                probed = settings.probe_questions, settings.probe_every
                 trainer = grpo.make(adapted, rows, rewarded(settings), args, see, on_step=on_step, **how)
             else:
                 trainer = baselines.make(method, settings, adapted, rows, see, args, budget=budget, on_step=on_step)
-            fit(trainer, deadline)
+            fit(trainer, deadline, *([Probe(trainer, probe, mode, *probed)] if probe and method == "grpo" else []))
             if main:
                 save_adapter(adapted.model, run.path / "adapter")
         finally:

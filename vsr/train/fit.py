@@ -90,8 +90,9 @@ def rollout_steps(args: TrainingArguments) -> int:
     return getattr(args, "num_iterations", 1)
 
 
-def fit(trainer: AdapterTrainer, deadline: float | None = None) -> None:
-    """Train from the last whole checkpoint in the trainer's output folder, or from the start, to the end.
+def fit(trainer: AdapterTrainer, deadline: float | None = None, *more: TrainerCallback) -> None:
+    """Train from the last whole checkpoint in the trainer's output folder, or from the start, to the end; `more` are
+    called after each step whose numbers are finite.
 
     Raises VsrError, after saving the last whole step; Stopped (or KeyboardInterrupt, in several processes), with a
     checkpoint, where it stopped before its end: see `Stop`. deadline: seconds of the monotonic clock."""
@@ -102,7 +103,8 @@ def fit(trainer: AdapterTrainer, deadline: float | None = None) -> None:
             cut_logs(run, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
     stop = Stop(args, deadline)
     trainer.add_callback(stop)
-    trainer.add_callback(_Progress(trainer, stop))
+    for callback in (_Progress(trainer, stop), *more):
+        trainer.add_callback(callback)
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except (VsrError, KeyboardInterrupt):
@@ -148,7 +150,7 @@ def _damage(checkpoint: Path) -> str | None:
 
 def cut_logs(folder: Path, step: int) -> None:
     """Forget lines after `step`: they will be written again."""
-    for name in ("log.jsonl", "completions.jsonl"):
+    for name in ("log.jsonl", "completions.jsonl", "probe.jsonl"):
         if (folder / name).is_file():
             kept = [row for row in read_jsonl(folder / name) if row["step"] <= step]
             write_jsonl(folder / name, kept)

@@ -53,7 +53,7 @@ DDP = {  # accelerate's config, written out so that no default of the user's dec
 
 @dataclass(frozen=True)
 class Training:
-    """The arguments of `vsr.train.train`, with the folder of the `data`, and `max_hours` instead of a deadline."""
+    """The arguments of `vsr.train.train`: `data` and `probe` as folders, `max_hours` instead of a deadline."""
 
     method: str
     profile: Profile
@@ -63,6 +63,7 @@ class Training:
     mode: str = "vanilla"
     beta: float | None = None
     budget: int | None = None
+    probe: str | None = None
     fresh: bool = False
     max_hours: float | None = None
 
@@ -218,7 +219,8 @@ def main(path: str) -> int:
     """What each process of a job does; exit codes as those of `vsr`."""
     job = read_json(path)
     hours, _ = job.pop("max_hours"), job.pop("processes")
-    job |= {"profile": Profile(**job["profile"]), "data": load_questions(job["data"])}
+    job |= {name: load_questions(job[name]) for name in ("data", "probe") if job[name]}
+    job |= {"profile": Profile(**job["profile"])}
     deadline = None if hours is None else time.monotonic() + 3600 * hours
     stopped, rank = None, os.environ.get("RANK", "0")
     workers.watch(Path(path).with_name(f"stacks-{rank}"))
