@@ -19,7 +19,7 @@ OTHERS = {  # another value of every setting
     "questions_per_step": 1, "max_steps": 1, "max_completion_length": 3, "token_budget": 99, "split_every": 3,
     "num_iterations": 2, "loss_level": "sequence", "scale_rewards": "none", "format_rule": "strict",
     "length_weight": 0.5, "optim": "adamw_torch", "lr_scheduler": "linear", "warmup_steps": 1, "weight_decay": 0.1,
-    "max_grad_norm": 0.5, "trained_prompts": "evaluate", "train_rules": "vsibench", "ladder_seeds": 2, "probe_every": 7,
+    "max_grad_norm": 0.5, "trained_prompts": "evaluate", "train_rules": "vsibench", "probe_every": 7,
     "probe_questions": 7, "beyond_steps": 7, "beyond_seeds": 2,
     "grid_betas": "0", "grid_rates": "2", "grid_steps": 1,
     "grid_questions": 5, "grid_seeds": 4, "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,

@@ -1,5 +1,6 @@
 """Files, written whole or not at all and read with errors that name them: text, json, json lines, archives, hashes."""
 
+import gzip
 import hashlib
 import json
 import lzma
@@ -124,9 +125,11 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
 
 def placed_jsonl(path: str | Path, growing: bool = False) -> Iterator[tuple[str, dict]]:
-    """The rows of a jsonl file, each with its place for errors, '<file>, line <number>'. A broken line is an error that
-    names it, in a `growing` file the last one excepted."""
-    lines = read_text(path).split("\n")  # not splitlines: U+2028 and the like may stand in a text
+    """The rows of a jsonl file, each with its place for errors, '<file>, line <number>'; of <file>.gz where only that
+    is there, as in published runs. A broken line is an error that names it, in a `growing` file the last excepted."""
+    packed = Path(f"{path}.gz")
+    text = _unpacked(packed) if packed.is_file() and not Path(path).is_file() else read_text(path)
+    lines = text.split("\n")  # not splitlines: U+2028 and the like may stand in a text
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -140,6 +143,13 @@ def placed_jsonl(path: str | Path, growing: bool = False) -> Iterator[tuple[str,
         if not isinstance(row, dict):
             raise VsrError(f"{where}: expected an object, found {type(row).__name__}")
         yield where, row
+
+
+def _unpacked(path: Path) -> str:
+    try:
+        return gzip.decompress(path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise VsrError(f"{path}: cannot be unpacked ({error}); get it again") from None
 
 
 def fingerprint(value: object) -> str:

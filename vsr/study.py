@@ -153,7 +153,7 @@ class Study:
             {"method": "grpo", "mode": mode, "seed": seed, "beta": beta}
             for mode in modes
             for beta in others
-            for seed in range(self.profile.ladder_seeds if mode == "vanilla" else self.profile.seeds)
+            for seed in range(self.profile.seeds)
         ]
         return self._train(wanted, Curves if live else None)
 
@@ -180,14 +180,14 @@ class Study:
         return folders
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
-        """SFT and DPO for every seed of the ladder, or with as many token passes as the GRPO runs `budget_of` took; the
-        run folders."""
+        """SFT and DPO for every seed, or with as many token passes as each of the GRPO runs `budget_of` took; the run
+        folders."""
         from vsr.train import token_passes
 
         wanted = [
             {"method": method, "seed": seed, "budget": token_passes(budget_of[seed]) if budget_of else None}
             for method in ("sft", "dpo")
-            for seed in range(len(budget_of) or self.profile.ladder_seeds)
+            for seed in range(len(budget_of) or self.profile.seeds)
         ]
         return self._train(wanted, partial(Curves, column="loss") if live else None)
 

@@ -1,6 +1,8 @@
-"""QLoRA variants: one training under several quantisations of the base, everything else equal, and what each saves.
+"""Variants of the study's vsGRPO-V, one thing changed at a time: the base's quantisation, and what each saves (notebook
+07); objective, rollouts, rules, rooms and frames, and what each adds (notebook 08).
 
-Each has a folder of its own, `<results>/qlora/<quantisation>`, which no table or figure of the main study reads.
+Each has a folder of its own, in `<results>/qlora` or `<results>/beyond`, which no table or figure of the main study
+reads.
 """
 
 import gc
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from vsr import estimate, models
+from vsr import estimate, evaluate, models
 from vsr import train as training
 from vsr.errors import unknown
 from vsr.files import read_json, write_json
@@ -34,6 +36,7 @@ from vsr.workers.pool import Job, run_all
 
 ESTIMATE = Stage("estimate", 1, ())
 FOLDER, PLAN, MODE = "qlora", "plan", "vanilla"
+AS_IT_IS = "the study's settings"
 FULL = "none"  # the variant that is not quantised
 PHASES = ("rollout", "scoring", "update")
 MIB = 2**20
@@ -48,6 +51,107 @@ def studies(study: Study, quantizations: Sequence[str], **changes: object) -> di
             raise unknown("quantization", name, QUANTIZATIONS)
     profile = replace(study.profile, **{key: value for key, value in changes.items() if value})
     return {n: Study(replace(profile, quantization=n), study.results / FOLDER / n) for n in quantizations}
+
+
+def beyond(study: Study) -> dict[str, Study]:
+    """The studies of notebook 08, by what is changed; of given data rules and number of rooms cannot be."""
+    how = study.profile
+    changes = {
+        AS_IT_IS: {},
+        "Dr. GRPO: not divided by the deviation": {"scale_rewards": "none"},
+        "DAPO: a mean over all tokens": {"loss_level": "token"},
+        "equation 1 as printed: whole answers": {"loss_level": "sequence"},
+        "4 rollouts": {"num_generations": 4},
+        "8 rollouts": {"num_generations": 8},
+        "trained under VSI-Bench's rules": {"train_rules": "vsibench"},
+        "a quarter of the rooms": {"train_rooms": max(1, how.train_rooms // 4)},
+        "half of the rooms": {"train_rooms": max(1, how.train_rooms // 2)},
+        "half of the frames": {"frames": how.frames // 2},
+        "two thirds of the pixels": {"max_pixels": how.max_pixels * 2 // 3},
+    }
+    common = {"max_steps": how.beyond_steps, "seeds": how.beyond_seeds, "probe_every": 0}
+    return {
+        name: study.variant(f"beyond/{'-'.join(map(str, sum(change.items(), ()))) or 'study'}", **common | change)
+        for name, change in changes.items()
+        if how.data == "rooms" or not change.keys() & {"train_rules", "train_rooms"}
+    }
+
+
+def look(study: Study) -> list[Path]:
+    """Train and evaluate vsGRPO-V of every study of `beyond`, and the base where it reads another video; the run
+    folders."""
+    todo, folders, bench = [], [], study.bench
+    study.evaluate()
+    for name, one in beyond(study).items():
+        how = {"study": one, "data": one.train, "bench": bench, "base": _base(study, one) == one.results}
+        for seed in range(one.profile.seeds):
+            todo.append(Job(f"{name}, seed {seed}", _look, how | {"seed": seed}))
+            folders.append(one.results / run_name(one.profile, "grpo", seed, MODE))
+    run_all(todo, Counted("variants", len(todo)))
+    return folders
+
+
+def _base(study: Study, one: Study) -> Path:
+    """Where the evaluation of the base is that reads the videos as a variant does."""
+    same = (one.profile.frames, one.profile.max_pixels) == (study.profile.frames, study.profile.max_pixels)
+    return study.results if same else one.results
+
+
+def _look(study: Study, data: QuestionSet, bench: QuestionSet, base: bool, seed: int) -> None:
+    run = training.train("grpo", study.profile, data, study.results, seed, mode=MODE)
+    for model in (str(run.path), *(["base"] if base and seed == 0 else [])):
+        evaluate.evaluate(model, bench, MODE, "true", study.profile, study.results)
+
+
+def gains(study: Study) -> dict[str, tuple[Effect, Effect, str]]:
+    """By what is changed: points over the same base, and over what the study's own settings gain, trained six, each
+    from the runs that are named; only those that were run."""
+    shown = {
+        name: [evaluation(one.results, GRPO_V), evaluation(_base(study, one), BASE)]
+        for name, one in beyond(study).items()
+    }
+    sides = {name: [one.answers for one in pair] for name, pair in shown.items() if all(pair)}
+    if AS_IT_IS not in sides:
+        return {}
+    plain = sides[AS_IT_IS][0].above(sides[AS_IT_IS][1])
+    return {
+        name: (
+            intervals.compare(ours, base, "trained"),
+            intervals.compare(ours.above(base), plain, "trained"),
+            ", ".join(one.id for one in shown[name]),
+        )
+        for name, (ours, base) in sides.items()
+    }
+
+
+def sentences(study: Study) -> list[tuple[str, str]]:
+    """What is changed, and one sentence on what that does."""
+    told = []
+    for name, (own, other, _) in gains(study).items():
+        does = "adds" if own.low > 0 else "takes away" if own.high < 0 else "changes nothing that shows:"
+        less = "; more than" if other.low > 0 else "; less than" if other.high < 0 else "; no different from"
+        than = "" if name == AS_IT_IS else f"{less} the study's settings ({other}, {other.detectable:.1f} would show)"
+        told.append((name, f"{does} {own} points{than}"))
+    return told
+
+
+@p.style()
+def differences(study: Study) -> Figure:
+    """A row a change: what training adds to the trained six, over the base that reads the same video."""
+    found = gains(study)
+    fig = Figure(figsize=(8.6, 1.6 + 0.36 * max(2, len(found))), layout="constrained")
+    axes = fig.subplots()
+    if found:
+        series = [("", [own for own, *_ in found.values()], p.BLUE, "o")]
+        p.interval_rows(axes, found, series, "points that training adds to its own base, trained six")
+        axes.axvline(0, color="black", linestyle=":")
+        apart = [name for name, (_, other, _) in found.items() if name != AS_IT_IS and other.low * other.high > 0]
+        text = f"Clearly unlike the study's settings: {', '.join(apart) or 'none'}"
+        p.title(axes, text, 74, x=-0.42)
+    else:
+        p.not_run(axes, "notebook 08")
+    p.name_runs(fig, [ids for *_, ids in found.values()])
+    return fig
 
 
 def plan(variants: dict[str, Study]) -> dict[str, dict]:

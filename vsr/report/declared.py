@@ -64,8 +64,8 @@ DECLARED: dict[int, Declared] = {
         f"accuracy rises by {RISE:g} points in some run; only such runs say when",
     ),
     9: Declared(
-        "observe mode, all rollouts, last third − first tenth (the base has some): empty shells among those with the "
-        "form; under a length reward, repeated tags",
+        "observe mode, all rollouts after the first tenth of training − those in it (the base has some): empty shells "
+        "among those with the form; under a length reward, repeated tags",
         f"{SHELLS:g} % of rollouts",
     ),
     10: Declared("GPU hours, measured or projected", f"within a factor of {HOURS:g}", "a GPU"),

@@ -216,6 +216,7 @@ ALL = {  # of the report, by the name of its file
     "figure3_left": figures_training.figure3_left,
     "figure3_right": figures_training.figure3_right,
     "gradient_shares": figures_training.gradient_shares,
+    "probes": figures_training.probes,
     "table1_modes": prompting,
     "video_matters": video_matters,
     "before_after": before_after,

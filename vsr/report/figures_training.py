@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from vsr import paper
 from vsr.report import training_logs as logs
-from vsr.report.declared import FAILS, HOLDS
+from vsr.report.declared import FAILS, HOLDS, PAPERS_BETA
 from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
 from vsr.report.training_logs import ACCURACY, FORMAT, KL, TOTAL, TrainingLog, ablation, smooth
@@ -102,6 +102,34 @@ def _draw(axes: Axes, runs: list, curves: list[np.ndarray], colour: object, line
         axes.plot(run.steps, smooth(curve, part) if part else curve, color=colour, linewidth=0.7, alpha=0.35)
     mean = smooth(logs.mean_curve(curves), part or logs.SMOOTH)
     axes.plot(runs[0].steps[: len(mean)], mean, line, color=colour, linewidth=2.6, label=label)
+
+
+@style()
+def probes(results: str | Path) -> Figure:
+    """What sampled answers score while vsGRPO-V, -T and -O are trained, a panel each: any answer, the most frequent of
+    a question's answers, the best of them; the trained six of rooms that nothing else uses."""
+    found = [run for run in logs.find(results) if run.beta == PAPERS_BETA and run.probed()]
+    fig, told = Figure(figsize=(9.2, 3.6), layout="constrained"), []
+    panels = fig.subplots(1, len(paper.MODES), sharey=True)
+    for axes, mode in zip(panels, paper.MODES, strict=True):
+        runs = [run for run in found if run.mode == mode]
+        curves = [run.probed() for run in runs]
+        for name, (colour, line) in zip(list(curves[0])[1:] if curves else (), BETA_STYLES, strict=False):
+            for curve in curves:
+                axes.plot(curve["step"], curve[name], color=colour, linewidth=0.7, alpha=0.35)
+            mean = logs.mean_curve([curve[name] for curve in curves])
+            axes.plot(curves[0]["step"][: len(mean)], mean, line, color=colour, linewidth=2.6, label=name)
+            told += [f"{mode} {mean[0]:.0f} to {mean[-1]:.0f}"] if name.startswith("mean") else []
+        axes.set_title(f"{mode}, {len(runs)} seed{'s' * (len(runs) != 1)}", fontsize="medium")
+        axes.set_xlabel("step")
+        if not runs:
+            not_run(axes)
+    panels[0].set_ylabel("score, %")
+    suptitle(fig, f"One sampled answer scores: {'; '.join(told) or NOT_RUN}")
+    if found:
+        panels[-1].legend(loc="best", fontsize="small")
+    name_runs(fig, [run.id for run in found])
+    return fig
 
 
 @style()

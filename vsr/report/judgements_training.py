@@ -101,17 +101,17 @@ def convergence(results: Path) -> list[Finding]:
 
 
 def hacking(results: Path) -> list[Finding]:
-    """Claim 9: empty shells among rollouts with the form, last third of training against the first tenth, since
-    a base may have some; under a length reward, repeated tags among all."""
+    """Claim 9: empty shells among rollouts with the form, all of training after the first tenth against that tenth,
+    since a base may have some; under a length reward, repeated tags among all."""
     found = []
     for folder, name, what in ((results, "shells", "empty shells"), (results / "length", "repeats", "repeated tags")):
         runs = _runs(folder, "observe")
         sizes = "tagged" if name == "shells" else None
         first, last = (
             [np.concatenate([run.part(key, *part).ravel() for run in runs]) for key in (name, sizes)]
-            for part in ((0.0, 0.1), (2 / 3, 1.0))
+            for part in ((0.0, 0.1), (0.1, 1.0))
         )
-        text = f"{what}{', length reward' * (folder != results)}, last third − first tenth"
+        text = f"{what}{', length reward' * (folder != results)}, later − first tenth"
         unit = "% of rollouts with the form" if sizes else "% of rollouts"
         found.append(judged(_of_runs(text, risen(first, last), runs, above, SHELLS, unit=unit), SHELLS))
         found.append(_of_runs(text.removesuffix(" − first tenth"), share(*last), runs, unit=unit))

@@ -50,6 +50,14 @@ class TrainingLog:
         first = min(int(start * len(counts)), len(counts) - 1)
         return counts[first : max(first + 1, int(end * len(counts)))]
 
+    def probed(self, task: str = "trained") -> dict[str, np.ndarray]:
+        """Scores of answers sampled during training: `step`, and mean@14, maj@14, best@14 of one task or the trained
+        six, (probes,) each; {} where none were."""
+        path = self.path / "probe.jsonl"
+        rows = list(read_jsonl(path)) if path.is_file() else []
+        told = [{"step": row["step"]} | row["tasks"][task] for row in rows]
+        return {name: np.array([row[name] for row in told], dtype=float) for name in (told[0] if told else ())}
+
     def tagged_accuracy(self) -> np.ndarray:
         """The accuracy reward of the rollouts that have the format (steps,), nan where none has."""
         tagged, earned = self.counts("tagged").sum(-1), self.counts("tagged_accuracy").sum(-1)
