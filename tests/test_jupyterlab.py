@@ -215,7 +215,7 @@ def shows_what_its_code_says(page: Page, sources: list[str], cells: list[dict]) 
             page.picture(f"{number:02}", number)
         assert not cell["stderr"], f"{page.name}: {source}\n{cell['stderr'][0][-2000:]}"
         last = source.splitlines()[-1]
-        if last.startswith(("here.figure(", "pictures.room(")):
+        if last.startswith(("here.figure(", "plotting.room(")):
             assert len(cell["images"]) == 1, source
         elif last.startswith(("Markdown(", "show.")):
             assert cell["tables"] or "not run" in cell["text"], source

@@ -1,6 +1,7 @@
 """Run folders: atomic, resumable, never destroyed."""
 
 import errno
+import gzip
 import os
 from dataclasses import replace
 
@@ -38,6 +39,18 @@ def test_jsonl_forgives_only_an_unfinished_last_line(tmp_path):
     assert list(read_jsonl(path)) == [{"step": 1}]
     path.write_text('{"step": \n{"step": 2}\n')
     with pytest.raises(VsrError, match="line 1"):
+        list(read_jsonl(path))
+
+
+def test_a_packed_file_is_read_where_the_plain_one_is_missing(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    append_jsonl(path, {"id": "a"})
+    (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress(b'{"id": "packed"}\n'))
+    assert list(read_jsonl(path)) == [{"id": "a"}]
+    path.unlink()
+    assert list(read_jsonl(path)) == [{"id": "packed"}]
+    (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress(b"x" * 99)[:-9])
+    with pytest.raises(VsrError, match=r"samples\.jsonl\.gz: cannot be unpacked"):
         list(read_jsonl(path))
 
 

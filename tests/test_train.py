@@ -16,7 +16,8 @@ from vsr import train as training
 from vsr.errors import VsrError
 from vsr.files import read_json, read_jsonl, write_json
 from vsr.questions.dataset import load
-from vsr.train import STAGES, train
+from vsr.questions.question import Question
+from vsr.train import STAGES, probe, train
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "trajectories.json"
 COMPARED = {
@@ -119,6 +120,29 @@ def test_one_bad_gradient_keeps_the_step_before(study, monkeypatch):
     assert [path.name for path in out.glob("*/checkpoint-*")] == ["checkpoint-1"]
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     assert [row["step"] for row in log(train("grpo", profile, data, out))] == [1, 2, 3]
+
+
+def test_a_probe_changes_nothing_and_is_cut_where_a_broken_training_goes_on(study):
+    profile, data, out = study
+    profile = replace(profile, max_steps=4, probe_every=3, probe_questions=6)
+    with pytest.raises(KeyboardInterrupt):
+        train("grpo", profile, data, out, probe=data, on_step=die_at(4))
+    run = train("grpo", profile, data, out, probe=data)
+    whole = train("grpo", profile, data, out.parent / "whole", probe=data)
+    assert whole.manifest["adapter"] == train("grpo", profile, data, out.parent / "plain").manifest["adapter"]
+    lines = [list(read_jsonl(one.path / "probe.jsonl")) for one in (run, whole)]
+    assert [line["step"] for line in lines[0]] == [0, 3, 4]
+    assert lines[0] == lines[1]
+    assert all(0 <= part["mean@14"] <= part["best@14"] <= 100 for line in lines[0] for part in line["tasks"].values())
+
+
+def test_answers_agree_where_their_thoughts_differ():
+    asked = Question("1", "rooms", "r", "object_counting", "How many?", None, "4")
+    said = ["<think> a </think> <answer>4</answer>", "<think> b </think> <answer>4</answer>", "3", "3", "4", "8"]
+    told = probe.spread([asked], [said])
+    assert told["object_counting"] == told["trained"]
+    # 3 instead of 4 is right at six thresholds of ten
+    assert told["trained"] == {"mean@14": round(100 * (3 + 2 * 0.6) / 6, 1), "maj@14": 100.0, "best@14": 100.0}
 
 
 @pytest.mark.parametrize(

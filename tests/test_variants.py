@@ -1,6 +1,7 @@
 """QLoRA variants: equal but for the quantisation, apart from the main study, drawn from run folders alone."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from made_runs import write_manifest, write_run, write_training
@@ -120,3 +121,59 @@ def test_a_plan_counts_what_is_loaded_and_is_not_repeated(tmp_path):
     before = (run.path / "estimate.json").read_bytes()
     assert variants.expect(profile, tmp_path).finished
     assert (run.path / "estimate.json").read_bytes() == before
+
+
+# notebook 08
+
+
+def beyond(tmp_path, **skills: float) -> Study:
+    """A study whose base answers half of the questions right, the variants as many as told."""
+    study = Study(profiles.get("tiny", beyond_seeds=2), tmp_path)
+    write_run(study.results, "eval-base-vanilla-true", 0.5, scenes=30)
+    for one in variants.beyond(study).values():
+        write_run(one.results, "eval-base-vanilla-true", 0.5, scenes=30)
+        for seed in (0, 1):
+            skill = skills.get(one.results.name.partition("-")[0], 0.7)
+            write_run(one.results, f"eval-grpo-vanilla-seed{seed}-vanilla-true", skill, scenes=30)
+    return study
+
+
+def test_one_thing_is_changed_at_a_time(tmp_path):
+    study = Study(profiles.get("tiny"), tmp_path)
+    made = variants.beyond(study)
+    first = made.pop(variants.AS_IT_IS).profile
+    changed = [
+        [key for key in profiles.sources() if getattr(one.profile, key) != getattr(first, key)] for one in made.values()
+    ]
+    assert all(len(names) == 1 for names in changed)
+    assert {names[0] for names in changed} >= {
+        "scale_rewards",
+        "loss_level",
+        "num_generations",
+        "train_rules",
+        "frames",
+    }
+    assert len({one.results for one in made.values()}) == len(made)
+    given = variants.beyond(Study(replace(study.profile, data="elsewhere"), tmp_path))
+    assert not [one for one in given.values() if one.results.name.startswith("train_")]
+
+
+def test_a_variant_is_compared_with_its_own_base_and_with_the_study(tmp_path):
+    study = beyond(tmp_path, scale_rewards=0.98, loss_level=0.7, frames=0.2)
+    found, told = variants.gains(study), dict(variants.sentences(study))
+    assert set(found) == set(variants.beyond(study)) == set(told)
+    assert told[variants.AS_IT_IS].startswith("adds +")
+    assert "; more than the study's settings (+" in told["Dr. GRPO: not divided by the deviation"]
+    assert "; less than the study's settings (-" in told["half of the frames"]
+    assert told["half of the frames"].startswith("takes away -")
+    title = variants.differences(study).axes[0].get_title(loc="left")
+    assert {"Dr. GRPO", "half of the frames"} <= {name for name in ("Dr. GRPO", "half of the frames") if name in title}
+
+
+def test_without_the_study_s_own_runs_nothing_is_compared(tmp_path):
+    study = Study(profiles.get("tiny"), tmp_path)
+    write_run(study.results, "eval-base-vanilla-true", 0.5)
+    other = variants.beyond(study)["4 rollouts"]
+    write_run(other.results, "eval-grpo-vanilla-seed0-vanilla-true", 0.7)
+    assert variants.gains(study) == {}
+    assert "not run" in variants.differences(study).axes[0].texts[0].get_text()

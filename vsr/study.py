@@ -18,8 +18,8 @@ from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures_folder, pictures, plotting
-from vsr.report.pictures import Curves
+from vsr.report import figures_folder, plotting
+from vsr.report.plotting import Curves
 from vsr.scenes import metainfo
 from vsr.scoring import best_constant
 from vsr.scoring.intervals import Value
@@ -80,7 +80,7 @@ class Study:
     def figure(self, figure: Figure, name: str) -> Image:
         """Write a figure as figures/<profile>/<name>.svg and .png, and show it."""
         plotting.savefig(figure, self.figures / name)
-        return pictures.image(figure)
+        return plotting.image(figure)
 
     def estimate(self, mode: str = "vanilla") -> Markdown:
         """What a GRPO run of this profile and its evaluation need here, before they run."""

@@ -1,9 +1,6 @@
-"""Variants of the study's vsGRPO-V, one thing changed at a time: the base's quantisation, and what each saves (notebook
-07); objective, rollouts, rules, rooms and frames, and what each adds (notebook 08).
-
-Each has a folder of its own, in `<results>/qlora` or `<results>/beyond`, which no table or figure of the main study
-reads.
-"""
+"""vsGRPO-V with one thing changed: the base's quantisation, and what each saves (notebook 07); objective, rollouts,
+rules, rooms and frames, and what each adds (notebook 08). Each variant has a folder of its own, in `<results>/qlora` or
+`<results>/beyond`, which no table or figure of the main study reads."""
 
 import gc
 from collections.abc import Sequence
@@ -25,7 +22,6 @@ from vsr.questions.dataset import QuestionSet
 from vsr.report import plotting as p
 from vsr.report import training_logs
 from vsr.report.evaluations import BASE, GRPO_V, Evaluation, evaluation
-from vsr.report.pictures import Curves
 from vsr.report.tables import NOT_RUN
 from vsr.runs import Run, Stage
 from vsr.scoring import intervals
@@ -105,23 +101,16 @@ def _look(study: Study, data: QuestionSet, bench: QuestionSet, base: bool, seed:
 
 def gains(study: Study) -> dict[str, tuple[Effect, Effect, str]]:
     """By what is changed: points over the same base, and over what the study's own settings gain, trained six, each
-    from the runs that are named; only those that were run."""
-    shown = {
-        name: [evaluation(one.results, GRPO_V), evaluation(_base(study, one), BASE)]
-        for name, one in beyond(study).items()
-    }
-    sides = {name: [one.answers for one in pair] for name, pair in shown.items() if all(pair)}
-    if AS_IT_IS not in sides:
-        return {}
-    plain = sides[AS_IT_IS][0].above(sides[AS_IT_IS][1])
-    return {
-        name: (
-            intervals.compare(ours, base, "trained"),
-            intervals.compare(ours.above(base), plain, "trained"),
-            ", ".join(one.id for one in shown[name]),
-        )
-        for name, (ours, base) in sides.items()
-    }
+    with its runs; nothing where those were not run."""
+    found, plain = {}, None
+    for name, one in beyond(study).items():
+        ours, base = evaluation(one.results, GRPO_V), evaluation(_base(study, one), BASE)
+        if ours and base and (plain or name == AS_IT_IS):
+            added = ours.answers.above(base.answers)
+            plain = plain or added
+            effects = [intervals.compare(*pair, "trained") for pair in ((ours.answers, base.answers), (added, plain))]
+            found[name] = (*effects, ", ".join(f"{one.results.name}/{run.manifest['id']}" for run in ours.runs))
+    return found
 
 
 def sentences(study: Study) -> list[tuple[str, str]]:
@@ -146,8 +135,7 @@ def differences(study: Study) -> Figure:
         p.interval_rows(axes, found, series, "points that training adds to its own base, trained six")
         axes.axvline(0, color="black", linestyle=":")
         apart = [name for name, (_, other, _) in found.items() if name != AS_IT_IS and other.low * other.high > 0]
-        text = f"Clearly unlike the study's settings: {', '.join(apart) or 'none'}"
-        p.title(axes, text, 74, x=-0.42)
+        p.title(axes, f"Clearly unlike the study's settings: {', '.join(apart) or 'none'}", 74, x=-0.42)
     else:
         p.not_run(axes, "notebook 08")
     p.name_runs(fig, [ids for *_, ids in found.values()])
@@ -198,7 +186,7 @@ def train(variants: dict[str, Study]) -> list[Path]:
             todo.append(Job(f"{name}, seed {seed}", train_alone, {"study": one, "data": one.train, "seed": seed}))
             folders.append(one.results / run_name(one.profile, "grpo", seed, MODE))
     steps = max(one.profile.max_steps for one in variants.values())
-    run_all(todo, Curves(folders, steps, labels=[job.name for job in todo]))
+    run_all(todo, p.Curves(folders, steps, labels=[job.name for job in todo]))
     return folders
 
 
