@@ -1,9 +1,10 @@
 """Does the ledger keep its head? Studies in which nothing happened, and studies in which a known effect was planted.
 
-    python tests/null_study.py [--rooms 240] [--seeds 5] [--studies 20] [--plant 0]
+    python tests/null_study.py [--rooms 240] [--seeds 5] [--studies 20] [--plant 0] [--temperature 0.3]
 
-The shipped base answers the questions of fresh rooms fourteen times each at temperature 1. In a null study every
-method of the ledger and every seed of it is the base under another sampling seed. With `--plant P` wrong answers are
+The shipped base answers the questions of fresh rooms fourteen times each, at a temperature at which two samples differ
+as often as the greedy answers of two trained seeds do. In a null study every method of the ledger and every seed of it
+is the base under another sampling seed. With `--plant P` wrong answers are
 put right at random: P points for each step of the ladder DPO, SFT, GRPO and for training under tags, route planning in
 proportion (2 points where P is 1.5, the declared sizes). Studies go through the ledger as run folders, as real ones do.
 """
@@ -36,15 +37,17 @@ PLANTED = {
 JUDGED = (2, 4, 6, 7)  # by evaluations; training logs are made up elsewhere
 
 
-def sampled(rooms: int) -> tuple[list, np.ndarray, list[list[str]]]:
-    """The questions about fresh rooms, the scores (questions, 14) of answers at temperature 1, and the answers."""
+def sampled(rooms: int, temperature: float) -> tuple[list, np.ndarray, list[list[str]]]:
+    """The questions about fresh rooms, the scores (questions, 14) of sampled answers, and the answers."""
     profile = replace(profiles.get("tiny"), seed=7)
     here = study.Study(profile, runs.ROOT / "results" / "tiny")
     bench, loaded = here.fresh(rooms), models.load(**models.arguments("base", profile))
     see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)
     asked = list(bench.questions)
     with torch.no_grad():
-        texts = [_ask(loaded, see, bench, question, "vanilla", "evaluate", profile) for question in asked]
+        texts = _ask(loaded, see, bench, asked, "vanilla", "evaluate", profile, temperature)
+    pairs = np.mean([group[0] != group[1] for group in texts])
+    print(f"temperature {temperature}: two samples differ in {100 * pairs:.1f} % of the questions", flush=True)
     return asked, np.array([[score(q, text) for text in group] for q, group in zip(asked, texts, strict=True)]), texts
 
 
@@ -63,8 +66,9 @@ def main() -> None:
     for name, default in (("rooms", 240), ("seeds", 5), ("studies", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--plant", type=float, default=0.0, help="points (default: none)")
+    parser.add_argument("--temperature", type=float, default=0.3)
     given = parser.parse_args()
-    asked, scores, texts = sampled(given.rooms)
+    asked, scores, texts = sampled(given.rooms, given.temperature)
     kinds = np.array([task_of(q.question_type) for q in asked])
     verdicts = {number: Counter() for number in JUDGED}
     clean = 0
@@ -93,7 +97,9 @@ def main() -> None:
             verdicts[n][entry.verdict] += 1
         clean += all(entry.verdict != "reproduced" for entry in found.values())
         print(number, {n: f"{entry.verdict}: {entry.note}"[:80] for n, entry in found.items()}, flush=True)
-    print(f"{given.studies} studies of {given.rooms} rooms, {given.seeds} seeds, {given.plant} points planted")
+    print(
+        f"{given.studies} studies of {given.rooms} rooms, {given.seeds} seeds, {given.plant} points planted, temperature {given.temperature}"
+    )
     print({n: dict(count) for n, count in verdicts.items()}, f"without any 'reproduced': {clean}")
 
 

@@ -264,6 +264,7 @@ def _ask(
     mode: str,
     stage: str,
     profile: Profile,
+    temperature: float = 1.0,
 ) -> list[list[str]]:
     shown = [(question, *see(bench.video_path(question.scene_name))) for question in asked]
     given = [
@@ -271,4 +272,4 @@ def _ask(
         for question, tokens, grid in shown
     ]
     longest = profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning
-    return sampled(loaded.model, loaded.tokenizer, given, longest, profile.seed)
+    return sampled(loaded.model, loaded.tokenizer, given, longest, profile.seed, temperature=temperature)

@@ -32,11 +32,13 @@ def sampled(
     longest: int,
     seed: int,
     token_budget: int = 1 << 16,
+    temperature: float = 1.0,
 ) -> list[list[str]]:
     """SAMPLES answers to each prompt; the draws hang on `seed` alone, so that two models are asked alike."""
     generators = [torch.Generator().manual_seed(seed * len(prompts) + i) for i in range(len(prompts))]
     ends = end_id(tokenizer), suppressed(tokenizer)
-    found = rollouts(model, prompts, SAMPLES, longest, *ends, generators=generators, token_budget=token_budget)
+    how = {"generators": generators, "token_budget": token_budget, "temperature": temperature}
+    found = rollouts(model, prompts, SAMPLES, longest, *ends, **how)
     return [[read(tokenizer, answer.tolist()) for answer in group] for group in found]
 
 
