@@ -97,9 +97,7 @@ def main() -> None:
             verdicts[n][entry.verdict] += 1
         clean += all(entry.verdict != "reproduced" for entry in found.values())
         print(number, {n: f"{entry.verdict}: {entry.note}"[:80] for n, entry in found.items()}, flush=True)
-    print(
-        f"{given.studies} studies of {given.rooms} rooms, {given.seeds} seeds, {given.plant} points planted, temperature {given.temperature}"
-    )
+    print(f"{given.studies} studies: {given.rooms} rooms, {given.seeds} seeds, {given.plant} points planted")
     print({n: dict(count) for n, count in verdicts.items()}, f"without any 'reproduced': {clean}")
 
 

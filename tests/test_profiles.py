@@ -1,13 +1,15 @@
 """Profiles: typed changes, helpful refusals, a source for every value."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsr import profiles
+from vsr import profiles, study
 from vsr.errors import VsrError
+from vsr.files import write_json
 from vsr.study import Study
 
 
@@ -72,3 +74,26 @@ def test_the_grid_is_a_study_a_rate(tmp_path):
     assert [one.results for one in grid] == [tmp_path / "rate-1", tmp_path / "rate-3"]
     assert [one.profile.learning_rate / profile.learning_rate for one in grid] == pytest.approx([1, 3])
     assert {(one.profile.max_steps, one.profile.questions_per_step, one.profile.seeds) for one in grid} == {(7, 1, 2)}
+
+
+def test_rates_are_looked_for_with_a_seed_and_rooms_of_their_own(tmp_path, monkeypatch):
+    asked = []
+
+    def run(jobs):
+        for job in jobs:
+            asked.append(job.arguments)
+            if "model" in job.arguments:
+                folder = job.arguments["out"] / f"eval-{Path(job.arguments['model']).name}-vanilla-true"
+                rate = job.arguments["profile"].learning_rate
+                write_json(folder / "summary.json", {"trained": 1e4 * rate, "trained_low": 0, "trained_high": 9})
+
+    monkeypatch.setattr(study, "run_all", run)
+    monkeypatch.setattr(Study, "_rooms", lambda self, split, number, rules: (split, number, rules))
+    profile = profiles.get("tiny")
+    rows = Study(profile, tmp_path).rates(7)
+    assert [method for method, *_ in rows] == ["grpo"] * 3 + ["sft"] * 3 + ["dpo"] * 3
+    assert [rate for _, rate, _ in rows[:3]] == pytest.approx([1e-4, 3e-4, 9e-4])
+    assert [value.score for *_, value in rows[:3]] == pytest.approx([1, 3, 9])
+    assert {one["seed"] for one in asked if "seed" in one}.isdisjoint(range(profile.seeds))
+    assert {one["bench"] for one in asked if "bench" in one} == {("fresh", 7, "vsibench")}
+    assert len({one["out"] for one in asked}) == 3
