@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from vsr import notebooks, profiles
+from vsr import notebooks, paper, profiles
 from vsr.errors import VsrError
+from vsr.estimate import devices
+from vsr.files import read_json, write_json
+from vsr.study import Study
+from vsr.train import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -104,3 +109,36 @@ def test_the_whole_study_runs_in_profile_smoke_and_is_then_left_alone():
     assert os.uname().nodename not in text or len(os.uname().nodename) < 4
     second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert second.stdout.count("unchanged, skipped") == len(BOOKS)
+    # what was planned, and nothing else
+    results = ROOT / "results" / "smoke"
+    manifests = {path.parent: read_json(path) for path in results.glob("**/manifest.json")}
+    made = {
+        path for path, one in manifests.items() if one["stage"] in (*STAGES, "answer") and "earlier" not in path.parts
+    }
+    planned = [one for part in notebooks.planned(Study(profiles.get("smoke"), results)).values() for one in part]
+    assert {one.folder for one in planned} == made
+    assert f"smoke: {len(made)} trainings and evaluations, {len(made)} done" in second.stdout
+
+
+@pytest.mark.slow
+def test_a_plan_counts_what_is_done_and_what_is_left(tmp_path, monkeypatch):
+    """Eight GPUs share a step's groups, so that eight take more than an eighth of the time."""
+    study = Study(profiles.get("qlora-2b", seeds=2), tmp_path)
+    planned = notebooks.planned(study)
+    assert list(planned) == ["01", "03", "04", "05", "07", "08"]
+    trained = [one for one in planned["03"] if one.method == "grpo"]
+    assert [one.folder.name for one in trained] == [f"grpo-{m}-seed{s}" for m in paper.MODES for s in (0, 1)]
+    monkeypatch.setattr(notebooks, "planned", lambda _: {"03": trained[-2:]})
+    alone, eight = (notebooks.plan(study, devices.named("RTX 4090"), gpus) for gpus in (1, 8))
+    assert hours_of(alone) / 8 < hours_of(eight) < hours_of(alone)
+    write_json(trained[-1].folder / "manifest.json", {"finished": True})
+    after = notebooks.plan(study, devices.named("RTX 4090"))
+    assert "| 03 | 2 | 0 | 1 | " in after
+    assert hours_of(after) == pytest.approx(hours_of(alone) / 2, abs=0.02)
+
+
+def hours_of(plan: str) -> float:
+    """At least, of all that is left."""
+    said = next(line for line in plan.splitlines() if line.startswith("| all |")).split("|")[5]
+    found = re.fullmatch(r" (?:(\d+) h )?(?:(\d+) min ?)?(?:\d+ s)? ?", said)
+    return int(found[1] or 0) + int(found[2] or 0) / 60

@@ -49,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
     run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
     run.add_argument("--gpus", type=int, default=1, help="devices to train and, if GPUs, evaluate on")
+    run.add_argument("--plan", action="store_true", help="only say what all notebooks would take")
+    run.add_argument("--gpu", metavar="NAME", help="the same on a GPU by name, e.g. 'RTX 3060', and --gpus of it")
     add("doctor", commands.cmd_doctor)
     build = add("build", commands.cmd_build)
     build.add_argument("door", choices=("procedural", "metainfo", "scannet", "vsi100k"), help="where scenes come from")

@@ -34,10 +34,18 @@ def cmd_run(args: argparse.Namespace) -> None:
     from vsr import notebooks
 
     books = notebooks.find(args.only, args.start)
+    if args.plan or args.gpu:
+        from vsr import study
+        from vsr.estimate import devices
+
+        device = devices.named(args.gpu) if args.gpu else None
+        print(notebooks.plan(study.Study(_profile(args), _out(args).resolve()), device, args.gpus))
+        return
     if args.gpus > 1:
         from vsr.train import launch
 
         launch.offer(args.gpus)
+    print(notebooks.ahead(_profile(args), _out(args).resolve(), args.gpus), flush=True)
     notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
 
 

@@ -1,7 +1,7 @@
 """What notebooks and commands call: where a profile's data, runs and figures are, and how to make what is missing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vsr.errors import VsrError
 from vsr.estimate import devices
 from vsr.files import hash_files, read_json, write_json
 from vsr.models import cards
-from vsr.profiles import Profile
+from vsr.profiles import VIDEOS, Profile
 from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
@@ -33,11 +33,24 @@ SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, wher
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A run that a study would make: `method` grpo, sft, dpo or evaluate, `mode` its prompt; `compute` is a training
+    at GRPO's compute."""
+
+    profile: Profile
+    folder: Path
+    method: str
+    mode: str = "vanilla"
+    compute: bool = False
+
+
+@dataclass(frozen=True)
 class Study:
     """One profile and its folders: `results` for runs, tables and executed notebooks, `figures`, `data` for rooms."""
 
     profile: Profile
     results: Path
+    planned: list["Planned"] | None = field(default=None, compare=False)  # where it is a list, nothing runs
 
     @property
     def figures(self) -> Path:
@@ -102,6 +115,11 @@ class Study:
         on all GPUs."""
         from vsr import evaluate
 
+        if self.planned is not None:
+            for model, mode, video, *stage in wanted:
+                name = f"eval-{Path(model).name}-{mode}-{video}" + "-train-prompt" * bool(stage)
+                self.planned.append(Planned(self.profile, self.results / name, "evaluate", mode))
+            return []
         self.bench  # noqa: B018  rooms are made once, not by each process
         common = {"bench": self.bench, "profile": self.profile, "out": self.results}
         todo = [Job(" ".join(one), evaluate.evaluate, dict(zip(ASKED, one, strict=False)) | common) for one in wanted]
@@ -111,7 +129,7 @@ class Study:
 
     def variant(self, name: str, **changes: object) -> "Study":
         """The same study with other settings, its runs in the folder `name` of this one's."""
-        return Study(replace(self.profile, **changes), self.results / name)
+        return replace(self, profile=replace(self.profile, **changes), results=self.results / name)
 
     def grid(self) -> list["Study"]:
         """Claim 5's studies, one a learning rate of the profile's grid, each to be trained at all its coefficients."""
@@ -145,6 +163,12 @@ class Study:
                 found.append((method, scaled[name], Value.read(read_json(told), "trained")))
         return sorted(found, key=lambda row: (list(names).index(row[0]), row[1]))
 
+    def longer(self) -> "Study":
+        """Claim 9's study: the length reward is trained with."""
+        how = self.profile
+        side = {"max_steps": how.grid_steps, "seeds": how.grid_seeds, "probe_every": 0}
+        return self.variant("length", length_weight=1.0, **side)
+
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
         # the profile's own, given as a number too, is one run: two workers would ask for one folder
@@ -157,12 +181,30 @@ class Study:
         ]
         return self._train(wanted, Curves if live else None)
 
+    def tests(self, runs: Sequence[Path]) -> list[tuple[str, ...]]:
+        """What trained models are asked, with the base: each under the prompt of its training and under the plain one,
+        vsGRPO-V also on another room's video, and the first seed of every method on every kind of video."""
+        own = {run: run.name.split("-")[1] if run.name.startswith("grpo") else "vanilla" for run in runs}
+        found = [("base", "vanilla", "true"), ("base", "vanilla", "shuffled")]
+        for run, mode in own.items():
+            found += [(str(run), mode, "true"), (str(run), "vanilla", "true")]
+            if run.name.endswith("seed0") and "compute" not in run.name:
+                found += [(str(run), mode, video) for video in VIDEOS]
+            if run.name.startswith("grpo-vanilla"):
+                found.append((str(run), mode, "shuffled"))
+        return list(dict.fromkeys(found))
+
     def _train(self, wanted: Sequence[dict], curves: Callable[..., Curves] | None) -> list[Path]:
         """The run folders of trainings: side by side, or one after another on all devices."""
         from vsr import train
         from vsr.train import launch
 
         folders = [self.results / train.run_name(self.profile, **one) for one in wanted]
+        if self.planned is not None:
+            made = zip(folders, wanted, strict=True)
+            how = [(folder, one["method"], one.get("mode", "vanilla"), bool(one.get("budget"))) for folder, one in made]
+            self.planned.extend(Planned(self.profile, *one) for one in how)
+            return folders
         shown = curves and curves(folders, self.profile.max_steps)
         probe = self.probe if any(one["method"] == "grpo" for one in wanted) else None
         where = {"profile": self.profile, "data": self.train, "out": self.results, "probe": probe}
@@ -184,8 +226,9 @@ class Study:
         folders."""
         from vsr.train import token_passes
 
+        passes = [1 if self.planned is not None else token_passes(run) for run in budget_of]
         wanted = [
-            {"method": method, "seed": seed, "budget": token_passes(budget_of[seed]) if budget_of else None}
+            {"method": method, "seed": seed, "budget": passes[seed] if passes else None}
             for method in ("sft", "dpo")
             for seed in range(len(budget_of) or self.profile.seeds)
         ]

@@ -4,7 +4,7 @@ rules, rooms and frames, and what each adds (notebook 08). Each variant has a fo
 
 import gc
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,8 @@ def studies(study: Study, quantizations: Sequence[str], **changes: object) -> di
     for name in quantizations:
         if name not in QUANTIZATIONS:
             raise unknown("quantization", name, QUANTIZATIONS)
-    profile = replace(study.profile, **{key: value for key, value in changes.items() if value})
-    return {n: Study(replace(profile, quantization=n), study.results / FOLDER / n) for n in quantizations}
+    changes = {key: value for key, value in changes.items() if value} | {"probe_every": 0}
+    return {n: study.variant(f"{FOLDER}/{n}", quantization=n, **changes) for n in quantizations}
 
 
 def beyond(study: Study) -> dict[str, Study]:

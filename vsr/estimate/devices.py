@@ -27,19 +27,31 @@ PYTHON = 3
 LAUNCH = 5e-6  # seconds to start a bare GPU operation
 NODE = 2e-6  # seconds that the shortest operation takes inside a CUDA graph, which is launched as one: assumed
 
-# memory GiB, bf16 (T4: fp16) tensor TFLOP/s without sparsity, GB/s: NVIDIA's data sheets
+# memory GiB, TFLOP/s of bf16 matrix products summed in fp32, without sparsity (T4, P100, V100: fp16), GB/s: NVIDIA's
+# data sheets and architecture papers (GeForce: an eighth of the sparse INT8 rate), AMD's for the MI300X
 SHEETS: dict[str, tuple[float, float, float]] = {
     "T4": (16, 65, 320),
     "RTX 4080": (16, 97.5, 717),
+    "RTX 4060 Ti": (16, 44.1, 288),
+    "V100": (16, 112, 900),
+    "P100": (16, 18.7, 732),
+    "RTX 3060": (12, 25.5, 360),
+    "RTX 4070": (12, 58.3, 504),
+    "RTX 4080 Laptop": (12, 67.8, 432),
     "L4": (24, 121, 300),
+    "A10": (24, 125, 600),
     "RTX 3090": (24, 71, 936),
     "RTX 4090": (24, 165, 1008),
+    "RTX 5090": (32, 209.5, 1792),
     "A100 40GB": (40, 312, 1555),
     "L40S": (48, 362, 864),
     "A100": (80, 312, 2039),
     "H100": (80, 989, 3350),
     "H200": (141, 989, 4800),
+    "B200": (180, 2250, 7700),
+    "MI300X": (192, 1307, 5300),
 }
+SLOW = ("T4", "P100", "V100")  # without bf16: never what "a usual GPU" of their size means
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,7 @@ def of_size(gib: float) -> Device:
     """A usual GPU with `gib` GiB: the first of those with most memory that have no more."""
     if gib <= 0:
         raise VsrError(f"gpu_gib={gib:g}: name the GPU's memory, e.g. 24")
-    fitting = [name for name, (memory, *_) in SHEETS.items() if memory <= gib and name != "T4"] or ["RTX 4080"]
+    fitting = [name for name, (memory, *_) in SHEETS.items() if memory <= gib and name not in SLOW] or ["RTX 4080"]
     name = max(fitting, key=lambda name: SHEETS[name][0])
     return replace(named(name, gib), name=f"{gib:g} GiB GPU, as fast as {name}")
 
