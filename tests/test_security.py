@@ -54,10 +54,10 @@ PATHS = re.compile(r"/(home|Users|root)/\w+")
 
 
 def test_notebooks_and_manifests_name_no_user_and_no_secret():
-    kept = [*ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("results/published/tiny/**/*.ipynb")]
+    kept = [*ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("results/published/**/*.ipynb")]
     kept += [
-        *ROOT.glob("results/published/tiny/**/manifest.json"),
-        *ROOT.glob("results/published/tiny/**/summary.json"),
+        *ROOT.glob("results/published/**/manifest.json"),
+        *ROOT.glob("results/published/**/summary.json"),
     ]
     assert kept
     for path in kept:
