@@ -152,6 +152,18 @@ def test_figure_3_left_says_so_if_nothing_collapses(results):
     assert title.endswith("; beta 0 not run")
 
 
+def test_the_report_draws_the_grid_at_its_highest_rate(results):
+    """The study's own runs have one coefficient; the ablation lies beside them, a folder a rate."""
+    for rate, end in (("3", 1.0), ("10", 0.2)):
+        for beta in (0.0, 1e-4):
+            name = "grpo-think-seed0" + "-beta0" * (beta == 0)
+            write_training(results / f"rate-{rate}", name, "think", beta, 0, end=end)
+    assert training_logs.grid(results) == results / "rate-10"
+    title = heading(figures_training.figure3_left(results).axes[0])
+    assert title.startswith("Format reward falls at beta 0 (1 of 1 runs)")
+    assert "not run" not in title
+
+
 def test_the_distance_from_the_base_is_the_logs_kl(finished):
     axes = figures_training.distance(finished).axes[0]
     thin = [line.get_ydata() for line in axes.lines if line.get_linewidth() < 1]

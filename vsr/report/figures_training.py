@@ -24,8 +24,9 @@ PARTS = {  # a part of the gradient's norm -> its colour, line and name
 
 @style()
 def figure3_left(results: str | Path) -> Figure:
-    """Format reward over training for each KL coefficient; the title tells where it ends, and whether it fell."""
-    betas, text = dict(sorted(ablation(results).items())), "Format reward over training"
+    """Format reward over training for each KL coefficient, at the grid's highest rate; the title tells where it ends,
+    and whether it fell."""
+    betas, text = dict(sorted(ablation(logs.grid(results)).items())), "Format reward over training"
     if betas:
         mode = next(iter(betas.values()))[0].mode
         ends = ", ".join(f"{_over(runs, logs.end):.2f} at beta {beta:g}" for beta, runs in betas.items())
@@ -62,7 +63,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
 @style()
 def distance(results: str | Path) -> Figure:
     """How far the policy is from the base over training: the KL estimate of its rollouts for each KL coefficient."""
-    betas = dict(sorted(ablation(results).items()))
+    betas = dict(sorted(ablation(logs.grid(results)).items()))
     text = ", ".join(f"{_over(runs, np.nanmean, KL):.2f} nats a token at beta {beta:g}" for beta, runs in betas.items())
     return _over_steps("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
 
@@ -135,7 +136,7 @@ def probes(results: str | Path) -> Figure:
 @style()
 def gradient_shares(results: str | Path) -> Figure:
     """The norm of the gradient's parts over training, one panel a KL coefficient above 0."""
-    betas, shares = {beta: runs for beta, runs in sorted(ablation(results).items()) if beta}, []
+    betas, shares = {beta: runs for beta, runs in sorted(ablation(logs.grid(results)).items()) if beta}, []
     fig = Figure(figsize=(9.2, 4.2), layout="constrained")
     panels = np.atleast_1d(fig.subplots(1, max(1, len(betas)), sharey=True))
     for axes, (beta, runs) in zip(panels, betas.items(), strict=False):

@@ -93,6 +93,12 @@ def by_beta(runs: Iterable[TrainingLog]) -> dict[float, list[TrainingLog]]:
     return dict(sorted(found.items(), reverse=True))
 
 
+def grid(results: str | Path) -> Path:
+    """Where the runs of claim 5's grid are at the highest of its rates; `results` itself where it has no grid."""
+    rates = sorted(Path(results).glob("rate-*"), key=lambda folder: float(folder.name.removeprefix("rate-")))
+    return rates[-1] if rates else Path(results)
+
+
 def ablation(results: str | Path) -> dict[float, list[TrainingLog]]:
     """The runs by beta in the mode with tags that was trained with most of them; think where modes tie."""
     runs = find(results)
