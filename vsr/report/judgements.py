@@ -108,8 +108,8 @@ def level_base(results: Path) -> list[Finding]:
 
 
 def foundations(results: Path) -> list[Finding]:
-    """What claim 2's gain rests on, task by task; what it is without the one that gained most, and beyond what two numbers
-    do for the base."""
+    """What claim 2's gain rests on, task by task; what it is without the one that gained most, and beyond what two
+    numbers do for the base."""
     ours, base = _needed(results, GRPO_V), _needed(results, BASE)
     beside = SIX, replace(SIX, video="shuffled"), *(replace(SIX, over=task) for task in paper.TRAINED)
     found = [
