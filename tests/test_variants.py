@@ -162,10 +162,10 @@ def test_a_variant_is_compared_with_its_own_base_and_with_the_study(tmp_path):
     study = beyond(tmp_path, scale_rewards=0.98, loss_level=0.7, frames=0.2)
     found, told = variants.gains(study), dict(variants.sentences(study))
     assert set(found) == set(variants.beyond(study)) == set(told)
-    assert told[variants.AS_IT_IS].startswith("adds +")
+    assert told[variants.AS_IT_IS].endswith(" points, a gain")
     assert "; more than the study's settings (+" in told["Dr. GRPO: not divided by the deviation"]
     assert "; less than the study's settings (-" in told["half of the frames"]
-    assert told["half of the frames"].startswith("takes away -")
+    assert " points, a loss; less than" in told["half of the frames"]
     title = variants.differences(study).axes[0].get_title(loc="left")
     assert {"Dr. GRPO", "half of the frames"} <= {name for name in ("Dr. GRPO", "half of the frames") if name in title}
 

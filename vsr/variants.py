@@ -117,10 +117,10 @@ def sentences(study: Study) -> list[tuple[str, str]]:
     """What is changed, and one sentence on what that does."""
     told = []
     for name, (own, other, _) in gains(study).items():
-        does = "adds" if own.low > 0 else "takes away" if own.high < 0 else "changes nothing that shows:"
+        does = "a gain" if own.low > 0 else "a loss" if own.high < 0 else "nothing that shows"
         less = "; more than" if other.low > 0 else "; less than" if other.high < 0 else "; no different from"
         than = "" if name == AS_IT_IS else f"{less} the study's settings ({other}, {other.detectable:.1f} would show)"
-        told.append((name, f"{does} {own} points{than}"))
+        told.append((name, f"{own} points, {does}{than}"))
     return told
 
 
