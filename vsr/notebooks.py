@@ -171,9 +171,10 @@ def planned(study: "Study") -> dict[str, list["Planned"]]:
     """The runs that each notebook makes beyond those of the notebooks before it."""
     from vsr import paper, profiles, variants
 
-    def side(here: "Study", made: dict[str, "Study"], base: bool) -> None:
+    def side(here: "Study", made: dict[str, "Study"]) -> None:
         for one in made.values():
-            asked = [*map(str, one.grpo([variants.MODE])), *(["base"] if base else [])]
+            own = one.results.parent.name == variants.FOLDER or variants.base_folder(here, one) == one.results
+            asked = [*map(str, one.grpo([variants.MODE])), *(["base"] if own else [])]
             one.evaluate_all([(model, variants.MODE, "true") for model in asked])
 
     def fourth(here: "Study") -> None:
@@ -193,8 +194,8 @@ def planned(study: "Study") -> dict[str, list["Planned"]]:
         "03": lambda here: here.evaluate_all(here.tests(here.grpo(paper.MODES)) + own),
         "04": fourth,
         "05": fifth,
-        "07": lambda here: side(here, variants.studies(here, ("none", "nf4", "fp4", "int8"), **few), True),
-        "08": lambda here: side(here, variants.beyond(here), False),
+        "07": lambda here: side(here, variants.studies(here, ("none", "nf4", "fp4", "int8"), **few)),
+        "08": lambda here: side(here, variants.beyond(here)),
     }
     found, seen = {}, set()
     for number, make in steps.items():

@@ -79,7 +79,7 @@ def look(study: Study) -> list[Path]:
     todo, folders, bench = [], [], study.bench
     study.evaluate()
     for name, one in beyond(study).items():
-        how = {"study": one, "data": one.train, "bench": bench, "base": _base(study, one) == one.results}
+        how = {"study": one, "data": one.train, "bench": bench, "base": base_folder(study, one) == one.results}
         for seed in range(one.profile.seeds):
             todo.append(Job(f"{name}, seed {seed}", _look, how | {"seed": seed}))
             folders.append(one.results / run_name(one.profile, "grpo", seed, MODE))
@@ -87,7 +87,7 @@ def look(study: Study) -> list[Path]:
     return folders
 
 
-def _base(study: Study, one: Study) -> Path:
+def base_folder(study: Study, one: Study) -> Path:
     """Where the evaluation of the base is that reads the videos as a variant does."""
     same = (one.profile.frames, one.profile.max_pixels) == (study.profile.frames, study.profile.max_pixels)
     return study.results if same else one.results
@@ -104,7 +104,7 @@ def gains(study: Study) -> dict[str, tuple[Effect, Effect, str]]:
     with its runs; nothing where those were not run."""
     found, plain = {}, None
     for name, one in beyond(study).items():
-        ours, base = evaluation(one.results, GRPO_V), evaluation(_base(study, one), BASE)
+        ours, base = evaluation(one.results, GRPO_V), evaluation(base_folder(study, one), BASE)
         if ours and base and (plain or name == AS_IT_IS):
             added = ours.answers.above(base.answers)
             plain = plain or added
