@@ -122,18 +122,27 @@ def test_one_bad_gradient_keeps_the_step_before(study, monkeypatch):
     assert [row["step"] for row in log(train("grpo", profile, data, out))] == [1, 2, 3]
 
 
-def test_a_probe_changes_nothing_and_is_cut_where_a_broken_training_goes_on(study):
+def test_a_probe_changes_nothing_and_is_whole_wherever_a_training_was_broken(study, monkeypatch):
     profile, data, out = study
-    profile = replace(profile, max_steps=4, probe_every=3, probe_questions=6)
-    with pytest.raises(KeyboardInterrupt):
-        train("grpo", profile, data, out, probe=data, on_step=die_at(4))
-    run = train("grpo", profile, data, out, probe=data)
+    profile, asked = replace(profile, max_steps=4, probe_every=3, probe_questions=6), probe.sampled
     whole = train("grpo", profile, data, out.parent / "whole", probe=data)
     assert whole.manifest["adapter"] == train("grpo", profile, data, out.parent / "plain").manifest["adapter"]
-    lines = [list(read_jsonl(one.path / "probe.jsonl")) for one in (run, whole)]
-    assert [line["step"] for line in lines[0]] == [0, 3, 4]
-    assert lines[0] == lines[1]
-    assert all(0 <= part["mean@14"] <= part["best@14"] <= 100 for line in lines[0] for part in line["tasks"].values())
+    lines = list(read_jsonl(whole.path / "probe.jsonl"))
+    assert [line["step"] for line in lines] == [0, 3, 4]
+    assert all(0 <= part["mean@14"] <= part["best@14"] <= 100 for line in lines for part in line["tasks"].values())
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for number, how in enumerate(({"on_step": die_at(1)}, {"on_step": die_at(4)}, {})):
+        with monkeypatch.context() as patch:
+            if not how:  # in the probe after step 3, whose checkpoint is kept
+                answers = iter([asked, interrupted])
+                patch.setattr(probe, "sampled", lambda *words, answers=answers, **more: next(answers)(*words, **more))
+            with pytest.raises(KeyboardInterrupt):
+                train("grpo", profile, data, out / f"{number}", probe=data, **how)
+        run = train("grpo", profile, data, out / f"{number}", probe=data)
+        assert list(read_jsonl(run.path / "probe.jsonl")) == lines
 
 
 def test_answers_agree_where_their_thoughts_differ():

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from vsr.engine.decoding import rollouts
 from vsr.engine.inputs import Prompt
-from vsr.files import append_jsonl
+from vsr.files import append_jsonl, read_jsonl
 from vsr.models import end_id, read, suppressed
 from vsr.paper import TRAINED
 from vsr.questions.dataset import QuestionSet
@@ -75,9 +75,10 @@ class Probe(TrainerCallback):
         self.prompts = [read_prompt(rows[i], trainer.tokenizer, trainer.see) for i in places]
 
     def on_train_begin(self, args, state, control, **_):
-        """The base, where training starts with it."""
-        if state.global_step == 0:
-            self._measure(state)
+        """The base; or what a training that goes on was interrupted at."""
+        path = Path(args.output_dir) / LOG
+        if state.global_step not in {row["step"] for row in (read_jsonl(path) if path.is_file() else ())}:
+            self.on_step_end(args, state, control)
 
     def on_step_end(self, args, state, control, **_):
         """The model as it is after this step."""
