@@ -30,9 +30,9 @@ from vsr.report.declared import LEAST, NO_CHANGE
 from vsr.scoring import score, summarise, task_of
 
 METHODS = (*evaluations.TABLE_2, evaluations.BASE_T, evaluations.BASE_O, *evaluations.OWN_BASE.values())
-# steps of P points above the base, by method and prompt
+# steps of P points above the base on the six trained tasks, by method and prompt; claim 4 asks for the average of eight
 PLANTED = {
-    evaluations.DPO: 1, evaluations.SFT: 2, evaluations.GRPO_V: 3, evaluations.GRPO_T: 1, evaluations.GRPO_O: 1,
+    evaluations.DPO: 1, evaluations.SFT: 2, evaluations.GRPO_V: 3, evaluations.GRPO_T: 8 / 6, evaluations.GRPO_O: 8 / 6,
 }  # fmt: skip
 JUDGED = (2, 4, 6, 7)  # by evaluations; training logs are made up elsewhere
 
