@@ -36,7 +36,7 @@ from vsr.train import train as train_adapter
 from vsr.train.probe import sampled, spread
 
 ANSWERED = {name for stage in evaluate.ANSWER.values() for name in stage.settings}
-DIAGNOSE = Stage("diagnose", 2, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
+DIAGNOSE = Stage("diagnose", 3, tuple(sorted(ANSWERED | {*STAGES["sft"].settings, *evaluate.SCORE.settings})))
 BLIND = ("shuffled", "none")
 # The SFT probe asks what can be learnt at all: nearly 10,000 of the study's training questions, where the study
 # compares methods after 640.
