@@ -20,7 +20,7 @@ OTHERS = {  # another value of every setting
     "num_iterations": 2, "loss_level": "sequence", "scale_rewards": "none", "format_rule": "strict",
     "length_weight": 0.5, "optim": "adamw_torch", "lr_scheduler": "linear", "warmup_steps": 1, "weight_decay": 0.1,
     "max_grad_norm": 0.5, "trained_prompts": "evaluate", "train_rules": "vsibench", "probe_every": 7,
-    "probe_questions": 7, "beyond_steps": 7, "beyond_seeds": 2,
+    "probe_questions": 7, "beyond_steps": 7, "beyond_seeds": 2, "notebooks": "01", "extra_runs": "",
     "grid_betas": "0", "grid_rates": "2", "grid_steps": 1,
     "grid_questions": 5, "grid_seeds": 4, "sft_learning_rate": 1e-2, "dpo_learning_rate": 1e-2, "dpo_beta": 0.5,
 }  # fmt: skip

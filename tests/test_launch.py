@@ -82,7 +82,11 @@ def test_a_notebook_trains_on_the_devices_it_was_offered(tmp_path, monkeypatch):
     study.__dict__["train"] = load_questions(data)  # a cached property: no rooms are made
     asked = []
     monkeypatch.setattr(
-        launch, "train", lambda training, *more, **_: asked.append((training, *more)) or training.folder
+        launch,
+        "train_all",
+        lambda trainings, gpus, **_: (
+            asked.extend((one, gpus) for one in trainings) or [one.folder for one in trainings]
+        ),
     )
     monkeypatch.setenv(launch.GPUS, "2")
     folders = study.grpo(["think"], betas=[0.5], live=False)

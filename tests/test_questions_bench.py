@@ -188,7 +188,7 @@ def test_the_video_shows_what_the_scene_says(made):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda folder: shutil.rmtree(folder), "no such folder; make one with 'vsr build"),
+        (lambda folder: shutil.rmtree(folder), "no such folder; 'vsr build scannet'"),
         (lambda folder: (folder / "questions.jsonl").unlink(), "holds none of questions.jsonl, test.jsonl"),
         (lambda folder: (folder / "questions.jsonl").write_text(""), "holds no questions"),
         (lambda folder: (folder / "questions.jsonl").write_text('{"id": 1}\n'), "line 1: field 'dataset' is missing"),

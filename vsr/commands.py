@@ -31,22 +31,23 @@ def _out(args: argparse.Namespace) -> Path:
 
 def cmd_run(args: argparse.Namespace) -> None:
     """execute the notebooks in order"""
-    from vsr import notebooks
+    from vsr import notebooks, study
 
-    books = notebooks.find(args.only, args.start)
+    here = study.Study(_profile(args), _out(args).resolve())
+    books = notebooks.find(args.only or here.profile.notebooks, args.start)
     if args.plan or args.gpu:
-        from vsr import study
         from vsr.estimate import devices
 
-        device = devices.named(args.gpu) if args.gpu else None
-        print(notebooks.plan(study.Study(_profile(args), _out(args).resolve()), device, args.gpus))
+        print(notebooks.plan(here, devices.named(args.gpu) if args.gpu else None, args.gpus))
         return
+    if here.profile.data != "rooms":  # what is missing is said now, not by the first notebook
+        here.train, here.bench  # noqa: B018
     if args.gpus > 1:
         from vsr.train import launch
 
         launch.offer(args.gpus)
-    print(notebooks.ahead(_profile(args), _out(args).resolve(), args.gpus), flush=True)
-    notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
+    print(notebooks.ahead(here, args.gpus), flush=True)
+    notebooks.run_all(books, here.profile, here.results, _changes(args), args.fresh, args.cell_hours)
 
 
 def cmd_doctor(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@ before what they will take."""
 
 import functools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -168,7 +169,7 @@ def _tidy(path: Path) -> None:
 
 # --- what they will run, before they do ---
 def planned(study: "Study") -> dict[str, list["Planned"]]:
-    """The runs that each notebook makes beyond those of the notebooks before it."""
+    """The runs that each of the profile's notebooks makes beyond those of the notebooks before it."""
     from vsr import paper, profiles, variants
 
     def side(here: "Study", made: dict[str, "Study"]) -> None:
@@ -198,7 +199,7 @@ def planned(study: "Study") -> dict[str, list["Planned"]]:
         "08": lambda here: side(here, variants.beyond(here)),
     }
     found, seen = {}, set()
-    for number, make in steps.items():
+    for number, make in ((n, make) for n, make in steps.items() if n in (study.profile.notebooks or steps)):
         here = replace(study, planned=[])
         make(here)
         found[number] = list({one.folder: one for one in here.planned if one.folder not in seen}.values())
@@ -211,21 +212,22 @@ def plan(study: "Study", device: "Device | None" = None, gpus: int = 1) -> str:
     smallest effect. On this machine, or on `gpus` devices like `device`. Nothing is run."""
     from vsr import estimate, markdown
     from vsr.estimate.workload import SHORT
+    from vsr.train import launch
 
     first = estimate.estimate(study.profile, device, "think")
-    # GPUs share every run, a step's questions among them; on a CPU runs go side by side
-    shared, beside = (gpus, 1) if first.device.asynchronous else (1, os.cpu_count() or 1)
+    devices = gpus if first.device.asynchronous else os.cpu_count() or 1
 
     @functools.cache
     def needs(profile: Profile, mode: str) -> estimate.Estimate:
         return estimate.estimate(profile, first.device, mode)
 
     @functools.cache
-    def seconds(profile: Profile, method: str, mode: str, compute: bool) -> tuple[float, float]:
-        """Least and most: a batch of thoughts goes on for the mean or for the longest completion."""
+    def seconds(profile: Profile, method: str, mode: str, compute: bool, shared: int) -> tuple[float, float]:
+        """Least and most: a batch of thoughts goes on for the mean or for the longest completion. A training's step has
+        its questions shared by some devices, an evaluation its scenes by all."""
         if method == "evaluate":
-            return (needs(profile, mode).evaluation / shared,) * 2
-        profile = replace(profile, questions_per_step=max(1, profile.questions_per_step // shared))
+            return (needs(profile, mode).evaluation / devices,) * 2
+        profile = replace(profile, questions_per_step=math.ceil(profile.questions_per_step / shared))
         if method == "grpo" or compute:
             longest = needs(profile, mode).work.completion if mode == "vanilla" else profile.max_completion_length
             return needs(profile, mode).seconds, needs(profile, mode).training(longest)
@@ -237,15 +239,24 @@ def plan(study: "Study", device: "Device | None" = None, gpus: int = 1) -> str:
     rows, total, needed = [], np.zeros(5), first.needed
     for number, made in planned(study).items():
         left = [one for one in made if not _finished(one.folder)]
-        keys = [(one.profile, one.method, one.mode, one.compute) for one in left]
-        took = np.array([seconds(*key) for key in keys]).reshape(-1, 2).sum(0) / beside
+        trained = [one for one in left if one.method != "evaluate"]
+        beside, shared = launch.shares(study.profile.questions_per_step, len(trained), devices)
+        shared = shared if first.device.asynchronous else 1
+        times = [(one, seconds(one.profile, one.method, one.mode, one.compute, shared)) for one in left]
+        took, ends = np.zeros(2), np.zeros((beside, 2))
+        for one, time_ in times:
+            if one.method == "evaluate":
+                took += time_
+            else:
+                ends[ends[:, 0].argmin()] += time_
+        took += ends.max(0)
         asked = sum(one.method == "evaluate" for one in made)
         numbers = np.array([len(made) - asked, asked, len(made) - len(left), *took])
         rows.append((number, *_told(numbers)))
         total += numbers
         needed = max([needed, *(needs(one.profile, one.mode).needed for one in left if one.method == "grpo")])
     rows.append(("all", *_told(total)))
-    where = f"{shared * beside} x {first.device.name}, rates {first.device.source}"
+    where = f"{devices} x {first.device.name}, rates {first.device.source}"
     memory = f"{estimate.gib(needed)} of {estimate.gib(first.device.memory)} at the worst moment"
     effect = f"two models on the same questions are told apart from {first.work.effect:.1f} points on"
     disk = estimate.gib(sum(first.disk.values()) + first.disk["checkpoints and adapter"] / 7 * total[0])
@@ -253,16 +264,14 @@ def plan(study: "Study", device: "Device | None" = None, gpus: int = 1) -> str:
     return f"{markdown.table(head, rows)}\n{where}; {memory}; {disk} of disk; {effect}.\n"
 
 
-def ahead(profile: Profile, results: Path, gpus: int) -> str:
+def ahead(study: "Study", gpus: int) -> str:
     """The first words of every run: the whole plan where it is dear, else how many runs there are."""
-    from vsr.study import Study
-
-    study = Study(profile, results)
-    if profile.base != "tiny":
+    if study.profile.base != "tiny":
         return plan(study, gpus=gpus)
     made = [one for part in planned(study).values() for one in part]
     ended = sum(_finished(one.folder) for one in made)
-    return f"{profile.name}: {len(made)} trainings and evaluations, {ended} done; 'vsr run --plan' says what they take"
+    name, runs_ = study.profile.name, f"{len(made)} trainings and evaluations, {ended} done"
+    return f"{name}: {runs_}; 'vsr run --plan' says what they take"
 
 
 def _told(numbers: np.ndarray) -> list[str]:

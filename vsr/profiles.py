@@ -84,6 +84,9 @@ class Profile:
     grid_steps: int = setting(60, "ours: of claim 9's runs too")
     grid_questions: int = setting(2, "ours: noisier steps fail sooner")
     grid_seeds: int = setting(2, "ours: of claim 9's runs and of those at GRPO's compute too")
+    # which of the study's runs a profile makes
+    notebooks: str = setting("", "ours: those that 'vsr run' executes, e.g. '01,03'; all where empty, else by --only")
+    extra_runs: str = setting("compute,length", "ours: SFT and DPO at GRPO's compute; vsGRPO-O with a length reward")
     # notebook 08: other objectives, rollouts, rules, rooms, frames
     beyond_steps: int = setting(20, "ours: a look; profile overnight measures")
     beyond_seeds: int = setting(1, "ours: a look; profile overnight measures")
@@ -143,7 +146,7 @@ QWEN: Given = {
     "questions_per_step": (8, UNSTATED + "112 completions a step"),
     "max_steps": (14625, UNSTATED + "section 3.1's 117k questions once, 8 a step"),
     "lr_scheduler": ("linear", UNSTATED + "transformers' default, which R1-V's scripts leave"),
-    "max_completion_length": (512, UNSTATED + "room for the chain of thought"),
+    "max_completion_length": (360, UNSTATED + "room for a thought; keeps a study on 8 H100 below 12 hours"),
     "split_every": (50, "ours: a diagnostic that costs a backward pass"),
     "grid_betas": ("0,1e-4", "section 3.3: the ablation's two"),
     "grid_rates": ("1", "section 3.2: at the paper's rate"),
@@ -151,6 +154,8 @@ QWEN: Given = {
     "grid_questions": (8, UNSTATED + "as in training"),
     "grid_seeds": (1, "the paper shows one run a row"),
     "probe_every": (0, "ours: 900 more answers each time"),
+    "notebooks": ("00,01,02,03,04,05,06", "the paper's rows and its one ablation; 07 and 08 by name"),
+    "extra_runs": ("", "the paper has neither; 'compute,length' makes them"),
     "sft_learning_rate": (1e-4, UNSTATED + "usual for adapters"),
     "dpo_learning_rate": (1e-5, UNSTATED + "usual for adapters"),
 }
@@ -165,6 +170,8 @@ SEVEN: Given = {
 STUDENT: Given = {
     "quantization": ("nf4", "ours: QLoRA's (Dettmers et al. 2023), for a GPU of 16 to 24 GB; the paper has plain LoRA"),
     "max_steps": (1000, "ours: 8,000 questions; 'vsr estimate' says how long that takes"),
+    "grid_steps": (250, "ours: 2,000 questions"),
+    "notebooks": ("00,01,02,03,04,05,06,07", "ours: the quantised bases side by side too; 08 by name"),
 }
 GIVEN: dict[str, Given] = {
     "tiny": {},

@@ -85,7 +85,8 @@ class Study:
 
     def _rooms(self, split: str, number: int, rules: str) -> QuestionSet:
         if self.profile.data != "rooms":
-            return dataset.load(Path(self.profile.data) / split)
+            folder = Path(self.profile.data) / split
+            return (dataset.open_bench if split == "bench" and folder.is_dir() else dataset.load)(folder)
         folder = self.data / f"{split}-{number}-{rules}"
         build.build_rooms(folder, split, number, rules, seed=self.profile.seed)
         return dataset.load(folder)
@@ -164,9 +165,9 @@ class Study:
         return sorted(found, key=lambda row: (list(names).index(row[0]), row[1]))
 
     def longer(self) -> "Study":
-        """Claim 9's study: the length reward is trained with."""
+        """Claim 9's study, without a run where the profile leaves it out: the length reward is trained with."""
         how = self.profile
-        side = {"max_steps": how.grid_steps, "seeds": how.grid_seeds, "probe_every": 0}
+        side = {"max_steps": how.grid_steps, "seeds": how.grid_seeds * ("length" in how.extra_runs), "probe_every": 0}
         return self.variant("length", length_weight=1.0, **side)
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
@@ -195,7 +196,7 @@ class Study:
         return list(dict.fromkeys(found))
 
     def _train(self, wanted: Sequence[dict], curves: Callable[..., Curves] | None) -> list[Path]:
-        """The run folders of trainings: side by side, or one after another on all devices."""
+        """The run folders of trainings, side by side: on shares of the devices that are offered, or on cores."""
         from vsr import train
         from vsr.train import launch
 
@@ -214,18 +215,15 @@ class Study:
             )
             return folders
         where |= {"data": str(self.train.folder), "out": str(self.results), "probe": probe and str(probe.folder)}
-        for done, one in enumerate(wanted):
-            show = shown and (lambda _, done=done: shown(done))
-            launch.train(launch.Training(**one, **where), launch.offered(), show=show)
-        if shown:
-            shown(len(wanted))
-        return folders
+        return launch.train_all([launch.Training(**one, **where) for one in wanted], launch.offered(), show=shown)
 
     def baselines(self, budget_of: Sequence[Path] = (), live: bool = True) -> list[Path]:
-        """SFT and DPO for every seed, or with as many token passes as each of the GRPO runs `budget_of` took; the run
-        folders."""
+        """SFT and DPO for every seed, or with as many token passes as each of the GRPO runs `budget_of` took, unless
+        the profile leaves those out; the run folders."""
         from vsr.train import token_passes
 
+        if budget_of and "compute" not in self.profile.extra_runs:
+            return []
         passes = [1 if self.planned is not None else token_passes(run) for run in budget_of]
         wanted = [
             {"method": method, "seed": seed, "budget": passes[seed] if passes else None}

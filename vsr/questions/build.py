@@ -250,6 +250,8 @@ def _film(folder: Path, scene: Scene, world: "World") -> dict[str, float]:
 
 def describe(folder: str | Path) -> str:
     """One line on what a built folder holds."""
-    manifest = read_json(Path(folder) / "manifest.json")
+    if not (path := Path(folder) / "manifest.json").is_file():
+        return f"{Path(folder).name}: as downloaded, not built here"
+    manifest = read_json(path)
     tasks_ = ", ".join(f"{kind} {count}" for kind, count in sorted(manifest["tasks"].items()))
     return f"{manifest['questions']} questions on {manifest['scenes']} scenes under {manifest['rules']} ({tasks_})"

@@ -17,6 +17,10 @@ from vsr.runs import data_folder
 from vsr.scenes.scene import Scene, load_scenes
 
 NAMES = ("questions.jsonl", "test.jsonl")  # ours, and VSI-Bench's on the hub
+DOORS = (
+    "'vsr build scannet' and 'vsr build vsi100k' make training questions, 'vsr build procedural' rooms; a bench folder "
+    "holds VSI-Bench's files as they are downloaded"
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class QuestionSet:
 
     @cached_property
     def scenes(self) -> dict[str, Scene]:
-        """The rooms themselves by id; an error for sets that have no scenes.jsonl."""
-        return {scene.id: scene for scene in load_scenes(self.folder / "scenes.jsonl")}
+        """The rooms themselves by id; none where a set has questions and videos alone, as VSI-Bench has."""
+        path = self.folder / "scenes.jsonl"
+        return {scene.id: scene for scene in load_scenes(path)} if path.is_file() else {}
 
     @cached_property
     def _datasets(self) -> dict[str, list[str]]:
@@ -55,10 +60,10 @@ def load(folder: str | Path) -> QuestionSet:
     """The set in a folder: questions.jsonl, or VSI-Bench's test.jsonl. Missing videos are listed by `missing`."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise VsrError(f"{folder}: no such folder; make one with 'vsr build procedural'")
+        raise VsrError(f"{folder}: no such folder; {DOORS}")
     names = [name for name in NAMES if (folder / name).is_file()]
     if not names:
-        raise VsrError(f"{folder}: holds none of {', '.join(NAMES)}; make it with 'vsr build procedural'")
+        raise VsrError(f"{folder}: holds none of {', '.join(NAMES)}; {DOORS}")
     return QuestionSet(folder, read_questions(folder / names[0]))
 
 

@@ -152,11 +152,13 @@ def image(figure: Figure, width: int = 900, dpi: int = 110) -> Image:
     return Image(content.getvalue(), width=width)
 
 
-def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
-    """A room's plan beside the frames (T, H, W, 3) of its video, numbered from 1 in reading order."""
+def room(scene: Scene | None, frames: np.ndarray, width: float = 12) -> Image:
+    """A room's plan, where it is known, beside the frames (T, H, W, 3) of its video, numbered in reading order."""
     figure = Figure(figsize=(width, width / 3.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.4))
-    draw_plan(left.subplots(), scene)
+    if scene:
+        draw_plan(left.subplots(), scene)
+        figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
     rows, gaps = math.ceil(len(frames) / 4), {"wspace": 0.03, "hspace": 0.03}
     for number, axes in enumerate(right.subplots(rows, 4, squeeze=False, gridspec_kw=gaps).flat):
         axes.set_axis_off()
@@ -165,7 +167,6 @@ def room(scene: Scene, frames: np.ndarray, width: float = 12) -> Image:
             place = {"transform": axes.transAxes, "va": "top", "fontsize": 8, "color": "white"}
             ground = {"facecolor": INK, "alpha": 0.6, "pad": 1.5, "linewidth": 0}
             axes.text(0.03, 0.95, number + 1, bbox=ground, **place)
-    figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
     return image(figure)
 
 

@@ -78,30 +78,60 @@ class Training:
         return self.folder.parent / FOLDER / self.folder.name
 
 
-def train(
-    training: Training, processes: int, config: Path | None = None, show: Callable[[int], None] | None = None
-) -> Path:
-    """The run folder of a training on `processes` devices, started now or, if it is running already, followed.
+def train(training: Training, processes: int, config: Path | None = None) -> Path:
+    """The run folder of one training, its steps shown; see `train_all`."""
+    shown = Counted(f"training {training.folder.name}", training.profile.max_steps)
 
-    `config` is a file made by `accelerate config`; `show` is called every second with the steps done. An interrupt
-    stops the job after its step, with a checkpoint; a second one at once. Raises VsrError with the failure's last
-    lines, or Stopped."""
+    def steps(_: int) -> None:
+        if beat := workers.last_beat(training.folder):
+            shown.total = beat.total  # a budget's steps are known to the job alone
+            shown(beat.step)
+
+    return train_all([training], processes, config, steps)[0]
+
+
+def train_all(
+    trainings: list[Training], processes: int, config: Path | None = None, show: Callable[[int], None] | None = None
+) -> list[Path]:
+    """The run folders of trainings on `processes` devices, started now or, if they are running already, followed: side
+    by side on equal shares of the devices, since a step has few groups to share; more trainings than devices queue.
+
+    `config` is a file made by `accelerate config`; `show` is called every second with the trainings done. An interrupt
+    stops the jobs after their step, with a checkpoint; a second one at once. After a failure no further one starts;
+    then raises VsrError with its last lines, or Stopped."""
     check(processes, config)
-    here = training.here
-    job = json.loads(json.dumps({**asdict(training), "processes": processes}))
-    if not workers.held(here):
-        _start(here, job, config)
-    elif read_json(here / "job.json") != job:
-        raise VsrError(
-            f"{training.folder}: another training is running in it; wait for it, or stop it: see 'vsr status'"
-        )
+    beside, each = shares(trainings[0].profile.questions_per_step, len(trainings), processes) if trainings else (1, 1)
+    waiting, failed = list(trainings), None
+    running: dict[int, Training] = {}  # by the share of the devices
+    show = show or Counted("trainings", len(trainings))
     try:
-        _follow(here, show or Counted(f"training {training.folder.name}", training.profile.max_steps))
+        while waiting or running:
+            for share in [share for share in range(beside) if share not in running][: len(waiting)]:
+                running[share] = waiting.pop(0)
+                _ask(running[share], each, config, share if beside > 1 else None)
+            for share, one in [(share, one) for share, one in running.items() if not workers.held(one.here)]:
+                del running[share]
+                try:
+                    _judge(one)
+                except (VsrError, Stopped) as error:
+                    failed = failed or error
+                    waiting.clear()
+            show(len(trainings) - len(waiting) - len(running))
+            if running:
+                time.sleep(EVERY)
     except KeyboardInterrupt:
-        _interrupt(here)
+        _interrupt([one.here for one in running.values()])
         raise
-    _judge(here)
-    return training.folder
+    if failed:
+        raise failed
+    return [one.folder for one in trainings]
+
+
+def shares(questions: int, trainings: int, devices: int) -> tuple[int, int]:
+    """How many trainings run side by side on so many devices, and how many each has: what divides its questions."""
+    beside = max(1, min(trainings, devices))
+    fitting = [n for n in range(1, devices // beside + 1) if questions % n == 0]
+    return beside, devices if beside == 1 else fitting[-1]
 
 
 def check(processes: int, config: Path | None = None) -> None:
@@ -125,14 +155,29 @@ def offered() -> int:
     return int(os.environ.get(GPUS, "1"))
 
 
-def environment() -> dict[str, str]:
-    """What the job inherits."""
+def environment(processes: int = 0, share: int | None = None) -> dict[str, str]:
+    """What the job inherits; `share` is its part of the GPUs where jobs of `processes` devices run side by side."""
     kept = {name: value for name, value in os.environ.items() if not OURS_ALONE.match(name)}
-    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    return kept | cpu | {QUIET: "1", "PYTHONUNBUFFERED": "1"}
+    if not torch.cuda.is_available():
+        kept["ACCELERATE_USE_CPU"] = "true"
+    elif share is not None:
+        every = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+        kept["CUDA_VISIBLE_DEVICES"] = ",".join(every.split(",")[share * processes : (share + 1) * processes])
+    return kept | {QUIET: "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _start(here: Path, job: dict, config: Path | None) -> None:
+def _ask(training: Training, processes: int, config: Path | None, share: int | None) -> None:
+    """Start a job, or see that the one that runs is the same."""
+    job = json.loads(json.dumps({**asdict(training), "processes": processes}))
+    if not workers.held(training.here):
+        _start(training.here, job, config, share)
+    elif read_json(training.here / "job.json") != job:
+        raise VsrError(
+            f"{training.folder}: another training is running in it; wait for it, or stop it: see 'vsr status'"
+        )
+
+
+def _start(here: Path, job: dict, config: Path | None, share: int | None) -> None:
     lock = workers.hold(here)
     (here / "result.json").unlink(missing_ok=True)
     shutil.rmtree(here / "processes", ignore_errors=True)
@@ -148,7 +193,7 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
     with (here / "output.log").open("wb") as output:
         process = subprocess.Popen(
             words,
-            env=environment(),
+            env=environment(job["processes"], share),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -159,25 +204,19 @@ def _start(here: Path, job: dict, config: Path | None) -> None:
     atomic_write(here / "pid", str(process.pid))
 
 
-def _follow(here: Path, show: Callable[[int], None]) -> None:
-    while workers.held(here):
-        beat = workers.last_beat(here.parents[1] / here.name)
-        if beat and isinstance(show, Counted):
-            show.total = beat.total  # a budget's steps are known to the job alone
-        show(beat.step if beat else 0)
-        time.sleep(EVERY)
-
-
-def _interrupt(here: Path) -> None:
+def _interrupt(jobs: list[Path]) -> None:
     """Every process ends after this step, see `vsr.train.fit`; the launcher itself would kill them soon."""
     print("stopping after this step, with a checkpoint; interrupt again to stop at once", file=sys.stderr, flush=True)
-    launcher = int((here / "pid").read_text())
-    for process in _processes(launcher):
+    launchers = [int((here / "pid").read_text()) for here in jobs]
+    for process in (process for launcher in launchers for process in _processes(launcher)):
         process.send_signal(signal.SIGINT)
     try:
-        _follow(here, lambda _: None)
+        while any(map(workers.held, jobs)):
+            time.sleep(EVERY)
     except KeyboardInterrupt:
-        os.killpg(launcher, signal.SIGTERM)
+        for launcher, here in zip(launchers, jobs, strict=True):
+            if workers.held(here):
+                os.killpg(launcher, signal.SIGTERM)
         raise
 
 
@@ -190,12 +229,13 @@ def _processes(launcher: int) -> list[psutil.Process]:
         return []
 
 
-def _judge(here: Path) -> None:
+def _judge(training: Training) -> None:
     """Raise what the job's end was, unless it was its proper end."""
+    here = training.here
     if not (here / "result.json").is_file():
         found = next(filter(None, map(workers.hung, sorted(here.glob("stacks-*")))), None)
         why = str(found) if found else reason((here / "output.log").read_text(errors="replace"))
-        raise VsrError(f"{why}\nall output: {here / 'output.log'}")
+        raise VsrError(f"{training.folder.name}: {why}\nall output: {here / 'output.log'}")
     if message := read_json(here / "result.json")["stopped"]:
         raise Stopped(message)
 
