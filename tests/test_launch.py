@@ -193,7 +193,7 @@ def test_hung_then_interrupted_then_killed_it_says_why_and_continues(training, m
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch.train(training, 2, show=interrupt)
+        launch.train_all([training], 2, show=lambda _: interrupt(steps(training)))
     beat = workers.last_beat(training.folder)
     assert beat.stopped == "interrupted"
     assert [path.name for path in training.folder.glob("checkpoint-*")] == [f"checkpoint-{beat.step}"]
@@ -209,5 +209,36 @@ def test_hung_then_interrupted_then_killed_it_says_why_and_continues(training, m
             killed.append(time.monotonic())
 
     with pytest.raises(VsrError, match="process 1 was killed by SIGKILL"):
-        launch.train(training, 2, show=kill)
+        launch.train_all([training], 2, show=lambda _: kill(steps(training)))
     assert time.monotonic() - killed[0] < 60
+
+
+def test_trainings_share_a_node_s_devices():
+    """Side by side, each on a number of devices that divides its step's questions."""
+    assert launch.shares(8, 1, 8) == (1, 8)
+    assert launch.shares(8, 3, 8) == (3, 2)
+    assert launch.shares(8, 2, 6) == (2, 2)  # three would not divide eight
+    assert launch.shares(8, 15, 8) == (8, 1)
+    assert launch.shares(8, 3, 1) == (1, 1)
+
+
+def test_a_job_among_others_sees_its_share_of_the_gpus(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "CUDA_VISIBLE_DEVICES" not in launch.environment()
+    assert launch.environment(2, 2)["CUDA_VISIBLE_DEVICES"] == "4,5"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1")
+    assert launch.environment(1, 3)["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+@pytest.mark.slow
+def test_two_trainings_run_side_by_side_and_a_failure_starts_no_third(training, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    small = replace(training, profile=replace(training.profile, max_steps=2))
+    wrong = replace(small, seed=1, profile=replace(small.profile, base="no-such-folder"))
+    first, second, third = small, replace(wrong, method="sft"), replace(small, seed=2)
+    with pytest.raises(VsrError, match=r"sft-seed1: process 0 ended with exit code 2"):
+        launch.train_all([first, second, third], 2)
+    assert read_json(first.folder / "manifest.json")["finished"]
+    assert not third.folder.exists()

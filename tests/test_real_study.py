@@ -1,10 +1,6 @@
 """The whole study on the real architecture: Qwen2-VL's tokenizer, template, processor and configuration on two random
 layers, VSI-Bench's own questions, 480x640 videos, VSI-100k from raw scans; as a lab and as a student run it."""
 
-import os
-import socket
-from pathlib import Path
-
 import pytest
 from real_study import lab
 

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import time
 
 import pytest
 import torch
@@ -32,14 +31,15 @@ def checkpoints(out) -> list[str]:
     return sorted(path.name for path in out.glob("checkpoint-*"))
 
 
-def test_a_deadline_stops_after_a_whole_step_and_the_rerun_goes_on(trained, tmp_path):
+def test_a_deadline_stops_after_a_whole_step_and_the_rerun_goes_on(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv(workers.UNTIL, "0")
     folder, out = trained[0], tmp_path / "late"
     for step in (1, 2, 3):
         with pytest.raises(Stopped, match=rf"stopped after step {step} \(--max-hours\); run it again to continue"):
-            train(folder, out, deadline=time.monotonic())
+            train(folder, out)
         assert checkpoints(out)[-1] == f"checkpoint-{step}"
         assert workers.last_beat(out).stopped == "--max-hours"
-    assert same(train(folder, out, deadline=time.monotonic()), trained[2])
+    assert same(train(folder, out), trained[2])
     assert workers.last_beat(out).stopped is None
 
 
@@ -123,6 +123,7 @@ def test_a_disk_that_fills_up_names_the_checkpoint_and_leaves_no_half(trained, t
 
 def test_the_command_stops_with_75_and_ends_with_0(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv(workers.UNTIL, "inf")  # and as it was after this test
     profile, data = small_study(tmp_path)
     words = ["train", "grpo", "--profile", "smoke", "--data", str(data), "--out", str(tmp_path / "results")]
     words += ["--set", f"base={profile.base}", "--set", "frames=4", "--set", "max_completion_length=6"]

@@ -88,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--compute-of", type=Path, metavar="RUN", help="sft, dpo: compute as much as this GRPO run")
     train.add_argument("--gpus", type=int, default=1, help="devices, one process each (without a GPU: cores)")
     train.add_argument("--accelerate-config", type=Path, metavar="FILE", help="accelerate's config for them")
-    train.add_argument("--max-hours", type=float, metavar="H", help="then stop with a checkpoint and exit code 75")
+    for one in (run, evaluate, train):
+        one.add_argument("--max-hours", type=float, metavar="H", help="then stop, what is done kept, with exit code 75")
     train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")
     estimate = add("estimate", commands.cmd_estimate)
     estimate.add_argument("--gpu", metavar="NAME", help="a GPU by name, e.g. 'RTX 4090' (default: this machine's)")
@@ -110,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--model", metavar="M", help="'tiny' or a folder of vsr pretrain (default: the profile's)")
     diagnose.add_argument("--rooms", type=int, default=300, help="fresh rooms to ask about (default: 300)")
     bench = add("bench", commands.cmd_bench)
-    bench.add_argument("what", choices=("build", "grpo", "eval", "scale", "gpu"), help="what to measure")
+    bench.add_argument("what", choices=("build", "grpo", "eval", "scale", "gpu", "full"), help="what to measure")
     return top
 
 
@@ -118,6 +119,10 @@ def main(words: list[str] | None = None) -> int:
     """Exit codes: 0 done; 2 an error, named in one message on stderr; 3 a run needs attention (`vsr status`); 75
     stopped in time, the same command continues (schedulers may requeue it); 130 interrupted."""
     args = parser().parse_args(words)
+    if (hours := getattr(args, "max_hours", None)) is not None:
+        from vsr.workers import stop_after
+
+        stop_after(hours)
     try:
         args.function(args)
     except (VsrError, OSError) as error:

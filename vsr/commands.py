@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import shutil
 import sys
-import time
 from pathlib import Path
 
 from vsr import profiles
@@ -156,11 +155,10 @@ def cmd_train(args: argparse.Namespace) -> None:
     data = dataset.load(args.data) if args.data else study.Study(profile, out).train
     if args.gpus > 1:
         where = str(data.folder.resolve()), str(out.resolve())
-        training = launch.Training(args.method, profile, *where, **how, max_hours=args.max_hours)
+        training = launch.Training(args.method, profile, *where, **how)
         folder = launch.train(training, args.gpus, args.accelerate_config)
     else:
-        deadline = None if args.max_hours is None else time.monotonic() + 3600 * args.max_hours
-        folder = train(args.method, profile, data, out, **how, deadline=deadline).path
+        folder = train(args.method, profile, data, out, **how).path
     print(f"written to {folder}")
 
 

@@ -25,7 +25,7 @@ from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question, Questions, joined
 from vsr.runs import Run, Settings, Stage, data_folder
 from vsr.video import decode, patchify
-from vsr.workers import Heart
+from vsr.workers import Heart, check_time
 
 LIMITS = {mode: "max_new_tokens" if mode == "vanilla" else "max_new_tokens_reasoning" for mode in MODES}
 ANSWER = {mode: Stage("answer", 1, (*models.SETTINGS, "frames", "max_pixels", LIMITS[mode])) for mode in MODES}
@@ -190,6 +190,8 @@ def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> d
         for row in rows:
             append_jsonl(samples, row)
         heart.beat(number)
+        if (number - len(done)) % TOGETHER == 0 and number < len(asked.scenes):
+            check_time()
     return speed(sum(len(asked.scenes[scene]) for scene in todo), time.monotonic() - started)
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vsr import runs
-from vsr.errors import VsrError, unknown
+from vsr import runs, workers
+from vsr.errors import Stopped, VsrError, unknown
 from vsr.files import atomic_write, fingerprint, hash_files, read_json
 from vsr.profiles import Profile
 from vsr.progress import EXECUTED, duration
@@ -103,6 +103,7 @@ def run_all(
         if not fresh and stamp.is_file() and stamp.read_text() == mark and (folder / book.name).is_file():
             print(f"{head}: unchanged, skipped", flush=True)
             continue
+        workers.check_time()
         guess = expected[book]
         print(f"{head}: running" + (f", {duration(guess)} last time" if guess else ""), flush=True)
         seconds = _execute(book, folder, given, cell_hours)
@@ -139,6 +140,8 @@ def _execute(book: Path, folder: Path, given: dict, cell_hours: float | None) ->
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
     except papermill.PapermillExecutionError as error:
+        if error.ename == Stopped.__name__:
+            raise Stopped(f"{book.name}: {error.evalue}") from None
         message = "\n".join(str(error).strip().splitlines()[-12:])
         raise VsrError(
             f"{book.name} failed in cell {error.cell_index} [{error.exec_count}]: {error.ename}: {error.evalue}\n"

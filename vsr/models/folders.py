@@ -174,12 +174,14 @@ def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConf
     return shape(sizes | {"text": text}, **{n: tokenizer.convert_tokens_to_ids(t) for n, t in CONFIG_IDS.items()})
 
 
-def random_folder(path: str | Path, sizes: dict, tokenizer_from: str | Path, seed: int = 0) -> Path:
-    """Write a loadable folder with random float32 weights of the given sizes and the tokenizer of `tokenizer_from`."""
+def random_folder(
+    path: str | Path, sizes: dict, tokenizer_from: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write a loadable folder with random weights of the given sizes and the tokenizer of `tokenizer_from`."""
     path = Path(path)
     tokenizer = load_tokenizer(tokenizer_from)
     torch.manual_seed(seed)
-    save(Qwen2VL(build_config(sizes, tokenizer)), tokenizer, path)
+    save(Qwen2VL(build_config(sizes, tokenizer)).to(dtype), tokenizer, path)
     return path
 
 

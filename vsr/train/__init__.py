@@ -60,7 +60,6 @@ def train(
     loaded: Loaded | None = None,
     on_step: OnStep | None = None,
     fresh: bool = False,
-    deadline: float | None = None,
 ) -> Run:
     """The run `run_name` names in `out`: an adapter (in `adapter/`, with a model card) trained on the questions of
     `data` by `method`, 'grpo', 'sft' or 'dpo'. A finished run is returned as it is, a broken one continued to the same
@@ -71,7 +70,7 @@ def train(
     `vsr.train.probe`. `loaded` saves loading the base again; it comes back
     without an adapter. `on_step` gets every line of log.jsonl. Of several processes each takes its share of every
     step's questions, and the first one writes. Raises VsrError for what cannot be trained, naming setting or sample,
-    and where a number is not finite; Stopped where `deadline` (monotonic seconds) ended it."""
+    and where a number is not finite; Stopped where its time was over (`vsr.workers.stop_after`)."""
     if method not in STAGES:
         raise unknown("method", method, STAGES)
     if method != "grpo" and (mode != "vanilla" or beta is not None):
@@ -132,7 +131,7 @@ def train(
                 trainer = grpo.make(adapted, rows, rewarded(settings), args, see, on_step=on_step, **how)
             else:
                 trainer = baselines.make(method, settings, adapted, rows, see, args, budget=budget, on_step=on_step)
-            fit(trainer, deadline, *([Probe(trainer, probe, mode, *probed)] if probe and method == "grpo" else []))
+            fit(trainer, *([Probe(trainer, probe, mode, *probed)] if probe and method == "grpo" else []))
             if main:
                 save_adapter(adapted.model, run.path / "adapter")
         finally:

@@ -21,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from vsr.errors import Stopped, VsrError
 from vsr.files import as_the_umask_says, read_jsonl, write_jsonl
 from vsr.progress import track
-from vsr.workers import Heart
+from vsr.workers import Heart, until
 
 REASONS = ("", "--max-hours", "terminated", "interrupted")
 
@@ -90,18 +90,18 @@ def rollout_steps(args: TrainingArguments) -> int:
     return getattr(args, "num_iterations", 1)
 
 
-def fit(trainer: AdapterTrainer, deadline: float | None = None, *more: TrainerCallback) -> None:
+def fit(trainer: AdapterTrainer, *more: TrainerCallback) -> None:
     """Train from the last whole checkpoint in the trainer's output folder, or from the start, to the end; `more` are
     called after each step whose numbers are finite.
 
     Raises VsrError, after saving the last whole step; Stopped (or KeyboardInterrupt, in several processes), with a
-    checkpoint, where it stopped before its end: see `Stop`. deadline: seconds of the monotonic clock."""
+    checkpoint, where it stopped before its end: see `Stop`."""
     args, run = trainer.args, Path(trainer.args.output_dir)
     with args.main_process_first(local=False):
         checkpoint = last_checkpoint(run)
         if args.process_index == 0:
             cut_logs(run, 0 if checkpoint is None else int(checkpoint.name.split("-")[1]))
-    stop = Stop(args, deadline)
+    stop = Stop(args)
     trainer.add_callback(stop)
     for callback in (_Progress(trainer, stop), *more):
         trainer.add_callback(callback)
@@ -159,10 +159,10 @@ def cut_logs(folder: Path, step: int) -> None:
 class Stop(TrainerCallback):
     """All processes stop after the same step, one whose rollouts are used up, if any of them has got SIGTERM (or
     SIGINT, where there are several: alone, Python's own handling ends a step at once), or if the next step would not
-    end before `deadline` (seconds of the monotonic clock). `why` then holds the reason."""
+    end before `vsr.workers.until`. `why` then holds the reason."""
 
-    def __init__(self, args: TrainingArguments, deadline: float | None = None):
-        self.args, self.deadline = args, deadline
+    def __init__(self, args: TrainingArguments):
+        self.args = args
         self.asked, self.why = 0, ""
         self.last = time.monotonic()
         self.old: dict = {}
@@ -178,7 +178,7 @@ class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
         """Decide; the largest reason of all processes counts."""
         now = time.monotonic()
-        late = self.deadline is not None and now + (now - self.last) > self.deadline
+        late = now + (now - self.last) > until()
         self.last = now
         if state.global_step % rollout_steps(args) or state.global_step >= state.max_steps:
             return

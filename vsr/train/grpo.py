@@ -110,16 +110,14 @@ def train_grpo(
     reward_functions: Sequence[RewardFunction],
     args: GRPOConfig,
     see: See,
-    *,
-    deadline: float | None = None,
     **how: object,
 ) -> None:
     """Train the adapter of `loaded.model` in place: `make`'s trainer (`how` are its options), from the last whole
-    checkpoint in `args.output_dir` to the end, to the same adapter as without the break. deadline: seconds of the
-    monotonic clock. Raises VsrError, naming the sample where one is at fault, after saving a checkpoint of the last
-    whole step; Stopped where it stopped in time, see `vsr.train.fit`."""
+    checkpoint in `args.output_dir` to the end, to the same adapter as without the break. Raises VsrError, naming the
+    sample where one is at fault, after saving a checkpoint of the last whole step; Stopped where it stopped in time,
+    see `vsr.train.fit`."""
     try:
-        fit(make(loaded, rows, reward_functions, args, see, **how), deadline)
+        fit(make(loaded, rows, reward_functions, args, see, **how))
     finally:
         loaded.model.eval()
 

@@ -36,7 +36,7 @@ LAST_LINES = 15
 # what describes another process's place among others (a launcher that inherits a rank believes itself to be one of its
 # own workers), or its notebook; NCCL_, CUDA_ and HF_ are the user's and pass
 OURS_ALONE = re.compile(
-    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS))|(RANK|WORLD_SIZE|MPLBACKEND)$"
+    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS|UNTIL))|(RANK|WORLD_SIZE|MPLBACKEND)$"
 )
 DDP = {  # accelerate's config, written out so that no default of the user's decides
     "compute_environment": "LOCAL_MACHINE",
@@ -53,7 +53,7 @@ DDP = {  # accelerate's config, written out so that no default of the user's dec
 
 @dataclass(frozen=True)
 class Training:
-    """The arguments of `vsr.train.train`: `data` and `probe` as folders, `max_hours` instead of a deadline."""
+    """The arguments of `vsr.train.train`: `data` and `probe` as folders."""
 
     method: str
     profile: Profile
@@ -65,7 +65,6 @@ class Training:
     budget: int | None = None
     probe: str | None = None
     fresh: bool = False
-    max_hours: float | None = None
 
     @property
     def folder(self) -> Path:
@@ -234,8 +233,9 @@ def _judge(training: Training) -> None:
     here = training.here
     if not (here / "result.json").is_file():
         found = next(filter(None, map(workers.hung, sorted(here.glob("stacks-*")))), None)
-        why = str(found) if found else reason((here / "output.log").read_text(errors="replace"))
-        raise VsrError(f"{training.folder.name}: {why}\nall output: {here / 'output.log'}")
+        told = (here / "output.log").read_text(errors="replace")
+        why = str(found) if found else f"{training.folder.name}: {reason(told)}"
+        raise VsrError(f"{why}\nall output: {here / 'output.log'}")
     if message := read_json(here / "result.json")["stopped"]:
         raise Stopped(message)
 
@@ -258,14 +258,13 @@ def reason(output: str) -> str:
 def main(path: str) -> int:
     """What each process of a job does; exit codes as those of `vsr`."""
     job = read_json(path)
-    hours, _ = job.pop("max_hours"), job.pop("processes")
+    del job["processes"]
     job |= {name: load_questions(job[name]) for name in ("data", "probe") if job[name]}
     job |= {"profile": Profile(**job["profile"])}
-    deadline = None if hours is None else time.monotonic() + 3600 * hours
     stopped, rank = None, os.environ.get("RANK", "0")
     workers.watch(Path(path).with_name(f"stacks-{rank}"))
     try:
-        train_here(**job, deadline=deadline)
+        train_here(**job)
     except VsrError as error:
         print(f"vsr train: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from vsr.errors import VsrError
+from vsr.errors import Stopped, VsrError
 from vsr.files import atomic_write
 from vsr.progress import duration
 
@@ -24,9 +24,26 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 SECONDS = 1800.0  # without a step: what transformers' `ddp_timeout` gives processes that wait for each other
 STEPS = 20  # or so many steps' time, where that is longer
 LIMIT = "VSR_HUNG_SECONDS"  # other seconds, whatever a step takes
+UNTIL = "VSR_UNTIL"  # when this process and those that it starts are to stop, seconds of the monotonic clock
 
 _held: "weakref.WeakValueDictionary[Path, Lock]" = weakref.WeakValueDictionary()
 _stacks: TextIO | None = None  # of a process that is watched
+
+
+def stop_after(hours: float) -> None:
+    """Have this process and those that it starts stop in time, after a whole step or some scenes."""
+    os.environ[UNTIL] = str(time.monotonic() + 3600 * hours)
+
+
+def until() -> float:
+    """When to stop, seconds of the monotonic clock."""
+    return float(os.environ.get(UNTIL, "inf"))
+
+
+def check_time() -> None:
+    """Raise Stopped where the time is over."""
+    if time.monotonic() > until():
+        raise Stopped("stopped (--max-hours); run it again to continue")
 
 
 class Lock:
