@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import Qwen2VLConfig
+from transformers import PreTrainedConfig
 
 from vsr.engine import slots
-from vsr.engine.inputs import base_model
+from vsr.engine.inputs import base_model, wide
 from vsr.engine.logps import branch_logps, read
 from vsr.estimate.devices import Device, Trace
 from vsr.models import DTYPES, add_lora
@@ -182,7 +182,7 @@ class Cost:
 class Model:
     """A base with the profile's adapter, without weights, in two and in three layers."""
 
-    def __init__(self, config: Qwen2VLConfig, profile: Profile):
+    def __init__(self, config: PreTrainedConfig, profile: Profile):
         self.config, self.profile = config, profile
         self.dtype = DTYPES[profile.dtype]
         self.layers = config.text_config.num_hidden_layers
@@ -245,7 +245,7 @@ def prefill(model: Model, prompt: int, branches: tuple[int, ...] = ()) -> Cost:
         tokens, sink = prompt + sum(branches), []
         places = model.empty(3, tokens, dtype=torch.long)
         with torch.no_grad():
-            embeddings = model.empty(tokens, model.config.text_config.hidden_size)
+            embeddings = model.empty(tokens, wide(built.config) * model.config.text_config.hidden_size)
             read(base_model(built), embeddings, places, [(prompt, list(branches))], sink=sink)
         return sink
 
@@ -277,7 +277,7 @@ def packed(model: Model, shape: Shape, gradients: int = 0, checkpointing: bool =
     tokens, branches = (sum(extra * prefix + sum(lengths) for prefix, lengths in shape) for extra in (1, 0))
 
     def logps(built: torch.nn.Module) -> Tensor:
-        embeddings = model.empty(tokens, model.config.text_config.hidden_size)
+        embeddings = model.empty(tokens, wide(built.config) * model.config.text_config.hidden_size)
         places, targets = (model.empty(*size, dtype=torch.long) for size in ((3, tokens), (branches,)))
         return branch_logps(base_model(built), embeddings, places, shape, targets, 1.0)[0]
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import LongTensor, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vsr.engine.inputs import Prompt, positions
+from vsr.engine.inputs import Prompt, Seen, encoder_outputs, positions
 from vsr.errors import VsrError
 from vsr.models import Loaded, end_id
 from vsr.prompts import messages, render
@@ -22,7 +20,7 @@ from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import NUMERICAL, Question
 from vsr.scoring.answers import to_float
 
-See = Callable[[Path], tuple[Tensor, LongTensor]]  # video -> features (tokens, hidden size), grid (1, 3)
+See = Callable[[Path], Seen]
 FACTORS = (2.0, 4.0)  # of a rejected number: from 2 on the accuracy reward is 0
 OPPOSITE = {"left": "right", "right": "left"}
 IGNORED = -100  # a label that the loss leaves out
@@ -102,8 +100,8 @@ class Schedule(torch.utils.data.Dataset):
 def read_prompt(row: dict, tokenizer: PreTrainedTokenizerBase, see: See) -> Prompt:
     """The prompt of a row with its video's features; a video that cannot be read is a VsrError naming the sample."""
     try:
-        features, grid = (None, None) if row["video"] is None else see(Path(row["video"]))
-        return Prompt(render(tokenizer, row["prompt"], grid), features, grid)
+        seen = Seen() if row["video"] is None else Seen(*see(Path(row["video"])))
+        return seen.prompt(render(tokenizer, row["prompt"], seen.grid, seen.stamps))
     except VsrError as error:
         raise VsrError(f"sample '{row['id']}': {error}") from None
 
@@ -137,7 +135,7 @@ class AnswerCollator:
         ids = [torch.cat((prompt.ids, torch.tensor(end))) for prompt, end in zip(prompts, ends, strict=True)]
         pairs = list(zip(ids, prompts, strict=True))
         masks = [(torch.arange(len(i)) >= len(prompt.ids)).long() for i, prompt in pairs]
-        places = [positions(model, i, prompt.grid).T for i, prompt in pairs]  # (tokens, 3) each
+        places = [positions(model, i, prompt.grid, prompt.step).T for i, prompt in pairs]  # (tokens, 3) each
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
@@ -146,7 +144,7 @@ class AnswerCollator:
         }
         features = [prompt.features for prompt in prompts if prompt.features is not None]
         if features:  # one entry a video, in the order of the rows: rows without a video have none
-            batch["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=features)}
+            batch["mm_encoder_outputs"] = {"video": encoder_outputs(model, features)}
         return batch
 
 
