@@ -18,7 +18,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from vsr import families
 from vsr.errors import VsrError
-from vsr.files import atomic_write
+from vsr.files import atomic_write, fingerprint
 from vsr.video import Clip, patchify, sample
 
 Part = tuple[int, list[int]]  # a group and which of its completions
@@ -28,12 +28,14 @@ Part = tuple[int, list[int]]  # a group and which of its completions
 class Prompt:
     """One prompt. `ids` (tokens,) holds one video token for every row of `features` (video tokens, hidden size times
     `wide`); `grid` (videos, 3) is each video's patch grid (time, height, width), `step` (videos,) the seconds of a step
-    on it, where positions know time. A text prompt has none of them."""
+    on it, where positions know time; `pixels` (32,) is the sha256 of the patches that the features are of. A text
+    prompt has none of them."""
 
     ids: LongTensor
     features: Tensor | None = None
     grid: LongTensor | None = None
     step: Tensor | None = None
+    pixels: Tensor | None = None
 
 
 class Seen(NamedTuple):
@@ -44,10 +46,11 @@ class Seen(NamedTuple):
     grid: LongTensor | None = None
     step: Tensor | None = None
     stamps: Tensor | None = None
+    pixels: Tensor | None = None
 
     def prompt(self, ids: LongTensor) -> Prompt:
         """The prompt of `ids` about this video."""
-        return Prompt(ids, self.features, self.grid, self.step)
+        return Prompt(ids, self.features, self.grid, self.step, self.pixels)
 
 
 def base_model(model: torch.nn.Module) -> PreTrainedModel:
@@ -76,9 +79,12 @@ class FeatureCache:
         path = self.folder / f"{name}.safetensors"
         if path.is_file():
             try:
-                return Seen(**load_file(path))
+                found = Seen(**load_file(path))
+                if found.pixels is not None:
+                    return found
             except (SafetensorError, TypeError):
-                path.unlink(missing_ok=True)
+                pass
+            path.unlink(missing_ok=True)  # damaged, or of a version that did not say what its pixels were
         seen = self.look(sample(video, self.frames), str(video))
         atomic_write(path, save({name: part for name, part in seen._asdict().items() if part is not None}))
         return seen
@@ -89,7 +95,7 @@ class FeatureCache:
         family = families.of(base_model(self.model).config)
         pixel_values, grid = patchify(clip.frames, self.max_pixels, family)
         features = video_features(self.model, pixel_values, grid).cpu().contiguous()
-        return Seen(features, grid, *times(family, clip, name))
+        return Seen(features, grid, *times(family, clip, name), pixels_hash(pixel_values))
 
 
 def times(family: families.Family, clip: Clip, name: str) -> tuple[Tensor | None, Tensor | None]:
@@ -99,6 +105,19 @@ def times(family: families.Family, clip: Clip, name: str) -> tuple[Tensor | None
     step, stamps = family.step(clip.indices, clip.total, clip.fps), family.stamps(clip.indices, clip.fps)
     as_step = None if step is None else torch.tensor([step])
     return as_step, None if stamps is None else torch.tensor(stamps, dtype=torch.float64)
+
+
+def pixels_hash(pixel_values: Tensor) -> Tensor:
+    """sha256 of patches, uint8 (32,)."""
+    return torch.tensor(list(hashlib.sha256(pixel_values.contiguous().numpy().tobytes()).digest()), dtype=torch.uint8)
+
+
+def digest(model: torch.nn.Module, prompt: Prompt) -> str:
+    """16 hex digits over all that a model is given to read: pixels, grid, ids (with the times that are written there),
+    seconds a step, positions. Whoever reads the same has the same."""
+    places = positions(model, prompt.ids, prompt.grid, prompt.step)
+    parts = {"pixels": prompt.pixels, "grid": prompt.grid, "ids": prompt.ids, "step": prompt.step, "places": places}
+    return fingerprint({name: None if part is None else part.tolist() for name, part in parts.items()})[:16]
 
 
 @cache  # a video is asked about many times, and its bytes are read for its name only once

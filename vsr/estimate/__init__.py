@@ -13,6 +13,7 @@ import torch
 from vsr import markdown
 from vsr.engine import slots
 from vsr.engine.decoding import ANSWERED
+from vsr.engine.inputs import wide
 from vsr.engine.logps import pass_budget
 from vsr.engine.text import head_size
 from vsr.errors import VsrError
@@ -107,9 +108,10 @@ class Estimate:
     @property
     def disk(self) -> dict[str, float]:
         """Bytes of files."""
-        work, width = self.work, self.model.config.text_config.hidden_size
+        work, config = self.work, self.model.config
+        width = config.text_config.hidden_size * wide(config)
         return {
-            "base model": skeleton(self.model.config).num_parameters() * torch.bfloat16.itemsize,
+            "base model": skeleton(config).num_parameters() * torch.bfloat16.itemsize,
             "checkpoints and adapter": (2 * (1 + ADAM) + 1) * self.memory["adapter"],
             "cached features": work.train_scenes * work.video * width * self.model.dtype.itemsize,
         }

@@ -123,10 +123,10 @@ class _FusedNorm(torch.autograd.Function):
     """A norm is one kernel, and one for its backward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, recorder: _Recorder) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor | None, recorder: _Recorder) -> Tensor:
         ctx.save_for_backward(x)
         ctx.recorder, output = recorder, torch.empty_like(x)
-        recorder.note(0.0, [x, weight, output])
+        recorder.note(0.0, [part for part in (x, weight, output) if part is not None])
         return output
 
     @staticmethod
@@ -194,6 +194,8 @@ class Model:
         config = deepcopy(self.config)
         config.text_config.num_hidden_layers, config.vision_config.depth = layers, layers
         config.text_config.layer_types = ["full_attention"] * layers
+        if hasattr(config.vision_config, "fullatt_block_indexes"):  # a bound: windows cost less
+            config.vision_config.fullatt_block_indexes = list(range(layers))
         model = skeleton(config).to(self.dtype)
         layer = model.model.language_model.layers[0]
         self.linear = [m.weight.numel() for m in layer.modules() if isinstance(m, torch.nn.Linear)]
@@ -231,9 +233,13 @@ def see(model: Model, frames: int, height: int, width: int) -> Cost:
     count, patch = frames * height * width, model.config.vision_config.patch_size**2 * 6
 
     def work(built: torch.nn.Module) -> Tensor:
-        grid, places = torch.tensor([[frames, height, width]]), model.empty(count, 2, dtype=torch.long)
+        tower, grid = base_model(built).model.visual, torch.tensor([[frames, height, width]])
+        given = {"grid_thw": grid, "position_ids": model.empty(count, 2, dtype=torch.long)}
+        if hasattr(tower, "pos_embed"):  # learnt places, each between four
+            taps = model.empty(count, 4, dtype=torch.long), model.empty(count, 4)
+            given |= dict(zip(("interp_indices", "interp_weights"), taps, strict=True))
         with torch.no_grad():
-            return base_model(built).model.visual(model.empty(count, patch), grid_thw=grid, position_ids=places)
+            return tower(model.empty(count, patch), **given)
 
     return model.cost(work, layers=model.config.vision_config.depth)
 
