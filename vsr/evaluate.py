@@ -13,7 +13,7 @@ import numpy as np
 
 from vsr import models, prompts, scoring
 from vsr.engine.decoding import answer_scenes
-from vsr.engine.inputs import FeatureCache, Seen
+from vsr.engine.inputs import FeatureCache, Seen, digest
 from vsr.errors import VsrError, unknown
 from vsr.files import append_jsonl, fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from vsr.models import Loaded
@@ -217,7 +217,7 @@ def _answer(
 ) -> Iterator[list[dict]]:
     """The rows of each scene's questions, asked about the video that is shown with it, or about none; all scenes are
     decoded together."""
-    tokenizer, settings, seen, missing = loaded.tokenizer, asked.settings, {}, {}
+    tokenizer, settings, seen, read, missing = loaded.tokenizer, asked.settings, {}, {}, {}
     for scene in scenes:
         questions = asked.scenes[scene]
         try:
@@ -228,6 +228,7 @@ def _answer(
         chats = [prompts.messages(q, asked.mode, asked.stage, video=shown.grid is not None) for q in questions]
         asking = [prompts.render(tokenizer, chat, shown.grid, shown.stamps) for chat in chats]
         seen[scene] = (asking, shown.features, shown.grid, shown.step)
+        read[scene] = [digest(loaded.model, shown.prompt(ids)) for ids in asking]
     limit, end = getattr(settings, LIMITS[asked.mode]), models.end_id(tokenizer)
     answers = answer_scenes(loaded.model, list(seen.values()), limit, end, models.suppressed(tokenizer)) if seen else []
     found = dict(zip(seen, answers, strict=True))
@@ -237,8 +238,12 @@ def _answer(
             yield [_row(question, "", video=name, missing=missing[scene]) for question in questions]
             continue
         yield [
-            _row(question, models.read(tokenizer, answer), video=name, tokens=len(answer), truncated=end not in answer)
-            for question, answer in zip(questions, found[scene], strict=True)
+            _row(
+                question,
+                models.read(tokenizer, answer),
+                **{"video": name, "tokens": len(answer), "truncated": end not in answer, "input": given},
+            )
+            for question, answer, given in zip(questions, found[scene], read[scene], strict=True)
         ]
 
 
@@ -264,10 +269,11 @@ def _row(question: Question, response: str, **more: object) -> dict:
 
 def close(run: Run, **facts: object) -> None:
     """Mark a run whose samples.jsonl is whole as answered; VsrError where it saw no video at all."""
-    missing = [row.get("missing") for row in read_jsonl(run.path / SAMPLES)]
+    rows = list(read_jsonl(run.path / SAMPLES))
+    missing = [row.get("missing") for row in rows]
     if missing and all(missing):
         raise VsrError(f"no video could be read, e.g. {missing[0]}")
-    run.finish(missing=sum(map(bool, missing)), **facts)
+    run.finish(missing=sum(map(bool, missing)), inputs_read=fingerprint([row.get("input") for row in rows]), **facts)
 
 
 def scored(run: Run, profile: Profile) -> Run:

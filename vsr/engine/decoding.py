@@ -30,12 +30,14 @@ def rollouts(
     temperature: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
     token_budget: int = 1 << 16,
+    logps: list[list[Tensor]] | None = None,
 ) -> list[list[LongTensor]]:
     """`group_size` sampled completions for each prompt, 1-D token ids on the CPU, `eos` kept where the model ended.
 
     As many groups are decoded together as prompts and completions of `token_budget` tokens hold, and another takes the
     place of one that has ended. The draws, each prompt's from its own of `generators` on the CPU, do not depend on
-    that, nor on the device, nor on the other prompts. Temperature 0 is greedy."""
+    that, nor on the device, nor on the other prompts. Temperature 0 is greedy. `logps` receives the log-probabilities
+    of the tokens as they were drawn, in the completions' form."""
     shape = (group_size, max_new_tokens)
     sources = generators or [None] * len(prompts)
     draws = [torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources]
@@ -56,8 +58,10 @@ def rollouts(
         for i, members in wanted
     ]
     found = decode(model, groups, token_budget, max_new_tokens, eos, suppress, temperature)
-    completions = [torch.tensor(answer) for answer in found]
-    return [completions[i : i + group_size] for i in range(0, len(completions), group_size)]
+    starts = range(0, len(found), group_size)
+    if logps is not None:
+        logps += [[torch.tensor(drawn) for _, drawn in found[i : i + group_size]] for i in starts]
+    return [[torch.tensor(answer) for answer, _ in found[i : i + group_size]] for i in starts]
 
 
 def answer_many(
@@ -104,7 +108,7 @@ def answer_scenes(
         groups.append(_group(shared, prompts, places, features, list(range(rows, rows + len(prompts)))))
         rows += len(prompts)
     left = iter(decode(model, groups, ANSWERED, max_new_tokens, eos, suppress))
-    return [[next(left) for _ in prompts] for prompts, *_ in scenes]
+    return [[next(left)[0] for _ in prompts] for prompts, *_ in scenes]
 
 
 def _group(shared: int, prompts: list[LongTensor], places: list[LongTensor], features: Tensor | None, *who) -> Group:
@@ -133,8 +137,9 @@ def decode(
     eos: int,
     suppress: list[int],
     temperature: float = 0.0,
-) -> list[list[int]]:
-    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; answers in the order of `rows`.
+) -> list[tuple[list[int], list[float]]]:
+    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; answers and what `Slots.take`
+    gives with them, in the order of `rows`.
 
     Each prefix is read once, into the next of as many slots as `budget` tokens hold that has none, or whose rows have
     all ended. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the whole sequence."""

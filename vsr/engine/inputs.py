@@ -120,6 +120,11 @@ def digest(model: torch.nn.Module, prompt: Prompt) -> str:
     return fingerprint({name: None if part is None else part.tolist() for name, part in parts.items()})[:16]
 
 
+def as_number(mark: str) -> int:
+    """The first 48 bits of a `digest`, which processes can gather."""
+    return int(mark[:12], 16)
+
+
 @cache  # a video is asked about many times, and its bytes are read for its name only once
 def _file_hash(path: str | Path, modified: int, size: int) -> str:
     with Path(path).open("rb") as file:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import LongTensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from vsr.engine.inputs import Prompt, Seen, encoder_outputs, positions
+from vsr.engine.inputs import Prompt, Seen, as_number, digest, encoder_outputs, positions
 from vsr.errors import VsrError
 from vsr.models import Loaded, end_id
 from vsr.prompts import messages, render
@@ -119,9 +120,14 @@ class AnswerCollator:
 
     def __call__(self, rows: list[dict]) -> dict:
         """VsrError, naming the sample, where a video cannot be read."""
-        batch = self.sequences(self.prompts(rows), [row["answer"] for row in rows])
-        answered = batch.pop("completion_mask").bool()
-        return batch | {"labels": batch["input_ids"].masked_fill(~answered, IGNORED)}
+        prompts = self.prompts(rows)
+        batch = self.sequences(prompts, [row["answer"] for row in rows])
+        labels = batch["input_ids"].masked_fill(~batch.pop("completion_mask").bool(), IGNORED)
+        return batch | {"labels": labels, "inputs": self.read(prompts)}
+
+    def read(self, prompts: list[Prompt]) -> LongTensor:
+        """What is read, as 48 bits (prompts,): as numbers, so that processes can tell each other."""
+        return torch.tensor([as_number(digest(self.loaded.model, prompt)) for prompt in prompts])
 
     def prompts(self, rows: list[dict]) -> list[Prompt]:
         """What the model reads before it answers."""
@@ -156,7 +162,7 @@ class PairCollator(AnswerCollator):
         """VsrError, naming the sample, where a video cannot be read."""
         prompts = self.prompts(rows)
         answers = [row[column] for column in ("answer", "rejected") for row in rows]
-        return self.sequences([*prompts, *prompts], answers)
+        return self.sequences([*prompts, *prompts], answers) | {"inputs": self.read(prompts)}
 
 
 def rejected(question: Question, seed: int = 0) -> str:
