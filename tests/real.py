@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr.models.folders import QWEN2_VL, random_folder
+from vsr.families import PUBLISHED
+from vsr.models.folders import random_folder
 from vsr.questions.question import Question, write_questions
 from vsr.video import write_mp4
 
@@ -20,7 +21,7 @@ ASKED = (
 
 def thin(width: int = 64, layers: int = 2, depth: int = 1) -> dict:
     """Sizes of a model that keeps Qwen2-VL-2B's vocabulary and is small everywhere else."""
-    text = QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"]["text"] | {
+    text = PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"]["text"] | {
         "hidden_size": width,
         "intermediate_size": 2 * width,
         "num_hidden_layers": layers,

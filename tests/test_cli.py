@@ -17,9 +17,10 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    commands = "run doctor build agree evaluate train status clean estimate export report score pretrain diagnose bench"
+    commands = "run doctor build agree check-video evaluate train status clean estimate export report score pretrain"
+    commands += " diagnose bench"
     for command in commands.split():
-        assert f"\n    {command} " in shown
+        assert f"\n    {command}" in shown
 
 
 @pytest.mark.parametrize(

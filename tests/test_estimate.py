@@ -16,6 +16,7 @@ from vsr.engine import logps
 from vsr.errors import VsrError
 from vsr.estimate import devices, dryrun
 from vsr.estimate.workload import workload
+from vsr.families import PUBLISHED
 from vsr.models import folders, quantize
 from vsr.scoring import intervals
 
@@ -195,7 +196,7 @@ def test_a_gpu_that_is_too_small_is_refused_before_training(monkeypatch):
 def test_what_a_pass_keeps_is_what_a_dry_run_finds():
     """`pass_budget`'s bytes of a token, by which the trainer chooses, against the engine itself at 2B's sizes."""
     profile = profiles.get("paper-2b")
-    model = dryrun.Model(folders.shape(folders.QWEN2_VL[profile.base]), profile)
+    model = dryrun.Model(folders.shape(PUBLISHED[profile.base]), profile)
     shape = [(998, [256] * 14)] * 2
     tokens = sum(prefix + sum(lengths) for prefix, lengths in shape)
     kept = dryrun.packed(model, shape, 1)

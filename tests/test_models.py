@@ -125,7 +125,7 @@ def test_rotary_sections_must_fit():
     ],
 )
 def test_wrong_names_fail_before_any_weight_is_read(arguments, message, monkeypatch):
-    monkeypatch.setattr(models.Qwen2VLForConditionalGeneration, "from_pretrained", None)
+    monkeypatch.setattr(Qwen2VLForConditionalGeneration, "from_pretrained", None)
     base, *option = arguments
     with pytest.raises(VsrError, match=message):
         load(base, **dict([option] if option else []))

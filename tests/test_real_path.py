@@ -17,6 +17,7 @@ from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 from vsr import cli, models, paper, prompts
 from vsr.engine.decoding import answer_many
 from vsr.engine.inputs import positions
+from vsr.families import PUBLISHED
 from vsr.files import read_json, read_jsonl
 from vsr.models import folders, quantize
 from vsr.profiles import PROFILES
@@ -54,7 +55,7 @@ def offline(monkeypatch):
 
 def test_our_configuration_is_the_real_one(processor):
     real = AutoConfig.from_pretrained(processor)
-    ours = folders.build_config(folders.QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"], folders.load_tokenizer(processor))
+    ours = folders.build_config(PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"], folders.load_tokenizer(processor))
     assert quantize.skeleton(ours).num_parameters() == 2_208_985_600  # as the hub counts
     assert quantize.skeleton(real).num_parameters() == 2_208_985_600
     free = {"dtype", "pad_token_id", "rope_parameters", "tie_word_embeddings"}  # the last two compared below
@@ -68,7 +69,7 @@ def test_our_configuration_is_the_real_one(processor):
 
 
 def test_qwen2_vl_7b_has_its_published_size(processor):
-    seven = folders.build_config(folders.QWEN2_VL["Qwen/Qwen2-VL-7B-Instruct"], folders.load_tokenizer(processor))
+    seven = folders.build_config(PUBLISHED["Qwen/Qwen2-VL-7B-Instruct"], folders.load_tokenizer(processor))
     assert quantize.skeleton(seven).num_parameters() == 8_291_375_616
 
 

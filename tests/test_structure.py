@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vsr"
 # lower floors never import higher ones; modules of one floor may import each other
 FLOORS = [
     {"errors", "files", "markdown", "workers", "runs", "progress"},
-    {"paper", "profiles"},
+    {"paper", "profiles", "families"},
     {"scenes"},
     {"scoring", "questions"},
     {"video", "prompts"},

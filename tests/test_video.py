@@ -18,8 +18,9 @@ from PIL import Image
 from raw import write_sens
 
 from vsr.errors import VsrError
+from vsr.families import QWEN2_VL
 from vsr.scannet.sens import FPS, SIZE, export_video, read_sens
-from vsr.video import count_frames, decode, frame_indices, patchify, smart_resize, tokens
+from vsr.video import count_frames, decode, frame_indices, patchify, tokens
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "video.json").read_text())
 
@@ -77,7 +78,7 @@ def test_sizes_keep_the_bounds():
     for height in range(10, 700, 37):
         for width in range(10, 700, 41):
             for cap in (56 * 56, 84 * 56, 128 * 28 * 28):
-                h, w = smart_resize(height, width, cap)
+                h, w = QWEN2_VL.size(2, height, width, cap)
                 assert h % 28 == w % 28 == 0
                 assert h * w >= 28 * 28
                 assert h * w <= cap or min(h, w) == 28
@@ -195,7 +196,7 @@ def test_bad_frames_and_sizes_are_named():
     with pytest.raises(VsrError, match="max_pixels=100"):
         patchify(np.zeros((2, 56, 56, 3), dtype=np.uint8), 100)
     with pytest.raises(VsrError, match="200 times"):
-        smart_resize(10, 4000, 128 * 28 * 28)
+        QWEN2_VL.size(2, 10, 4000, 128 * 28 * 28)
 
 
 def pictures(number: int = 5, width: int = 96, height: int = 64) -> list[np.ndarray]:

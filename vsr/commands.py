@@ -113,6 +113,14 @@ def cmd_agree(args: argparse.Namespace) -> None:
     print(f"\nwritten to {run.path / 'agreement.json'}")
 
 
+def cmd_check_video(args: argparse.Namespace) -> None:
+    """what a model of each family is given of a video: frames, times, grid, tokens, positions"""
+    from vsr.engine import check
+
+    profile = _profile(args)
+    print(check.report(args.file, args.model, profile.frames, profile.max_pixels))
+
+
 def cmd_evaluate(args: argparse.Namespace) -> None:
     """a model's answers to a bench, scored with intervals"""
     from vsr import shards, study

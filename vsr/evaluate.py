@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import LongTensor, Tensor
 
 from vsr import models, prompts, scoring
 from vsr.engine.decoding import answer_scenes
-from vsr.engine.inputs import FeatureCache, video_features
+from vsr.engine.inputs import FeatureCache, Seen, digest
 from vsr.errors import VsrError, unknown
 from vsr.files import append_jsonl, fingerprint, read_json, read_jsonl, write_json, write_jsonl
 from vsr.models import Loaded
@@ -24,7 +23,7 @@ from vsr.progress import track
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question, Questions, joined
 from vsr.runs import Run, Settings, Stage, data_folder
-from vsr.video import decode, patchify
+from vsr.video import sample
 from vsr.workers import Heart, check_time
 
 LIMITS = {mode: "max_new_tokens" if mode == "vanilla" else "max_new_tokens_reasoning" for mode in MODES}
@@ -220,16 +219,18 @@ def _answer(
 ) -> Iterator[list[dict]]:
     """The rows of each scene's questions, asked about the video that is shown with it, or about none; all scenes are
     decoded together."""
-    tokenizer, settings, seen, missing = loaded.tokenizer, asked.settings, {}, {}
+    tokenizer, settings, seen, read, missing = loaded.tokenizer, asked.settings, {}, {}, {}
     for scene in scenes:
         questions = asked.scenes[scene]
         try:
-            features, grid = _see(bench, asked, scene, see)
+            shown = _see(bench, asked, scene, see)
         except VsrError as error:
             missing[scene] = str(error)
             continue
-        chats = [prompts.messages(q, asked.mode, asked.stage, video=grid is not None) for q in questions]
-        seen[scene] = ([prompts.render(tokenizer, chat, grid) for chat in chats], features, grid)
+        chats = [prompts.messages(q, asked.mode, asked.stage, video=shown.grid is not None) for q in questions]
+        asking = [prompts.render(tokenizer, chat, shown.grid, shown.stamps) for chat in chats]
+        seen[scene] = (asking, shown.features, shown.grid, shown.step)
+        read[scene] = [digest(loaded.model, shown.prompt(ids)) for ids in asking]
     limit, end = getattr(settings, LIMITS[asked.mode]), models.end_id(tokenizer)
     answers = answer_scenes(loaded.model, list(seen.values()), limit, end, models.suppressed(tokenizer)) if seen else []
     found = dict(zip(seen, answers, strict=True))
@@ -239,22 +240,25 @@ def _answer(
             yield [_row(question, "", video=name, missing=missing[scene]) for question in questions]
             continue
         yield [
-            _row(question, models.read(tokenizer, answer), video=name, tokens=len(answer), truncated=end not in answer)
-            for question, answer in zip(questions, found[scene], strict=True)
+            _row(
+                question,
+                models.read(tokenizer, answer),
+                **{"video": name, "tokens": len(answer), "truncated": end not in answer, "input": given},
+            )
+            for question, answer, given in zip(questions, found[scene], read[scene], strict=True)
         ]
 
 
-def _see(bench: QuestionSet, asked: Asked, scene: str, see: FeatureCache) -> tuple[Tensor | None, LongTensor | None]:
-    """Features (tokens, hidden size) and grid (1, 3) of what is shown with a scene's questions; None for nothing.
-    Errors name the video without this machine's folders."""
+def _see(bench: QuestionSet, asked: Asked, scene: str, see: FeatureCache) -> Seen:
+    """What is shown with a scene's questions, perhaps nothing. Errors name the video without this machine's folders."""
     if (name := asked.shown.get(scene)) is None:
-        return None, None
+        return Seen()
     path = bench.video_path(name)
     try:
         if asked.video != "one":
             return see(path)
-        pixels, grid = patchify(decode(path, 3)[1:2], asked.settings.max_pixels)  # the middle frame
-        return video_features(see.model, pixels, grid), grid
+        # the middle frame
+        return see.look(sample(path, 3)[1:2], path.name)
     except VsrError as error:
         raise VsrError(str(error).replace(str(path), path.name)) from None
 
@@ -267,10 +271,11 @@ def _row(question: Question, response: str, **more: object) -> dict:
 
 def close(run: Run, **facts: object) -> None:
     """Mark a run whose samples.jsonl is whole as answered; VsrError where it saw no video at all."""
-    missing = [row.get("missing") for row in read_jsonl(run.path / SAMPLES)]
+    rows = list(read_jsonl(run.path / SAMPLES))
+    missing = [row.get("missing") for row in rows]
     if missing and all(missing):
         raise VsrError(f"no video could be read, e.g. {missing[0]}")
-    run.finish(missing=sum(map(bool, missing)), **facts)
+    run.finish(missing=sum(map(bool, missing)), inputs_read=fingerprint([row.get("input") for row in rows]), **facts)
 
 
 def scored(run: Run, profile: Profile) -> Run:

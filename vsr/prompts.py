@@ -9,13 +9,13 @@ letter sentence after it, in every mode, because the official score compares let
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from vsr import paper
+from vsr import families, paper
 from vsr.errors import VsrError, unknown
+from vsr.families import MERGE, VIDEO_TOKEN
 from vsr.questions.question import Question
 
-VIDEO_TOKEN = "<|video_pad|>"
 SUFFIXES = {"evaluate": paper.EVALUATION_PROMPTS, "train": paper.TRAINING_PROMPTS}
-TOKEN_PATCHES = 4  # patches that Qwen2-VL merges into one token
+TOKEN_PATCHES = MERGE**2  # patches that are merged into one token
 
 
 def text(question: Question, mode: str, stage: str = "evaluate") -> str:
@@ -41,21 +41,29 @@ def messages(
     return [user] if system is None else [{"role": "system", "content": system}, user]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, chat: list[dict], grid: torch.Tensor | None) -> torch.LongTensor:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    chat: list[dict],
+    grid: torch.Tensor | None,
+    stamps: torch.Tensor | None = None,
+) -> torch.LongTensor:
     """Token ids (tokens,) of `chat` up to the assistant's turn, by the tokenizer's chat template.
 
     Each video placeholder becomes as many tokens as its row [t, h, w] of `grid` (videos, 3) has merged patches;
-    `grid` is None for text alone.
+    `grid` is None for text alone. `stamps` (t,) are the seconds to be written before each pair of a single video's
+    frames, for a family that writes them.
     """
     prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    ids = torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    places = (ids == tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)).nonzero()[:, 0].tolist()
-    counts = [] if grid is None else (grid.prod(-1) // TOKEN_PATCHES).tolist()
-    if len(places) != len(counts):
+    found, counts = prompt.count(VIDEO_TOKEN), [] if grid is None else (grid.prod(-1) // TOKEN_PATCHES).tolist()
+    if found != len(counts):
         raise VsrError(
-            f"the prompt has {len(places)} video placeholders for {len(counts)} videos; "
+            f"the prompt has {found} video placeholders for {len(counts)} videos; "
             f"a question must not contain '{VIDEO_TOKEN}'"
         )
+    if stamps is not None:
+        prompt, (count,) = prompt.replace(VIDEO_TOKEN, families.written(stamps.tolist())), counts
+        counts = [count // len(stamps)] * len(stamps)
+    ids = torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     repeats = torch.ones_like(ids)
-    repeats[places] = torch.tensor(counts, dtype=torch.long)
+    repeats[ids == tokenizer.convert_tokens_to_ids(VIDEO_TOKEN)] = torch.tensor(counts, dtype=torch.long)
     return ids.repeat_interleave(repeats)

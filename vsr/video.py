@@ -1,12 +1,14 @@
-"""Videos: choose frames and decode them as a player shows them, cut them into what Qwen2-VL reads, encode frames.
+"""Videos: choose frames and decode them as a player shows them, cut them into what a model reads, encode frames.
 
-No torchvision: `patchify` gives bit for bit what transformers' `Qwen2VLVideoProcessor(do_sample_frames=False)` gives
-(parity-tested). torch is imported where it is used: processes that only render or export films do without.
+No torchvision: `patchify` gives bit for bit what the family's own video processor of transformers gives with
+`do_sample_frames=False` (parity-tested). torch is imported where it is used: processes that only render or export films
+do without.
 """
 
 import io
 import math
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +17,12 @@ import av
 import numpy as np
 
 from vsr.errors import VsrError
+from vsr.families import MERGE, PAIR, QWEN2_VL, Family
 from vsr.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
 
-PATCH, MERGE, PAIR = 14, 2, 2  # pixels a patch side, patches a token side, frames a patch
-FACTOR = PATCH * MERGE
-MIN_PIXELS = 56 * 56  # min_pixels of Qwen2-VL's preprocessor_config.json
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI CLIP's, as in the same file
-STD = (0.26862954, 0.26130258, 0.27577711)
 CRF = "10"  # small pictures are cheap: keep their colours
 DECODING = (av.error.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)  # what a damaged film raises
 REPEATABLE = "zerolatency"  # with x264's lookahead about one encoding in 200 of the same frames differs in some bytes
@@ -38,17 +36,45 @@ def frame_indices(available: int, frames: int) -> np.ndarray:
     return np.linspace(0, available - 1, frames).astype(int)
 
 
-def decode(path: str | Path, frames: int) -> np.ndarray:
-    """`frames` uniformly chosen frames of a video, uint8 (frames, height, width, 3) in RGB.
+@dataclass(frozen=True)
+class Clip:
+    """Frames uint8 (T, height, width, 3) in RGB, which of the video's `total` frames they are, and how many of those it
+    shows a second."""
+
+    frames: np.ndarray
+    indices: list[int]
+    total: int
+    fps: float
+
+    def __getitem__(self, part: slice) -> "Clip":
+        return Clip(self.frames[part], self.indices[part], self.total, self.fps)
+
+
+def sample(path: str | Path, frames: int) -> Clip:
+    """`frames` uniformly chosen frames of a video and their times.
 
     A missing, empty or broken file is an error: a video cut short must not pass for a short one.
     """
     path = Path(path)
     if frames < 1:
         raise VsrError(f"{path}: frames={frames}; choose at least 1")
-    wanted = frame_indices(count_frames(path), frames).tolist()
+    total = count_frames(path)
+    wanted = frame_indices(total, frames).tolist()
     chosen = dict(shown(path, set(wanted)))
-    return np.stack([chosen[index] for index in wanted])
+    return Clip(np.stack([chosen[index] for index in wanted]), wanted, total, frame_rate(path))
+
+
+def decode(path: str | Path, frames: int) -> np.ndarray:
+    """The frames of `sample`, uint8 (frames, height, width, 3)."""
+    return sample(path, frames).frames
+
+
+def frame_rate(path: str | Path) -> float:
+    """Frames that a video shows a second, on average, as its container says: a rate that is guessed would move every
+    time that a model is told. 0 where it says nothing."""
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams.best("video")
+        return float(stream.average_rate or stream.guessed_rate or 0)
 
 
 def count_frames(path: str | Path) -> int:
@@ -150,43 +176,24 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: int) -> None:
     atomic_write(path, encode_mp4(frames, fps))
 
 
-def smart_resize(height: int, width: int, max_pixels: int) -> tuple[int, int]:
-    """The nearest (height, width) in multiples of 28 with at least 56*56 and at most `max_pixels` pixels.
-
-    Qwen2-VL's rule: where rounding to multiples of 28 breaks a bound, both sides are scaled to it and rounded inwards.
-    """
-    if max_pixels < MIN_PIXELS:
-        raise VsrError(f"max_pixels={max_pixels}: the model reads at least {MIN_PIXELS} pixels a frame; choose more")
-    if max(height, width) > 200 * min(height, width):
-        raise VsrError(f"frames of {width}x{height}: one side is over 200 times the other; crop the video")
-    rows, columns = round(height / FACTOR), round(width / FACTOR)
-    if rows * columns * FACTOR**2 > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        rows = max(1, math.floor(height / shrink / FACTOR))
-        columns = max(1, math.floor(width / shrink / FACTOR))
-    elif rows * columns * FACTOR**2 < MIN_PIXELS:
-        grow = math.sqrt(MIN_PIXELS / (height * width))
-        rows, columns = math.ceil(height * grow / FACTOR), math.ceil(width * grow / FACTOR)
-    return rows * FACTOR, columns * FACTOR
+def tokens(frames: int, height: int, width: int, max_pixels: int, family: Family = QWEN2_VL) -> int:
+    """How many language-model tokens a video becomes: one for two frames of `family.factor` pixels a side."""
+    height, width = family.size(frames, height, width, max_pixels)
+    return math.ceil(frames / PAIR) * (height // family.factor) * (width // family.factor)
 
 
-def tokens(frames: int, height: int, width: int, max_pixels: int) -> int:
-    """How many language-model tokens a video becomes: one for two frames of 28x28 pixels."""
-    height, width = smart_resize(height, width, max_pixels)
-    return math.ceil(frames / PAIR) * (height // FACTOR) * (width // FACTOR)
+def patchify(frames: np.ndarray, max_pixels: int, family: Family = QWEN2_VL) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Patches float32 (t*h*w, 6 * patch^2) and their grid int64 (1, 3) = [[t, h, w]] of frames uint8 (T, H, W, 3).
 
-
-def patchify(frames: np.ndarray, max_pixels: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Patches float32 (t*h*w, 1176) and their grid int64 (1, 3) = [[t, h, w]] of frames uint8 (T, H, W, 3).
-
-    `max_pixels` caps one frame: it is the processor's `size["longest_edge"]` with `cap_pixels_per_frame` off, as
-    transformers 5.23 reads it, and `size["shortest_edge"]` is 56*56. An odd last frame is paired with itself.
+    `max_pixels` caps one frame: it is the processor's `size["longest_edge"]` (of Qwen3-VL, which counts all frames, a
+    frame's share of it) with `cap_pixels_per_frame` off, as transformers 5.23 reads it; `size["shortest_edge"]` is the
+    family's `min_pixels`. An odd last frame is paired with itself.
     """
     import torch
 
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise VsrError(f"frames {frames.dtype} {frames.shape}: expected uint8 (T, H, W, 3) with T >= 1")
-    height, width = smart_resize(frames.shape[1], frames.shape[2], max_pixels)
+    height, width = family.size(*frames.shape[:3], max_pixels)
     video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     if video.shape[2:] != (height, width):
         # uint8 in, uint8 out: rounding between resizing and normalising is part of the reference
@@ -194,12 +201,13 @@ def patchify(frames: np.ndarray, max_pixels: int) -> "tuple[torch.Tensor, torch.
             video, size=(height, width), mode="bicubic", align_corners=False, antialias=True
         )
     scale = 1.0 / (1 / 255)  # the reference folds the rescaling into mean and deviation
-    mean, deviation = (torch.tensor(values).mul(scale).view(3, 1, 1) for values in (MEAN, STD))
+    mean, deviation = (torch.tensor(values).mul(scale).view(3, 1, 1) for values in (family.mean, family.std))
     video = video.float().sub_(mean).div_(deviation)
     if len(video) % PAIR:
         video = torch.cat((video, video[-1:]))
-    grid = (len(video) // PAIR, height // PATCH, width // PATCH)
-    blocks = video.reshape(grid[0], PAIR, 3, grid[1] // MERGE, MERGE, PATCH, grid[2] // MERGE, MERGE, PATCH)
+    grid = (len(video) // PAIR, height // family.patch, width // family.patch)
+    tall, wide = ((side // MERGE, MERGE, family.patch) for side in grid[1:])
+    blocks = video.reshape(grid[0], PAIR, 3, *tall, *wide)
     # (time, token row, token column, patch row, patch column | colour, frame of the pair, y, x)
     patches = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(math.prod(grid), -1)
     return patches, torch.tensor([grid])

@@ -9,11 +9,13 @@ must be declared before it can be imported. The processor uses none of them: its
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+LIBRARIES: list[torch.library.Library] = []
 CASES = [  # frames, height, width, max_pixels
     (8, 56, 84, 84 * 56),
     (8, 84, 84, 84 * 56),
@@ -52,10 +54,17 @@ def official(video: np.ndarray, max_pixels: int) -> tuple[torch.Tensor, torch.Te
     return output["pixel_values_videos"], output["video_grid_thw"]
 
 
+def declare() -> None:
+    """Before the first import of a torchvision without its compiled operators."""
+    if "torchvision" not in sys.modules:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        LIBRARIES.append(library)  # its operators go with it
+
+
 def main() -> None:
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declare()
     rows = [{"case": list(case), **summary(*official(frames(*case[:3]), case[3]))} for case in CASES]
     path = Path(__file__).with_name("video.json")
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForCondi
 from vsr import profiles
 from vsr.engine.inputs import video_features
 from vsr.estimate.devices import one_thread
+from vsr.families import PUBLISHED
 from vsr.models import Loaded, add_lora, suppressed
-from vsr.models.folders import QWEN2_VL, TINY_FOLDER, build_config, find, load_tokenizer
+from vsr.models.folders import TINY_FOLDER, build_config, find, load_tokenizer
 from vsr.prompts import render
 from vsr.runs import versions
 
-QWEN2_VL_2B = QWEN2_VL["Qwen/Qwen2-VL-2B-Instruct"]
+QWEN2_VL_2B = PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"]
 PHASES = ("rollout", "scoring", "update")
 NEVER = 1 << 30
 # patch grids (time, height, width) whose video tokens leave room for a question in a prompt of so many tokens

@@ -9,7 +9,8 @@ from vsr.engine.inputs import Prompt, base_model, parts, positions, video_featur
 from vsr.engine.slots import Group, Shape, Slots
 from vsr.errors import VsrError
 
-Asked = tuple[list[LongTensor], Tensor | None, LongTensor | None]  # prompts, their video's features and grid
+# prompts, their video's features, grid and, where positions know time, seconds a step
+Asked = tuple[list[LongTensor], Tensor | None, LongTensor | None, *tuple[Tensor | None, ...]]
 ANSWERED = 1 << 15  # tokens of prompts and answers that are decoded together, 0.9 GB of keys and values of Qwen2-VL-2B
 # steps between two looks at who has ended, and the share of rows at which a batch is made smaller: a GPU would stand
 # still while the host looks, and captures its step anew for another shape
@@ -29,16 +30,18 @@ def rollouts(
     temperature: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
     token_budget: int = 1 << 16,
+    logps: list[list[Tensor]] | None = None,
 ) -> list[list[LongTensor]]:
     """`group_size` sampled completions for each prompt, 1-D token ids on the CPU, `eos` kept where the model ended.
 
     As many groups are decoded together as prompts and completions of `token_budget` tokens hold, and another takes the
     place of one that has ended. The draws, each prompt's from its own of `generators` on the CPU, do not depend on
-    that, nor on the device, nor on the other prompts. Temperature 0 is greedy."""
+    that, nor on the device, nor on the other prompts. Temperature 0 is greedy. `logps` receives the log-probabilities
+    of the tokens as they were drawn, in the completions' form."""
     shape = (group_size, max_new_tokens)
     sources = generators or [None] * len(prompts)
     draws = [torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources]
-    places = [positions(model, prompt.ids, prompt.grid) for prompt in prompts]
+    places = [positions(model, prompt.ids, prompt.grid, prompt.step) for prompt in prompts]
     # every branch starts with its prompt's last token: the same split as in `vsr.engine.logps`
     wanted = parts(
         [len(prompt.ids) for prompt in prompts], [[max_new_tokens] * group_size] * len(prompts), token_budget
@@ -55,8 +58,10 @@ def rollouts(
         for i, members in wanted
     ]
     found = decode(model, groups, token_budget, max_new_tokens, eos, suppress, temperature)
-    completions = [torch.tensor(answer) for answer in found]
-    return [completions[i : i + group_size] for i in range(0, len(completions), group_size)]
+    starts = range(0, len(found), group_size)
+    if logps is not None:
+        logps += [[torch.tensor(drawn) for _, drawn in found[i : i + group_size]] for i in starts]
+    return [[torch.tensor(answer) for answer, _ in found[i : i + group_size]] for i in starts]
 
 
 def answer_many(
@@ -69,25 +74,27 @@ def answer_many(
     suppress: list[int],
     *,
     features: Tensor | None = None,
+    step: Tensor | None = None,
 ) -> list[list[int]]:
     """Token ids of the greedy answer to each prompt, `eos` kept where the model ended; equal to `generate` one by one.
 
     `prompts` are 1-D token ids that agree up to and including the video's tokens; `pixel_values` (patches, patch
     size) and `grid` (1, 3) are what `vsr.video.patchify` gives, both None for text alone. `features` (video tokens,
-    hidden size) replaces the vision tower's pass where they are known. Raises VsrError where a video token is not
+    hidden size times `wide`) replaces the vision tower's pass where they are known; `step` (1,) are the seconds of a
+    step on the grid, where positions know time. Raises VsrError where a video token is not
     shared by all prompts."""
     if pixel_values is not None and features is None:
         features = video_features(model, pixel_values, grid)
-    return answer_scenes(model, [(prompts, features, grid)], max_new_tokens, eos, suppress)[0]
+    return answer_scenes(model, [(prompts, features, grid, step)], max_new_tokens, eos, suppress)[0]
 
 
 def answer_scenes(
     model: torch.nn.Module, scenes: Sequence[Asked], max_new_tokens: int, eos: int, suppress: list[int]
 ) -> list[list[list[int]]]:
-    """What `answer_many` gives for each of `scenes`, each its prompts, its video's features and their grid (None for
+    """What `answer_many` gives for each of `scenes`, each as `Asked` says (None for
     text alone); as many scenes are decoded together as hold `ANSWERED` tokens."""
     groups, rows = [], 0
-    for prompts, features, grid in scenes:
+    for prompts, features, grid, *step in scenes:
         if not prompts or max_new_tokens < 1:
             asked = f"{len(prompts)} prompts, max_new_tokens={max_new_tokens}"
             raise VsrError(f"{asked}: nothing to answer; give at least 1")
@@ -97,11 +104,11 @@ def answer_scenes(
         if grid is not None and any((p[shared:] == base_model(model).config.video_token_id).any() for p in prompts):
             why = "the prompts differ before the end of the video"
             raise VsrError(f"{why}: ask about different videos in separate calls")
-        places = [positions(model, prompt, grid) for prompt in prompts]
+        places = [positions(model, prompt, grid, *step) for prompt in prompts]
         groups.append(_group(shared, prompts, places, features, list(range(rows, rows + len(prompts)))))
         rows += len(prompts)
     left = iter(decode(model, groups, ANSWERED, max_new_tokens, eos, suppress))
-    return [[next(left) for _ in prompts] for prompts, *_ in scenes]
+    return [[next(left)[0] for _ in prompts] for prompts, *_ in scenes]
 
 
 def _group(shared: int, prompts: list[LongTensor], places: list[LongTensor], features: Tensor | None, *who) -> Group:
@@ -130,8 +137,9 @@ def decode(
     eos: int,
     suppress: list[int],
     temperature: float = 0.0,
-) -> list[list[int]]:
-    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; answers in the order of `rows`.
+) -> list[tuple[list[int], list[float]]]:
+    """Continue every branch until `eos` (kept as its last token) or `max_new_tokens`; answers and what `Slots.take`
+    gives with them, in the order of `rows`.
 
     Each prefix is read once, into the next of as many slots as `budget` tokens hold that has none, or whose rows have
     all ended. A new token's position is its predecessor's + 1, as `get_rope_index` gives it for the whole sequence."""

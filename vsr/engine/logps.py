@@ -11,10 +11,10 @@ from torch.autograd import Function
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2VLConfig
+from transformers import PreTrainedConfig
 
 from vsr.engine.inputs import Prompt, base_model, batches, embed, positions
-from vsr.engine.text import Layer, language_part, norm, rotation
+from vsr.engine.text import Layer, head_size, language_part, norm, rotation
 from vsr.errors import VsrError
 
 MAX_LOGITS = 1 << 27  # logits held at once, 512 MB in fp32
@@ -63,15 +63,16 @@ def branch_logps(
     return _TokenLogps.apply(hidden, base.lm_head.weight, targets.to(hidden.device), temperature)
 
 
-def pass_budget(config: Qwen2VLConfig, itemsize: int, memory: float, most: int, least: int) -> tuple[int, bool]:
+def pass_budget(config: PreTrainedConfig, itemsize: int, memory: float, most: int, least: int) -> tuple[int, bool]:
     """How many tokens a pass with gradients may hold, `most` or fewer, and whether what it computes is to be made again
     in backward (gradient checkpointing): that costs a third more arithmetic and is left out where `memory` bytes keep
     the activations of `least` tokens, and of a quarter of `most`."""
     text = config.text_config
-    keys = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    head = head_size(config)
+    keys, queries = text.num_key_value_heads * head, text.num_attention_heads * head
     # of every token and layer: inputs of the products and of norms; queries, keys, values and what they were joined
     # to; gate, up and their product
-    elements = 6 * text.hidden_size + 4 * keys + 3 * text.intermediate_size
+    elements = 4 * text.hidden_size + 2 * queries + 4 * keys + 3 * text.intermediate_size
     room = int(memory / (KEPT * itemsize * text.num_hidden_layers * elements))
     if room >= most:
         return most, False
@@ -79,10 +80,10 @@ def pass_budget(config: Qwen2VLConfig, itemsize: int, memory: float, most: int, 
 
 
 def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:
-    """Embeddings (tokens, hidden size) and positions (3, tokens) of [prefix | branch 1 | ... | branch G]."""
+    """Embeddings, as `embed` makes them, and positions (3, tokens) of [prefix | branch 1 | ... | branch G]."""
     last = prompt.ids[-1:]
     ids = torch.cat([prompt.ids[:-1], *(torch.cat((last, c[:-1].to(last))) for c in completions)])
-    places = positions(base, prompt.ids, prompt.grid)
+    places = positions(base, prompt.ids, prompt.grid, prompt.step)
     branches = [places[:, -1:] + torch.arange(len(c)) for c in completions]
     return embed(base, ids, prompt.features), torch.cat([places[:, :-1], *branches], 1)
 
@@ -97,16 +98,17 @@ def read(
     sink: list[tuple[Tensor, Tensor]] | None = None,
     layers: list[Layer] | None = None,
 ) -> Tensor | None:
-    """Hidden states (tokens, D) of a packed row, of `kept` tokens where given: `embeddings` (tokens, D) at `places`
-    (3, tokens), laid out by `shape`, (prefix length, branch lengths) of each group.
+    """Hidden states (tokens, D) of a packed row, of `kept` tokens where given: `embeddings` (tokens, D, and D more for
+    each of the first layers that a video is added after, see `embed`) at `places` (3, tokens), laid out by `shape`,
+    (prefix length, branch lengths) of each group. No branch holds a video.
 
     `sink` receives every layer's keys and values, (tokens, kv heads, d) each; nothing else is computed then, and the
     result is None. `layers` are the model's, where they are at hand."""
     text = language_part(base)
-    cos, sin = rotation(text, places.to(embeddings.device), embeddings)
+    x, *deep = embeddings.split(text.config.hidden_size, -1)
+    cos, sin = rotation(text, places.to(x.device), x)
     heads = text.config.num_attention_heads // text.config.num_key_value_heads
-    layout, x = Packed(shape, heads, embeddings.device), embeddings
-    last = len(text.layers) - 1
+    layout, last = Packed(shape, heads, x.device), len(text.layers) - 1
     for number, module in enumerate(text.layers):
         if sink is not None:
             layer = layers[number] if layers else Layer(module)
@@ -115,11 +117,14 @@ def read(
             if number == last:
                 return None
             x = layer.outputs(x, layout.attend(query, key, value))
+            x = x + deep[number] if number < len(deep) else x
             continue
         # read inside the function, so that gradient checkpointing holds one layer's merged weights at a time
         run = partial(_layer, module, cos=cos, sin=sin, attend=layout.attend, kept=kept if number == last else None)
         recompute = getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()
         x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
+        # after the last layer nothing looks at a video any more
+        x = x + deep[number] if number < min(len(deep), last) else x
     return norm(x, text.norm.weight, text.norm.variance_epsilon)
 
 

@@ -49,7 +49,7 @@ class Slots:
     place of the cumulative distribution that its draw passes, or the likeliest at temperature 0; `suppress` lists
     tokens never chosen (the special vision tokens crash the next forward)."""
 
-    ROWS = ("tokens", "places", "filled", "count", "alive", "answers", "draws")
+    ROWS = ("tokens", "places", "filled", "count", "alive", "answers", "logps", "draws")
 
     def __init__(self, base, shape: Shape, eos: int, suppress: list[int], temperature: float):
         self.base, self.shape, self.text = base, shape, language_part(base)
@@ -68,6 +68,7 @@ class Slots:
         self.alive = torch.zeros(rows, dtype=torch.bool, device=device)
         # the last column takes what rows that have ended write
         self.answers = torch.zeros(rows, shape.new + 1, dtype=torch.long, device=device)
+        self.logps = torch.zeros(rows, shape.new + 1, device=device)
         self.draws = torch.zeros(rows, shape.new + 1, dtype=torch.float64, device=device)
         self.order = torch.arange(rows, device=device)
         self.slot, self.seat = self.order // shape.width, self.order % shape.width
@@ -160,29 +161,33 @@ class Slots:
 
             x = layer(x, cos, sin, attend)
         logits = self.base.lm_head(norm(x, self.text.norm.weight, self.text.norm.variance_epsilon)).float()
-        chosen = self._choose(logits.index_fill_(1, self.suppress, -torch.inf))
-        self.answers[self.order, self.count] = chosen
+        chosen, logps = self._choose(logits.index_fill_(1, self.suppress, -torch.inf))
+        self.answers[self.order, self.count], self.logps[self.order, self.count] = chosen, logps
         self.tokens.copy_(chosen)
         for place in (self.places, self.filled, self.count):
             place.add_(self.alive)
         self.alive &= (chosen != self.eos) & (self.count < self.shape.new)
 
-    def _choose(self, logits: Tensor) -> LongTensor:
-        """A token (rows,) each."""
+    def _choose(self, logits: Tensor) -> tuple[LongTensor, Tensor]:
+        """A token each and its log-probability as it was drawn, (rows,); 0 where nothing is left to chance."""
         if self.temperature == 0:
-            return logits.argmax(-1)
-        cumulative = (logits / self.temperature).softmax(-1).double().cumsum(-1)
+            return logits.argmax(-1), self.logps.new_zeros(len(logits))
+        shares = (logits / self.temperature).softmax(-1)
+        cumulative = shares.double().cumsum(-1)
         drawn = self.draws[self.order, self.count][:, None] * cumulative[:, -1:]
         # weights that are not finite give the first token, not an index behind the last: the loss will tell
-        return torch.searchsorted(cumulative, drawn, right=True)[:, 0] % logits.shape[1]
+        chosen = torch.searchsorted(cumulative, drawn, right=True) % logits.shape[1]
+        return chosen[:, 0], shares.gather(1, chosen)[:, 0].log()
 
-    def take(self) -> dict[int, list[int]]:
-        """The answers of rows that have ended since, by who they are; here the host waits for the device."""
+    def take(self) -> dict[int, tuple[list[int], list[float]]]:
+        """The answers of rows that have ended since, with their tokens' log-probabilities, by who they are; here the
+        host waits for the device."""
         ended = [row for row, alive in enumerate(self.alive.tolist()) if not alive and self.who[row] >= 0]
         if not ended:
             return {}
-        found = zip(ended, self.answers[ended].tolist(), self.count[ended].tolist(), strict=True)
-        taken = {self.who[row]: answer[:count] for row, answer, count in found}
+        kept = (part[ended].tolist() for part in (self.answers, self.logps, self.count))
+        found = zip(ended, *kept, strict=True)
+        taken = {self.who[row]: (answer[:count], logps[:count]) for row, answer, logps, count in found}
         for row in ended:
             self.who[row] = -1
         # a slot that waits for a group asks for no room

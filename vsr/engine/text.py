@@ -1,4 +1,4 @@
-"""Qwen2-VL's language part in few operations, on the weights of transformers' and PEFT's modules.
+"""The language part in few operations, on the weights of transformers' and PEFT's modules.
 
 Called one by one those modules launch some 400 operations a layer and token, and autograd keeps what each of them
 returns. Here layers that read the same input are one product, a float32 adapter is merged into it (its backward gives
@@ -13,6 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import LongTensor, Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
+from transformers import PreTrainedConfig
 
 from vsr.errors import VsrError
 
@@ -29,6 +30,10 @@ class Layer:
         self.before, self.between = module.input_layernorm.weight, module.post_attention_layernorm.weight
         self.heads = attention.q_proj.out_features // self.d
         self.kv = attention.k_proj.out_features // self.d
+        self.each = None  # Qwen3-VL's norms of every head's queries and keys, (heads + kv heads, d)
+        if hasattr(attention, "q_norm"):
+            both = (attention.q_norm.weight, self.heads), (attention.k_norm.weight, self.kv)
+            self.each = torch.cat([weight.detach().expand(number, -1) for weight, number in both])
         self.qkv = product(attention.q_proj, attention.k_proj, attention.v_proj)
         self.o, self.gate_up, self.down = (
             product(attention.o_proj),
@@ -47,6 +52,7 @@ class Layer:
         parts = self.qkv(norm(x, self.before, self.eps)).view(len(x), -1, self.d)
         # split, not slices: a slice's backward writes zeros as long as the whole
         both, value = parts.split((self.heads + self.kv, self.kv), 1)
+        both = both if self.each is None else norm(both, self.each, self.eps)
         return *rotated(both, cos, sin).split((self.heads, self.kv), 1), value
 
     def outputs(self, x: Tensor, mixed: Tensor) -> Tensor:
@@ -59,10 +65,16 @@ def language_part(base) -> nn.Module:
     """The text model of a base; VsrError for one whose layers see a window only, or activate by anything but SiLU."""
     text = base.model.language_model
     if text.config.hidden_act != "silu":
-        raise VsrError(f"hidden_act={text.config.hidden_act!r}: the engine knows 'silu' alone; take a Qwen2-VL as base")
-    if text.has_sliding_layers:
+        raise VsrError(f"hidden_act={text.config.hidden_act!r}: the engine knows 'silu' alone; take another base")
+    if getattr(text, "has_sliding_layers", False):
         raise VsrError("use_sliding_window=true: the engine shares whole prefixes; set it to false in config.json")
     return text
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """Of the language part's attention."""
+    text = config.text_config
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def rotation(text: nn.Module, places: LongTensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,8 +174,10 @@ class _Merged(Function):
 
 # --- what stands between the products; frozen weights get no gradient, and without any gradient all is plain ---
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of (n, D)."""
+    """RMSNorm over the last dimension of x, with one weight for all (D,) or each head's own (heads, d)."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
+        if weight.ndim > 1:
+            return functional.rms_norm(x, x.shape[-1:], None, eps) * weight
         return functional.rms_norm(x, x.shape[-1:], weight, eps)  # one kernel, and one for its backward
     return _Norm.apply(x, weight, eps) if torch.is_grad_enabled() else (x * _scale(x, eps)).mul_(weight)
 

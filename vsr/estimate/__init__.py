@@ -13,7 +13,9 @@ import torch
 from vsr import markdown
 from vsr.engine import slots
 from vsr.engine.decoding import ANSWERED
+from vsr.engine.inputs import wide
 from vsr.engine.logps import pass_budget
+from vsr.engine.text import head_size
 from vsr.errors import VsrError
 from vsr.estimate import devices, dryrun
 from vsr.estimate.devices import GIB, Device
@@ -21,7 +23,7 @@ from vsr.estimate.dryrun import Model
 from vsr.estimate.workload import Workload, workload
 from vsr.evaluate import TOGETHER
 from vsr.models import DTYPES
-from vsr.models.folders import QWEN2_VL, find, shape
+from vsr.models.folders import configuration
 from vsr.models.quantize import skeleton, weight_bytes
 from vsr.profiles import Profile
 from vsr.progress import duration
@@ -83,7 +85,7 @@ class Estimate:
     def cache(self) -> float:
         """Bytes of keys and values of a rollout batch at its longest."""
         text, longest = self.model.config.text_config, self.work.profile.max_completion_length
-        token = 2 * text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * text.num_hidden_layers
+        token = 2 * text.num_key_value_heads * head_size(self.model.config) * text.num_hidden_layers
         passes = self.work.passes(longest, DECODED * self.work.profile.token_budget)
         kept = max(sum(self.work.prompt + count * longest for count in counts) for counts in passes)
         return float(kept * token * self.model.dtype.itemsize)
@@ -106,9 +108,10 @@ class Estimate:
     @property
     def disk(self) -> dict[str, float]:
         """Bytes of files."""
-        work, width = self.work, self.model.config.text_config.hidden_size
+        work, config = self.work, self.model.config
+        width = config.text_config.hidden_size * wide(config)
         return {
-            "base model": skeleton(self.model.config).num_parameters() * torch.bfloat16.itemsize,
+            "base model": skeleton(config).num_parameters() * torch.bfloat16.itemsize,
             "checkpoints and adapter": (2 * (1 + ADAM) + 1) * self.memory["adapter"],
             "cached features": work.train_scenes * work.video * width * self.model.dtype.itemsize,
         }
@@ -266,8 +269,7 @@ def _shares(bounds: dict[str, float]) -> str:
 
 def estimate(profile: Profile, device: Device | None = None, mode: str = "vanilla") -> Estimate:
     """The needs of `profile` on `device` (default: this machine if it can run it, else a usual GPU)."""
-    known = QWEN2_VL.get(profile.base.partition("@")[0])
-    config = shape(known) if known else find(profile.base)[1]
+    config = configuration(profile.base)
     if device is None:
         width = config.text_config.hidden_size
         if torch.cuda.is_available() or width < 1000:

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from transformers import Qwen2VLConfig
+from transformers import PreTrainedConfig
 
 from vsr.engine import slots
-from vsr.engine.inputs import base_model
+from vsr.engine.inputs import base_model, wide
 from vsr.engine.logps import branch_logps, read
 from vsr.estimate.devices import Device, Trace
 from vsr.models import DTYPES, add_lora
@@ -123,10 +123,10 @@ class _FusedNorm(torch.autograd.Function):
     """A norm is one kernel, and one for its backward."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, recorder: _Recorder) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor | None, recorder: _Recorder) -> Tensor:
         ctx.save_for_backward(x)
         ctx.recorder, output = recorder, torch.empty_like(x)
-        recorder.note(0.0, [x, weight, output])
+        recorder.note(0.0, [part for part in (x, weight, output) if part is not None])
         return output
 
     @staticmethod
@@ -182,7 +182,7 @@ class Cost:
 class Model:
     """A base with the profile's adapter, without weights, in two and in three layers."""
 
-    def __init__(self, config: Qwen2VLConfig, profile: Profile):
+    def __init__(self, config: PreTrainedConfig, profile: Profile):
         self.config, self.profile = config, profile
         self.dtype = DTYPES[profile.dtype]
         self.layers = config.text_config.num_hidden_layers
@@ -194,6 +194,8 @@ class Model:
         config = deepcopy(self.config)
         config.text_config.num_hidden_layers, config.vision_config.depth = layers, layers
         config.text_config.layer_types = ["full_attention"] * layers
+        if hasattr(config.vision_config, "fullatt_block_indexes"):  # a bound: windows cost less
+            config.vision_config.fullatt_block_indexes = list(range(layers))
         model = skeleton(config).to(self.dtype)
         layer = model.model.language_model.layers[0]
         self.linear = [m.weight.numel() for m in layer.modules() if isinstance(m, torch.nn.Linear)]
@@ -231,9 +233,13 @@ def see(model: Model, frames: int, height: int, width: int) -> Cost:
     count, patch = frames * height * width, model.config.vision_config.patch_size**2 * 6
 
     def work(built: torch.nn.Module) -> Tensor:
-        grid, places = torch.tensor([[frames, height, width]]), model.empty(count, 2, dtype=torch.long)
+        tower, grid = base_model(built).model.visual, torch.tensor([[frames, height, width]])
+        given = {"grid_thw": grid, "position_ids": model.empty(count, 2, dtype=torch.long)}
+        if hasattr(tower, "pos_embed"):  # learnt places, each between four
+            taps = model.empty(count, 4, dtype=torch.long), model.empty(count, 4)
+            given |= dict(zip(("interp_indices", "interp_weights"), taps, strict=True))
         with torch.no_grad():
-            return base_model(built).model.visual(model.empty(count, patch), grid_thw=grid, position_ids=places)
+            return tower(model.empty(count, patch), **given)
 
     return model.cost(work, layers=model.config.vision_config.depth)
 
@@ -245,7 +251,7 @@ def prefill(model: Model, prompt: int, branches: tuple[int, ...] = ()) -> Cost:
         tokens, sink = prompt + sum(branches), []
         places = model.empty(3, tokens, dtype=torch.long)
         with torch.no_grad():
-            embeddings = model.empty(tokens, model.config.text_config.hidden_size)
+            embeddings = model.empty(tokens, wide(built.config) * model.config.text_config.hidden_size)
             read(base_model(built), embeddings, places, [(prompt, list(branches))], sink=sink)
         return sink
 
@@ -277,7 +283,7 @@ def packed(model: Model, shape: Shape, gradients: int = 0, checkpointing: bool =
     tokens, branches = (sum(extra * prefix + sum(lengths) for prefix, lengths in shape) for extra in (1, 0))
 
     def logps(built: torch.nn.Module) -> Tensor:
-        embeddings = model.empty(tokens, model.config.text_config.hidden_size)
+        embeddings = model.empty(tokens, wide(built.config) * model.config.text_config.hidden_size)
         places, targets = (model.empty(*size, dtype=torch.long) for size in ((3, tokens), (branches,)))
         return branch_logps(base_model(built), embeddings, places, shape, targets, 1.0)[0]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr import prompts, video
+from vsr import families, prompts
 from vsr.engine.inputs import passes
 from vsr.miniature.procedural import STUDY
-from vsr.models.folders import TINY_FOLDER, load_tokenizer
+from vsr.models.folders import TINY_FOLDER, configuration, load_tokenizer
 from vsr.profiles import Profile
 from vsr.questions.dataset import COUNTS
 from vsr.questions.question import Question
@@ -20,6 +20,7 @@ from vsr.scoring.intervals import detectable
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
 # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
 TEXT = {"vanilla": 62, "think": 88, "observe": 100}
+STAMP = 9  # tokens that say when two frames are shown, with their brackets
 SHORT = 6  # tokens of a bare answer with the token that ends it
 TASKS = 8
 PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1
@@ -62,8 +63,9 @@ def workload(profile: Profile, mode: str) -> Workload:
     """What a profile trained and evaluated in `mode` has to do."""
     rooms = profile.data == "rooms"
     height, width = (STUDY.height, STUDY.width) if rooms else CAMERA
-    tall, wide = (side // video.PATCH for side in video.smart_resize(height, width, profile.max_pixels))
-    grid = (math.ceil(profile.frames / video.PAIR), tall, wide)
+    family = families.of(configuration(profile.base))
+    tall, wide = (side // family.patch for side in family.size(profile.frames, height, width, profile.max_pixels))
+    grid = (math.ceil(profile.frames / families.PAIR), tall, wide)
     count = math.prod(grid) // prompts.TOKEN_PATCHES
     text, folder = TEXT[mode], TINY_FOLDER if profile.base == "tiny" else Path(profile.base)
     if folder.is_dir():  # its tokenizer is at hand: count
@@ -71,6 +73,7 @@ def workload(profile: Profile, mode: str) -> Workload:
         chat = prompts.messages(question, mode, "train", video=False)
         # and the video's two brackets
         text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))
+    text += grid[0] * STAMP if family.times == "text" else 0
     mean, source = expected(profile, mode)
     return Workload(
         profile=profile,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from vsr import evaluate, models, prompts, runs, scoring
-from vsr.engine import FeatureCache, Prompt
+from vsr.engine import FeatureCache
 from vsr.errors import VsrError
 from vsr.files import read_jsonl, write_json
 from vsr.miniature.catalogue import CATALOGUE
@@ -266,10 +266,10 @@ def _ask(
     profile: Profile,
     temperature: float = 1.0,
 ) -> list[list[str]]:
-    shown = [(question, *see(bench.video_path(question.scene_name))) for question in asked]
+    shown = [(question, see(bench.video_path(question.scene_name))) for question in asked]
     given = [
-        Prompt(prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), grid), tokens, grid)
-        for question, tokens, grid in shown
+        seen.prompt(prompts.render(loaded.tokenizer, prompts.messages(question, mode, stage), seen.grid))
+        for question, seen in shown
     ]
     longest = profile.max_new_tokens if mode == "vanilla" else profile.max_new_tokens_reasoning
     return sampled(loaded.model, loaded.tokenizer, given, longest, profile.seed, temperature=temperature)

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from vsr import families
 from vsr.errors import VsrError, unknown
+from vsr.families import Family
 from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter, lora_config
 from vsr.models.folders import END, PAD, VISION_TOKENS, Source, check_processor, find, load_tokenizer, model_hash
 from vsr.models.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, stored_as, weight_bytes
@@ -37,9 +39,14 @@ class Loaded:
     files, or the hub's commit), dtype, quantization, attention, adapter_hash (None without adapter), and `name`:
     'base', or the run that trained it."""
 
-    model: Qwen2VLForConditionalGeneration | PeftModel
+    model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     info: dict
+
+    @property
+    def family(self) -> Family:
+        """What differs from other models."""
+        return families.of(self.model.config)
 
     @property
     def device_name(self) -> str:
@@ -78,7 +85,7 @@ def load(
                 f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; try --set quantization=nf4, or a smaller base"
             )
     try:
-        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+        model, report = families.of(config).model.from_pretrained(
             source.name,
             revision=source.revision,
             dtype=DTYPES[dtype],
@@ -98,7 +105,7 @@ def load(
     return Loaded(model.eval(), tokenizer, info)
 
 
-def with_adapter(model: Qwen2VLForConditionalGeneration, adapter: str | Path) -> PeftModel:
+def with_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     """`model` with the adapter of a PEFT folder or run folder, as it was trained; nothing is trainable."""
     folder = adapter_folder(adapter)
     return PeftModel.from_pretrained(model, str(folder), config=lora_config(folder))
@@ -130,7 +137,7 @@ def read(tokenizer: PreTrainedTokenizerBase, answer: list[int]) -> str:
     return tokenizer.decode(answer[:length], skip_special_tokens=True).strip()
 
 
-def add_lora(model: Qwen2VLForConditionalGeneration, profile: Profile) -> PeftModel:
+def add_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:
     """`model` with a fresh trainable adapter on the language model's linear layers that `lora_targets` names; all else
     is frozen.
 
@@ -160,7 +167,7 @@ def lora_targets(profile: Profile) -> list[str]:
 
 def _examine(
     base: str, dtype="float32", quantization="none", attn="sdpa", adapter: str | Path | None = None
-) -> tuple[dict, Qwen2VLConfig, Source, PreTrainedTokenizerBase]:
+) -> tuple[dict, PreTrainedConfig, Source, PreTrainedTokenizerBase]:
     """What `load` needs, everything checked that can be without weights."""
     named = {"dtype": (dtype, DTYPES), "quantization": (quantization, QUANTIZATIONS), "attention": (attn, ATTENTIONS)}
     for kind, (value, known) in named.items():

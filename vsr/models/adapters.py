@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
-from transformers import Qwen2VLConfig
+from transformers import PreTrainedConfig
 
 from vsr import profiles
 from vsr.errors import VsrError
@@ -43,7 +43,7 @@ def adapter_hash(path: str | Path) -> str:
     return hash_files(folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS)
 
 
-def check_adapter(path: str | Path, config: Qwen2VLConfig, base: str, base_hash: str) -> None:
+def check_adapter(path: str | Path, config: PreTrainedConfig, base: str, base_hash: str) -> None:
     """Raise VsrError unless the adapter belongs to this base (by its run's manifest and the base it names) and its file
     holds exactly the weights that its configuration makes there, all of them finite."""
     folder = adapter_folder(path)
@@ -90,7 +90,7 @@ def lora_config(folder: Path) -> LoraConfig:
     return LoraConfig(task_type="CAUSAL_LM", **{name: given[name] for name in READ if given.get(name) is not None})
 
 
-def _made(folder: Path, config: Qwen2VLConfig, base: str) -> dict[str, tuple[int, ...]]:
+def _made(folder: Path, config: PreTrainedConfig, base: str) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the weights that an adapter's configuration makes on a base, by PEFT itself."""
     try:
         with torch.device("meta"):
@@ -113,8 +113,8 @@ def _weights(file: Path) -> dict[str, torch.Tensor]:
 
 def export(run: str | Path, out: str | Path, **changes: object) -> Path:
     """Merge the adapter of a run folder into the base it was trained on and write weights, tokenizer, chat template,
-    preprocessing and model card to the new folder `out`, which is returned; `Qwen2VLForConditionalGeneration`'s own
-    `from_pretrained` loads it, and it answers as base and adapter together do.
+    preprocessing and model card to the new folder `out`, which is returned; the `from_pretrained` of transformers' own
+    class loads it, and it answers as base and adapter together do.
 
     A base that was quantised for training is merged *dequantised*: the adapter has learned to work on the rounded
     weights, and its scores are theirs. On the weights before rounding it would be a model that nobody has evaluated.

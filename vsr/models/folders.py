@@ -6,40 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig
-from transformers import Qwen2VLForConditionalGeneration as Qwen2VL
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from vsr import video
+from vsr import families
 from vsr.errors import VsrError
+from vsr.families import FAMILIES, MERGE, PAIR, PUBLISHED, QWEN2_VL, Family
 from vsr.files import as_the_umask_says, hash_files, read_json, write_json
 
 TINY_FOLDER = Path(__file__).resolve().parents[1] / "miniature" / "base"
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 END, PAD = "<|im_end|>", "<|endoftext|>"
 MODEL_FILES = ("config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.*")
-PREPROCESSING = "preprocessor_config.json"
+PREPROCESSING, VIDEO_PREPROCESSING = "preprocessor_config.json", "video_preprocessor_config.json"
 CONFIG_IDS = {  # the configuration's name of each special token's id
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
-}
-
-# Qwen/Qwen2-VL-*-Instruct, config.json; 2,208,985,600 and 8,291,375,616 parameters
-_QWEN = {"num_hidden_layers": 28, "max_window_layers": 28, "mrope_section": [16, 24, 24]}
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-QWEN2_VL: dict[str, dict] = {
-    f"Qwen/Qwen2-VL-{name}-Instruct": {
-        "text": dict(zip(_SIZES, values, strict=True)) | _QWEN,
-        "vision": {"embed_dim": 1280, "depth": 32, "num_heads": 16, "mlp_ratio": 4},
-        "tied": tied,
-    }
-    for name, values, tied in (
-        ("2B", (151936, 1536, 8960, 12, 2), True),
-        ("7B", (152064, 3584, 18944, 28, 4), False),
-    )
 }
 
 
@@ -56,9 +41,9 @@ class Source:
         return Path(self.name).is_dir()
 
 
-def find(base: str) -> tuple[Source, Qwen2VLConfig]:
+def find(base: str) -> tuple[Source, PreTrainedConfig]:
     """Source and configuration of `base`: 'tiny', a folder with weights, owner/name or owner/name@revision. Only the
-    configuration is read; VsrError for anything that is no Qwen2-VL."""
+    configuration is read; VsrError for a family that is not supported."""
     source = _source(base)
     try:
         config = AutoConfig.from_pretrained(source.name, revision=source.revision)
@@ -67,12 +52,17 @@ def find(base: str) -> tuple[Source, Qwen2VLConfig]:
             f"base '{base}': {str(error).splitlines()[0]} Check the name; without a network (or with HF_HUB_OFFLINE=1) "
             "the model must be in the hub cache already, or be given as a folder"
         ) from None
-    if config.model_type != "qwen2_vl":
-        raise VsrError(f"base '{base}': model type '{config.model_type}'; this study needs qwen2_vl")
+    families.of(config, base)
     if not source.local:  # everything else must come from the same commit
         file = cached_file(source.name, "config.json", revision=source.revision)
         source = Source(source.name, extract_commit_hash(file, None) or source.revision)
     return source, config
+
+
+def configuration(base: str) -> PreTrainedConfig:
+    """The configuration of `base`; of a published one without a look at its files."""
+    known = PUBLISHED.get(base.partition("@")[0])
+    return shape(known) if known else find(base)[1]
 
 
 def _source(base: str) -> Source:
@@ -83,7 +73,7 @@ def _source(base: str) -> Source:
     folder = Path(base)
     if folder.is_dir():
         if not list(folder.glob("*.safetensors")):
-            raise VsrError(f"{base}: no *.safetensors in this folder; name the folder of a saved Qwen2-VL checkpoint")
+            raise VsrError(f"{base}: no *.safetensors in this folder; name the folder of a saved checkpoint")
         return Source(str(folder))
     name, _, revision = base.partition("@")
     if folder.is_absolute() or base.startswith((".", "~")) or name.count("/") != 1:
@@ -92,7 +82,7 @@ def _source(base: str) -> Source:
 
 
 def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id; one without a chat template or Qwen2-VL's special tokens is an error."""
+    """The tokenizer of a folder or hub id; one without a chat template or the special tokens is an error."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
     except Exception as error:  # the tokenizers library raises nothing more special
@@ -101,7 +91,7 @@ def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedToke
     lacking = [token for token in (*VISION_TOKENS, END, PAD) if known(token) is None]
     if lacking or not tokenizer.chat_template:
         what = f"special token '{lacking[0]}'" if lacking else "chat template"
-        raise VsrError(f"{source}: its tokenizer has no {what}; use a Qwen2-VL checkpoint")
+        raise VsrError(f"{source}: its tokenizer has no {what}; use a Qwen-VL checkpoint")
     return tokenizer
 
 
@@ -110,17 +100,22 @@ def model_hash(folder: str | Path) -> str:
     return hash_files(*sorted(file for pattern in MODEL_FILES for file in Path(folder).glob(pattern)))
 
 
-def preprocessing() -> dict:
-    """Qwen2-VL's preprocessor_config.json as `vsr.video.patchify` follows it."""
-    sizes = {"patch_size": video.PATCH, "temporal_patch_size": video.PAIR, "merge_size": video.MERGE}
-    pixels = {"min_pixels": video.MIN_PIXELS, "max_pixels": 12845056}
-    colours = {"image_mean": list(video.MEAN), "image_std": list(video.STD)}
-    names = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
-    return pixels | sizes | colours | names
+def preprocessing(family: Family = QWEN2_VL) -> dict[str, dict]:
+    """A family's preprocessing files as `vsr.video.patchify` follows them, by name."""
+    sizes = {"patch_size": family.patch, "temporal_patch_size": PAIR, "merge_size": MERGE}
+    colours = {"image_mean": list(family.mean), "image_std": list(family.std)}
+    names = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": f"{family.classes}Processor"}
+    pixels = {"min_pixels": family.min_pixels, "max_pixels": family.max_pixels}
+    if not family.whole:
+        return {PREPROCESSING: pixels | sizes | colours | names}
+    # videos have limits of their own there
+    pixels = {"size": {"shortest_edge": family.min_pixels, "longest_edge": family.max_pixels}}
+    video = pixels | sizes | colours | {"video_processor_type": f"{family.classes}VideoProcessor"}
+    return {PREPROCESSING: sizes | colours | names, VIDEO_PREPROCESSING: video}
 
 
 def check_processor(
-    source: str, config: Qwen2VLConfig, tokenizer: PreTrainedTokenizerBase, revision: str = "main"
+    source: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, revision: str = "main"
 ) -> None:
     """Raise VsrError where tokenizer, preprocessing and model of a folder or hub id do not belong together."""
     remedy, most = "use the tokenizer the model was trained with", config.text_config.vocab_size
@@ -131,41 +126,42 @@ def check_processor(
         if ours != theirs:
             why = f"its tokenizer gives '{token}' the id {ours}, config.json says {name}={theirs}"
             raise VsrError(f"{source}: {why}; {remedy}")
-    sizes = {"patch_size": video.PATCH, "spatial_merge_size": video.MERGE, "temporal_patch_size": video.PAIR}
+    family = FAMILIES[config.model_type]
+    sizes = {"patch_size": family.patch, "spatial_merge_size": MERGE, "temporal_patch_size": PAIR}
     for name, ours in sizes.items():
         if ours != (theirs := getattr(config.vision_config, name)):
-            raise VsrError(f"{source}: config.json says {name}={theirs}; Qwen2-VL's video preprocessing has {ours}")
-    file = cached_file(source, PREPROCESSING, revision=revision, _raise_exceptions_for_missing_entries=False)
-    given = {} if file is None else read_json(file)
-    known = preprocessing()
-    for name in ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std"):
-        if given.get(name, known[name]) != known[name]:
-            raise VsrError(f"{source}: {PREPROCESSING} says {name}={given[name]}, Qwen2-VL's {known[name]}")
+            what = f"{family.title}'s video preprocessing has {ours}"
+            raise VsrError(f"{source}: config.json says {name}={theirs}; {what}")
+    for kind, known in preprocessing(family).items():
+        file = cached_file(source, kind, revision=revision, _raise_exceptions_for_missing_entries=False)
+        given = {} if file is None else read_json(file)
+        for name in ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std"):
+            if given.get(name, known[name]) != known[name]:
+                raise VsrError(f"{source}: {kind} says {name}={given[name]}, {family.title}'s {known[name]}")
 
 
-def shape(sizes: dict, **ids: int) -> Qwen2VLConfig:
-    """The Qwen2-VL configuration of some sizes, with the ids of special tokens where given."""
-    text, tied = dict(sizes["text"]), sizes.get("tied", True)
+def shape(sizes: dict, **ids: int) -> PreTrainedConfig:
+    """The configuration of some sizes (of the "family" they name, else Qwen2-VL), with the ids of special tokens where
+    given."""
+    family, text, tied = FAMILIES[sizes.get("family", QWEN2_VL.name)], dict(sizes["text"]), sizes.get("tied", True)
     sections = text.pop("mrope_section")
-    width, heads = text["hidden_size"], text["num_attention_heads"]
-    if 2 * sum(sections) * heads != width:
-        raise VsrError(f"mrope_section {sections}: must sum to half the head size, {width // heads / 2:g}")
-    return Qwen2VLConfig(
-        text_config={
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": tied,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            **text,
-        },
-        vision_config={"hidden_size": width, **sizes["vision"]},
+    width = text["hidden_size"]
+    head = text.get("head_dim", width // text["num_attention_heads"])
+    if 2 * sum(sections) != head:
+        raise VsrError(f"mrope_section {sections}: must sum to half the head size, {head / 2:g}")
+    rope = {"rope_type": "default", "rope_theta": family.theta, "mrope_section": sections}
+    return family.config(
+        text_config={"rms_norm_eps": 1e-6, "tie_word_embeddings": tied, "rope_parameters": rope, **text},
+        # the width that its features leave it with has two names
+        vision_config={"hidden_size" if family is QWEN2_VL else "out_hidden_size": width, **sizes["vision"]},
         tie_word_embeddings=tied,
-        architectures=["Qwen2VLForConditionalGeneration"],
+        architectures=[family.model.__name__],
         **ids,
     )
 
 
-def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
-    """A Qwen2-VL configuration of the given sizes (such as QWEN2_VL's) with the tokenizer's ids and, unless the
+def build_config(sizes: dict, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """A configuration of the given sizes (such as `vsr.families.PUBLISHED`'s) with the tokenizer's ids and, unless the
     sizes name one, vocabulary."""
     special = {"bos_token_id": PAD, "eos_token_id": END, "pad_token_id": PAD}
     text = {name: tokenizer.convert_tokens_to_ids(token) for name, token in special.items()}
@@ -181,11 +177,12 @@ def random_folder(
     path = Path(path)
     tokenizer = load_tokenizer(tokenizer_from)
     torch.manual_seed(seed)
-    save(Qwen2VL(build_config(sizes, tokenizer)).to(dtype), tokenizer, path)
+    config = build_config(sizes, tokenizer)
+    save(families.of(config).model(config).to(dtype), tokenizer, path)
     return path
 
 
-def save(model: Qwen2VL, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write weights (safetensors), configuration, tokenizer and preprocessing, as plain transformers loads them; an
     interrupted save leaves the old folder as it was."""
     folder = Path(folder)
@@ -197,7 +194,8 @@ def save(model: Qwen2VL, tokenizer: PreTrainedTokenizerBase, folder: str | Path)
     try:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        write_json(staging / PREPROCESSING, preprocessing())
+        for name, settings in preprocessing(families.of(model.config)).items():
+            write_json(staging / name, settings)
         as_the_umask_says(staging)
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)

@@ -9,8 +9,9 @@ import math
 import bitsandbytes
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
+from vsr import families
 from vsr.errors import VsrError
 
 QUANTIZATIONS = ("none", "nf4", "nf4-double", "fp4", "fp4-double", "int8")  # double: block scales in 8 bit too
@@ -35,7 +36,7 @@ def bits_and_bytes(name: str, compute: torch.dtype) -> BitsAndBytesConfig | None
     )
 
 
-def stored_as(config: Qwen2VLConfig, base: str) -> str:
+def stored_as(config: PreTrainedConfig, base: str) -> str:
     """In which of QUANTIZATIONS the weights of a checkpoint are kept already; VsrError for other libraries' ways."""
     given = getattr(config, "quantization_config", None)
     if given is None:
@@ -70,15 +71,15 @@ def rounding_error(name: str, rows: int = 64, width: int = 4096) -> float:
     return float((rounded - exact).norm() / exact.norm())
 
 
-def skeleton(config: Qwen2VLConfig) -> Qwen2VLForConditionalGeneration:
+def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     """The model without weights: every shape, no memory."""
     with torch.device("meta"):
-        model = Qwen2VLForConditionalGeneration(config)
+        model = families.of(config).model(config)
     model.tie_weights()
     return model
 
 
-def weight_bytes(config: Qwen2VLConfig, dtype: torch.dtype, quantization: str) -> int:
+def weight_bytes(config: PreTrainedConfig, dtype: torch.dtype, quantization: str) -> int:
     """Bytes of the loaded weights, scales included."""
     model = skeleton(config)
     quantised = {

@@ -4,8 +4,10 @@ Both baselines see GRPO's questions in GRPO's order. Equal data is their default
 questions as GRPO takes. Equal compute is a `budget` of token passes: the questions come round as often as it allows.
 """
 
+import math
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from transformers import PreTrainedModel
 from vsr import models, runs
 from vsr.engine.inputs import FeatureCache
 from vsr.errors import VsrError, unknown
-from vsr.files import as_the_umask_says, read_jsonl
+from vsr.files import as_the_umask_says, fingerprint, read_jsonl
 from vsr.models import Loaded, cards
 from vsr.models.adapters import adapter_hash
 from vsr.profiles import Profile
@@ -27,6 +29,7 @@ from vsr.questions import leak
 from vsr.questions.dataset import QuestionSet
 from vsr.runs import Run, Stage
 from vsr.scoring import rewards
+from vsr.train.fit import APART
 
 OnStep = Callable[[dict], None]
 SHARED = (
@@ -144,10 +147,13 @@ def train(
                 "device": base.device_name,
                 "steps": trainer.args.max_steps,
                 "token_passes": token_passes(run.path),
+                "inputs_read": fingerprint([line.get("inputs") for line in read_jsonl(run.path / "log.jsonl")]),
                 "data": profile.data,
                 "base": profile.base,  # its place, for `vsr export`
                 "warning": caution,
             }
+            if method == "grpo":
+                facts["on_policy"] = on_policy(run.path, settings.epsilon)
             cards.write(run.path, run.manifest | facts)
             run.finish(**facts)
             for checkpoint in run.path.glob("checkpoint-*"):  # not before: a run killed above goes on from them
@@ -184,6 +190,19 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         staging.rename(folder)
     except OSError as error:
         raise VsrError(f"{folder}: could not be written ({error}); free some space and run it again") from None
+
+
+def on_policy(run: str | Path, epsilon: float) -> dict[str, float | bool | None]:
+    """Whether a GRPO run may call itself on-policy: the largest difference, over its log.jsonl, between a token's
+    log-probability when it was drawn and when it was scored; the bound, which would bring the ratio of equation 1 to
+    its clip; and whether it holds. One that does not is said on stderr."""
+    known = [line[APART] for line in read_jsonl(Path(run) / "log.jsonl") if APART in line]
+    largest, bound = max(known, default=None), math.log1p(epsilon)
+    holds = largest is not None and largest <= bound
+    if known and not holds:
+        told = f"{Path(run).name}: not on-policy: what was drawn and what was scored differ by up to {largest:.3g} nats"
+        print(f"{told} a token, over {bound:.3g}; see {APART} in its log.jsonl", file=sys.stderr, flush=True)
+    return {"largest": largest, "bound": bound, "holds": holds}
 
 
 def token_passes(run: str | Path) -> int:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from vsr.files import append_jsonl
+from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded
 from vsr.runs import Settings
 from vsr.train import OnStep
@@ -85,7 +85,7 @@ def make(
         # TRL made a copy of the fresh adapter; without it the reference is the model with its adapter switched off
         loaded.model.delete_adapter("ref")
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Log(Path(args.output_dir) / "log.jsonl", PASSES[method], on_step))
+    trainer.add_callback(_Log(trainer, PASSES[method], on_step))
     return trainer
 
 
@@ -103,8 +103,8 @@ class VideoDPOTrainer(AdapterTrainer, DPOTrainer):
 class _Log(TrainerCallback):
     """One line a step: TRL's figures, tokens, token passes, seconds, peak memory."""
 
-    def __init__(self, path: Path, passes: int, on_step: OnStep | None):
-        self.path, self.passes, self.on_step = path, passes, on_step
+    def __init__(self, trainer: AdapterTrainer, passes: int, on_step: OnStep | None):
+        self.trainer, self.passes, self.on_step = trainer, passes, on_step
         self.tokens, self.last = 0, time.perf_counter()
 
     def on_train_begin(self, args, state, control, **_):
@@ -118,10 +118,10 @@ class _Log(TrainerCallback):
         tokens = int(logs["num_tokens"]) - self.tokens  # TRL counts from the start of the process
         self.tokens += tokens
         line = {"step": state.global_step, **{key: value for key, value in logs.items() if key not in OMITTED}}
-        line |= {"tokens": tokens, "token_passes": self.passes * tokens}
+        line |= {"tokens": tokens, "token_passes": self.passes * tokens, "inputs": fingerprint(self.trainer.read)}
         now = time.perf_counter()
         line |= {"seconds": now - self.last, "peak_memory_mb": peak_memory()}
         self.last = now
-        append_jsonl(self.path, line)
+        append_jsonl(Path(args.output_dir) / "log.jsonl", line)
         if self.on_step is not None:
             self.on_step(line)

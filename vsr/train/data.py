@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import LongTensor, Tensor
+from torch import LongTensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vsr.engine.inputs import Prompt, positions
+from vsr.engine.inputs import Prompt, Seen, as_number, digest, encoder_outputs, positions
 from vsr.errors import VsrError
 from vsr.models import Loaded, end_id
 from vsr.prompts import messages, render
@@ -22,7 +21,7 @@ from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import NUMERICAL, Question
 from vsr.scoring.answers import to_float
 
-See = Callable[[Path], tuple[Tensor, LongTensor]]  # video -> features (tokens, hidden size), grid (1, 3)
+See = Callable[[Path], Seen]
 FACTORS = (2.0, 4.0)  # of a rejected number: from 2 on the accuracy reward is 0
 OPPOSITE = {"left": "right", "right": "left"}
 IGNORED = -100  # a label that the loss leaves out
@@ -102,8 +101,8 @@ class Schedule(torch.utils.data.Dataset):
 def read_prompt(row: dict, tokenizer: PreTrainedTokenizerBase, see: See) -> Prompt:
     """The prompt of a row with its video's features; a video that cannot be read is a VsrError naming the sample."""
     try:
-        features, grid = (None, None) if row["video"] is None else see(Path(row["video"]))
-        return Prompt(render(tokenizer, row["prompt"], grid), features, grid)
+        seen = Seen() if row["video"] is None else Seen(*see(Path(row["video"])))
+        return seen.prompt(render(tokenizer, row["prompt"], seen.grid, seen.stamps))
     except VsrError as error:
         raise VsrError(f"sample '{row['id']}': {error}") from None
 
@@ -121,9 +120,14 @@ class AnswerCollator:
 
     def __call__(self, rows: list[dict]) -> dict:
         """VsrError, naming the sample, where a video cannot be read."""
-        batch = self.sequences(self.prompts(rows), [row["answer"] for row in rows])
-        answered = batch.pop("completion_mask").bool()
-        return batch | {"labels": batch["input_ids"].masked_fill(~answered, IGNORED)}
+        prompts = self.prompts(rows)
+        batch = self.sequences(prompts, [row["answer"] for row in rows])
+        labels = batch["input_ids"].masked_fill(~batch.pop("completion_mask").bool(), IGNORED)
+        return batch | {"labels": labels, "inputs": self.read(prompts)}
+
+    def read(self, prompts: list[Prompt]) -> LongTensor:
+        """What is read, as 48 bits (prompts,): as numbers, so that processes can tell each other."""
+        return torch.tensor([as_number(digest(self.loaded.model, prompt)) for prompt in prompts])
 
     def prompts(self, rows: list[dict]) -> list[Prompt]:
         """What the model reads before it answers."""
@@ -137,7 +141,7 @@ class AnswerCollator:
         ids = [torch.cat((prompt.ids, torch.tensor(end))) for prompt, end in zip(prompts, ends, strict=True)]
         pairs = list(zip(ids, prompts, strict=True))
         masks = [(torch.arange(len(i)) >= len(prompt.ids)).long() for i, prompt in pairs]
-        places = [positions(model, i, prompt.grid).T for i, prompt in pairs]  # (tokens, 3) each
+        places = [positions(model, i, prompt.grid, prompt.step).T for i, prompt in pairs]  # (tokens, 3) each
         batch = {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
@@ -146,7 +150,7 @@ class AnswerCollator:
         }
         features = [prompt.features for prompt in prompts if prompt.features is not None]
         if features:  # one entry a video, in the order of the rows: rows without a video have none
-            batch["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=features)}
+            batch["mm_encoder_outputs"] = {"video": encoder_outputs(model, features)}
         return batch
 
 
@@ -158,7 +162,7 @@ class PairCollator(AnswerCollator):
         """VsrError, naming the sample, where a video cannot be read."""
         prompts = self.prompts(rows)
         answers = [row[column] for column in ("answer", "rejected") for row in rows]
-        return self.sequences([*prompts, *prompts], answers)
+        return self.sequences([*prompts, *prompts], answers) | {"inputs": self.read(prompts)}
 
 
 def rejected(question: Question, seed: int = 0) -> str:

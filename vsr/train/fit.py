@@ -23,6 +23,8 @@ from vsr.files import as_the_umask_says, read_jsonl, write_jsonl
 from vsr.progress import track
 from vsr.workers import Heart, until
 
+APART = "sampling/sampling_logp_difference/max"  # TRL's name
+LARGEST = ("completions/max_length", "peak_memory_mb", APART)  # facts of which the largest counts
 REASONS = ("", "--max-hours", "terminated", "interrupted")
 
 
@@ -35,6 +37,11 @@ class AdapterTrainer:
         loss = super().training_step(*inputs, **more)
         self.require_finite("loss", [loss], self.state.global_step + 1)
         return loss
+
+    def compute_loss(self, model, inputs: dict, *more, **how) -> Tensor:
+        """TRL's, once it is noted what all processes read in this step; see `vsr.engine.inputs.digest`."""
+        self.read = self.accelerator.gather(inputs.pop("inputs")).tolist()
+        return super().compute_loss(model, inputs, *more, **how)
 
     def require_finite(self, what: str, values: Iterable[Tensor], step: int) -> None:
         """VsrError, naming the step, if any number is not: from there on nothing could be learnt any more."""
@@ -244,6 +251,26 @@ def over_processes(names: list[str], values: Tensor) -> dict[str, float]:
             return column.sum()
         if name == "completions/min_length":
             return column.min()
-        return column.max() if name in ("completions/max_length", "peak_memory_mb") else column.nanmean()
+        return column.max() if name in LARGEST else column.nanmean()
 
     return {name: float(whole(name, values[:, i])) for i, name in enumerate(names)}
+
+
+class Clock:
+    """Seconds of a step's phases."""
+
+    def __init__(self):
+        self.seconds, self.last = {}, time.perf_counter()
+
+    def mark(self, phase: str) -> None:
+        """End a phase; on a GPU, wait for it."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[phase], self.last = now - self.last, now
+
+    def facts(self, tokens: dict[str, int]) -> dict[str, float]:
+        """Seconds by phase, tokens a second for those in `tokens`, peak memory in MB."""
+        facts = {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
+        facts |= {f"tokens_per_second/{phase}": count / self.seconds[phase] for phase, count in tokens.items()}
+        return facts | {"peak_memory_mb": peak_memory()}

@@ -4,7 +4,6 @@ The model runs through `vsr.engine`; the objective is `vsr.train.objective.grpo_
 log.jsonl, under TRL's names where TRL has one, and a few of its completions to read."""
 
 import hashlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, isnan
@@ -18,12 +17,13 @@ from transformers import PrinterCallback, Trainer
 from trl import GRPOConfig
 
 from vsr.engine.decoding import rollouts
-from vsr.engine.inputs import Prompt, base_model, passes
+from vsr.engine.inputs import Prompt, as_number, base_model, digest, passes
 from vsr.engine.logps import packed_logps, pass_budget
-from vsr.files import append_jsonl
+from vsr.errors import VsrError
+from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded, end_id, suppressed
 from vsr.train.data import Rows, Schedule, See, read_prompt
-from vsr.train.fit import AdapterTrainer, over_processes, peak_memory
+from vsr.train.fit import APART, AdapterTrainer, Clock, over_processes
 from vsr.train.objective import (
     COUNTS,
     Gradients,
@@ -50,10 +50,12 @@ class Batch:
     """Groups on their way through a step. `completions[g][i]` are token ids (tokens,), `texts` the same as text, both
     answering `prompts[g]`; `rewards` is (groups, G, functions), `total` their weighted sum, `advantages` (groups, G);
     `plan` lists the forward passes, `reference` and `old` the log-probabilities (tokens,) under the base model and
-    under the policy that sampled."""
+    under the policy that sampled, `drawn` those that it sampled with; `inputs` the digest of each prompt."""
 
     rows: list[dict]
     prompts: list[Prompt]
+    inputs: list[str]
+    drawn: list[list[Tensor]]
     completions: list[list[LongTensor]]
     texts: list[list[str]]
     rewards: Tensor
@@ -129,6 +131,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         sampled = sum(len(c) for group in self.batch.completions for c in group)
         read = sampled + sum(len(prompt.ids) for prompt in self.batch.prompts)
         tokens = {"rollout": sampled, "scoring": read, "update": read}
+        facts |= self._apart(self.batch) if collects else {}
         facts |= self._batch_facts(self.batch) | clock.facts(tokens if collects else {"update": read})
         self._write(loss, facts, self.batch)
         return loss
@@ -137,7 +140,8 @@ class GroupTrainer(AdapterTrainer, Trainer):
         """Sample, reward and score under the reference (at beta 0 too, where it only measures the KL)."""
         prompts = [read_prompt(row, self.tokenizer, self.see) for row in rows]
         clock.mark("vision")
-        groups = self._sample(model, prompts)
+        inputs, drawn = [digest(model, prompt) for prompt in prompts], []
+        groups = self._sample(model, prompts, drawn)
         clock.mark("rollout")
         texts = [[self.tokenizer.decode(c, skip_special_tokens=True) for c in group] for group in groups]
         rewards = rewards_of(
@@ -149,7 +153,8 @@ class GroupTrainer(AdapterTrainer, Trainer):
         total = rewards @ self.reward_weights
         self._choose_budget(model, max(len(prompt.ids) for prompt in prompts))
         plan = self._plan(prompts, [[len(c) for c in group] for group in groups], ~flat(total))
-        batch = Batch(rows, prompts, groups, texts, rewards, total, group_advantages(total, self.scale), plan)
+        advantages = group_advantages(total, self.scale)
+        batch = Batch(rows, prompts, inputs, drawn, groups, texts, rewards, total, advantages, plan)
         clock.mark("reward")
         with torch.no_grad(), model.disable_adapter():  # the reference is the model without its adapter
             for keys in batch.plan:
@@ -157,7 +162,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         clock.mark("scoring")
         return batch
 
-    def _sample(self, model, prompts: list[Prompt]) -> list[list[LongTensor]]:
+    def _sample(self, model, prompts: list[Prompt], drawn: list[list[Tensor]]) -> list[list[LongTensor]]:
         """Rollouts that depend on (seed, step, place in the whole batch) alone, so that a resumed run draws what an
         unbroken one draws, and several processes what one draws."""
         first = self.args.process_index * len(prompts)
@@ -173,6 +178,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
                 temperature=self.args.temperature,
                 generators=[_generator(mark) for mark in marks],
                 token_budget=DECODED * self.token_budget,
+                logps=drawn,
             )
 
     def _choose_budget(self, model, prompt: int) -> None:
@@ -197,8 +203,12 @@ class GroupTrainer(AdapterTrainer, Trainer):
         return plan
 
     def _logps(self, model, batch: Batch, keys: list[Key]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (keys, tokens)."""
+        """Log-probabilities and entropies (keys, tokens). VsrError where a prompt is not what the rollouts read."""
         order = list(dict.fromkeys(group for group, _ in keys))
+        for group in order:
+            if (found := digest(model, batch.prompts[group])) != batch.inputs[group]:
+                what = f"question '{batch.rows[group]['id']}' was sampled on input {batch.inputs[group]}"
+                raise VsrError(f"{self.folder.name}: {what}, scored on {found}; report this")
         members = [[batch.completions[group][i] for g, i in keys if g == group] for group in order]
         with self.accelerator.autocast():
             return packed_logps(model, [batch.prompts[g] for g in order], members, temperature=self.args.temperature)
@@ -236,6 +246,13 @@ class GroupTrainer(AdapterTrainer, Trainer):
                 means.add(mask, k3(logps, ref), entropy, clipped(logps, old, advantages, self.args.epsilon))
         return loss, means.facts() | gradients.finish(self.args.world_size)
 
+    def _apart(self, batch: Batch) -> dict[str, float]:
+        """The largest difference between a token's log-probability when it was drawn and when it was scored, both under
+        the same weights: the two are one policy only as far as it is small."""
+        drawn = {(g, i): row for g, group in enumerate(batch.drawn) for i, row in enumerate(group)}
+        gaps = [(batch.old[key].float() - row.to(batch.old[key].device)).abs().max() for key, row in drawn.items()]
+        return {APART: float(torch.stack(gaps).max())}
+
     def _batch_facts(self, batch: Batch) -> dict[str, float]:
         """Rewards and lengths. A `std` is the mean over groups of the deviation within a group: what the advantages are
         made of. Every question type is there on every process, nan where this step asks none of it."""
@@ -259,10 +276,13 @@ class GroupTrainer(AdapterTrainer, Trainer):
         gathered = over_processes(list(facts), self.accelerator.gather(values).cpu())
         counts = group_counts([name_of(one) for one in self.reward_functions], batch.rewards, batch.texts)
         counts = self.accelerator.gather(counts.to(self.args.device)).T.tolist()
+        read = torch.tensor([as_number(one) for one in batch.inputs], device=self.args.device)
+        read = self.accelerator.gather(read).tolist()  # in the order of the whole batch
         if not self.is_world_process_zero():
             return
         step = self.state.global_step + 1
         line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
+        line |= {"inputs": fingerprint(read)}
         line |= {key: value for key, value in gathered.items() if not (key.startswith("rewards/") and isnan(value))}
         if counts:
             line["groups"] = {name: [round(x, 3) for x in row] for name, row in zip(COUNTS, counts, strict=True)}
@@ -273,26 +293,6 @@ class GroupTrainer(AdapterTrainer, Trainer):
             append_jsonl(self.folder / "completions.jsonl", kept | {"advantage": float(batch.advantages[0, i])})
         if self.on_step is not None:
             self.on_step(line)
-
-
-class Clock:
-    """Seconds of a step's phases."""
-
-    def __init__(self):
-        self.seconds, self.last = {}, time.perf_counter()
-
-    def mark(self, phase: str) -> None:
-        """End a phase; on a GPU, wait for it."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.seconds[phase], self.last = now - self.last, now
-
-    def facts(self, tokens: dict[str, int]) -> dict[str, float]:
-        """Seconds by phase, tokens a second for those in `tokens`, peak memory in MB."""
-        facts = {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
-        facts |= {f"tokens_per_second/{phase}": count / self.seconds[phase] for phase, count in tokens.items()}
-        return facts | {"peak_memory_mb": peak_memory()}
 
 
 def _generator(mark: str) -> torch.Generator:
