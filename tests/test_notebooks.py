@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 from vsr import notebooks, paper, profiles
@@ -118,6 +119,19 @@ def test_the_whole_study_runs_in_profile_smoke_and_is_then_left_alone():
     planned = [one for part in notebooks.planned(Study(profiles.get("smoke"), results)).values() for one in part]
     assert {one.folder for one in planned} == made
     assert f"smoke: {len(made)} trainings and evaluations, {len(made)} done" in second.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (pages.CHROMIUM and pages.DRIVER), reason="needs chromium and chromedriver")
+@pytest.mark.parametrize("profile", ["smoke", "published/tiny", "published/overnight"])
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_no_table_is_wider_than_the_page(book: Path, profile: str):
+    """The test above makes smoke's."""
+    shown = ROOT / "results" / profile / "notebooks" / book.name
+    if not shown.is_file():
+        pytest.skip(f"{profile} was not executed")
+    found = pages.tables(shown)
+    assert [one for one in found if one["width"] > pages.PAGE or one["columns"] > 10] == []
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from vsr.progress import Counted
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures_folder, plotting
+from vsr.report import figures_folder, plotting, show
 from vsr.report.plotting import Curves
 from vsr.scenes import metainfo
 from vsr.scoring import best_constant
@@ -98,7 +98,7 @@ class Study:
     def estimate(self, mode: str = "vanilla") -> Markdown:
         """What a GRPO run of this profile and its evaluation need here, before they run."""
         with devices.one_thread():
-            return Markdown(estimate.estimate(self.profile, mode=mode).table())
+            return show.from_markdown(estimate.estimate(self.profile, mode=mode).table())
 
     def evaluate(
         self, mode: str = "vanilla", video: str = "true", model: str = "base", stage: str | None = None
