@@ -1,18 +1,25 @@
 """Figures of training, from the logs of finished GRPO runs: Figure 3 left and right, and whose gradient it is."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vsr import paper
 from vsr.report import training_logs as logs
 from vsr.report.declared import FAILS, HOLDS, PAPERS_BETA
-from vsr.report.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, name_runs, not_run, style, suptitle, title
+from vsr.report.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, bars, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
 from vsr.report.training_logs import ACCURACY, FORMAT, KL, TOTAL, TrainingLog, ablation, smooth
+from vsr.scoring import Sampled, intervals
+
+if TYPE_CHECKING:
+    from vsr.train.one_group import OneGroup
 
 BETA_STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 PARTS = {  # a part of the gradient's norm -> its colour, line and name
@@ -66,6 +73,51 @@ def distance(results: str | Path) -> Figure:
     betas = dict(sorted(ablation(logs.grid(results)).items()))
     text = ", ".join(f"{_over(runs, np.nanmean, KL):.2f} nats a token at beta {beta:g}" for beta, runs in betas.items())
     return _over_steps("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
+
+
+@style()
+def likelier(group: "OneGroup") -> Figure:
+    """What one update did to each rollout of the group it learnt from, the most rewarded first."""
+    order = np.argsort(-np.asarray(group.advantages), kind="stable")
+    change = np.asarray(((group.after - group.before) * group.mask).sum(1))
+    signs = np.sign(np.asarray(group.advantages).round(6))
+    names = [f"{textwrap.shorten(group.texts[i], 44) or '(nothing)'}  {group.advantages[i]:+.2f}" for i in order]
+    fig = Figure(figsize=(7.6, 0.9 + 0.27 * len(names)), layout="constrained")
+    axes = fig.subplots()
+    bars(
+        axes,
+        names,
+        change[order],
+        [{1: BLUE, -1: ORANGE}.get(signs[i], GREY) for i in order],
+        "change of the log-probability, nats; on the left a rollout and its advantage",
+    )
+    better, worse = (100 * np.expm1(change[signs == sign].mean()) for sign in (1, -1))
+    text = f"One update: answers above their group's mean {better:+.0f} % in probability, those below {worse:+.0f} %"
+    suptitle(fig, textwrap.fill(text, 70))
+    return fig
+
+
+@style()
+def at_k(found: dict[str, Sampled]) -> Figure:
+    """pass@k and maj@k over k: the mean over the trained tasks, of each model."""
+    fig = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes = fig.subplots()
+    for (name, one), (colour, _) in zip(found.items(), BETA_STYLES, strict=False):
+        for part, dashes, what in ((one.best, "-", "pass@k"), (one.most, "--", "maj@k")):
+            scores = [answers.value("trained").score for answers in part]
+            axes.plot(range(1, len(scores) + 1), scores, dashes, color=colour, label=f"{name}, {what}")
+    axes.set(xlabel="k answers at temperature 1", ylabel="score over the trained tasks, %", ylim=(None, 102))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower right", ncols=len(found))
+    first, *_, last = found.values()
+    gains = [
+        intervals.compare(part[-1], other[-1], "trained")
+        for part, other in ((last.best, first.best), (last.most, first.most))
+    ]
+    one = intervals.compare(last.best[0], first.best[0], "trained")
+    k = len(first.best)
+    title(axes, f"Training adds {one} points to one answer, {gains[1]} to maj@{k}, {gains[0]} to pass@{k}", 70)
+    return fig
 
 
 def _over(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> float:

@@ -1,12 +1,14 @@
 """What the notebooks display: settings, questions, answers, scores, verdicts and where numbers come from."""
 
 import dataclasses
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from math import isnan
+from math import exp, isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard
 from IPython.display import Markdown, display
@@ -21,6 +23,9 @@ from vsr.report.declared import DECLARED
 from vsr.report.styled import Scores
 from vsr.scoring import task_of
 from vsr.scoring.intervals import Value
+
+if TYPE_CHECKING:
+    from vsr.train.one_group import OneGroup
 
 LABEL = 36  # characters of a row's label that stay on one line
 WITHIN = re.compile(r" (\[[+-]?[\d.]+), ([+-]?[\d.]+\])")  # a text: an interval
@@ -175,6 +180,26 @@ def completions(runs_: dict[str, list[dict]]) -> Markdown:
             earned = f"{r['reward']:.2f}", f"{r['advantage']:+.2f}"
             rows.append((name, r["step"], r["truth"], _quoted(r["completion"]), *earned))
     return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
+
+
+def source(*functions: object) -> Markdown:
+    """The package's own code, as it runs."""
+    return Markdown("\n".join(f"```python\n{inspect.getsource(one)}```\n" for one in functions))
+
+
+def group(made: "OneGroup") -> Markdown:
+    """A group's rollouts, the most rewarded first: rewards, advantage, log-probability before and after the update."""
+    before, after = (((logps * made.mask).sum(1)).tolist() for logps in (made.before, made.after))
+    rows = []
+    for i in sorted(range(len(made.texts)), key=lambda i: -made.advantages[i]):
+        earned = [f"{part:.2f}" for part in (*made.rewards[i].tolist(), made.total[i].item())]
+        numbers = f"{made.advantages[i].item():+.2f}", f"{before[i]:.2f}", f"{after[i]:.2f}"
+        rows.append(
+            (_quoted(made.texts[i]), len(made.tokens[i]), *earned, *numbers, f"× {exp(after[i] - before[i]):.2f}")
+        )
+    names = [name.removesuffix("_reward") for name in made.names]
+    head = ("rollout", "tokens", *names, "reward", "advantage", "log p before", "after", "probability")
+    return table(head, rows)
 
 
 CONDITIONS = {  # of a base's diagnosis, in the order they are shown
