@@ -75,6 +75,43 @@ def distance(results: str | Path) -> Figure:
     return _over_steps("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
 
 
+SKILLS = {  # of the base's exams, as its manifest calls them
+    "counting": "count",
+    "size_estimation": "object size",
+    "room_size_estimation": "room size",
+    "free abs_distance": "distance",
+    "free rel_distance": "nearest, by name",
+    "free rel_direction": "side, by name",
+    "letter rel_distance": "nearest, by letter",
+    "letter rel_direction_easy": "side, by letter",
+}
+
+
+@style()
+def making(manifest: dict) -> Figure:
+    """How a base was made: its score on held-out questions at the end of each stage of language, by skill, with the
+    true and with another room's video."""
+    stages, recipe = {name: one for name, one in manifest["gates"].items() if "true" in one}, manifest["recipe"]
+    order = [stage["name"] for stage in recipe["language"]]
+    steps = np.cumsum([stage["steps"] for stage in recipe["language"]])
+    fig, apart = Figure(figsize=(7.6, 4.4), layout="constrained"), []
+    panels = fig.subplots(2, 4, sharex=True, sharey=True)
+    for axes, (skill, name) in zip(panels.flat, SKILLS.items(), strict=True):
+        for video, look, label in (("true", "o-", "true video"), ("shuffled", "s--", "another room's")):
+            scores = [stages[stage][video].get(skill, np.nan) for stage in order]
+            axes.plot(steps, scores, look, color=BLUE if video == "true" else ORANGE, markersize=4.5, label=label)
+            apart.append(scores[-1] if video == "true" else -scores[-1])
+        axes.set_title(name, fontsize="small")
+        axes.set(ylim=(0, 102), xticks=steps, xlim=(0, steps[-1] * 1.08))
+    for axes in panels[1]:
+        axes.set_xticklabels(order, fontsize=7.5)
+    fig.supylabel("score, %", fontsize="medium")
+    panels[0, 0].legend(fontsize=7, loc="upper left", handlelength=1.6)
+    text = f"It came to look: after the last stage the true video\nis worth {sum(apart) / len(SKILLS):.0f} points"
+    suptitle(fig, f"{text} (mean of eight skills, {recipe['held']} questions each)")
+    return fig
+
+
 @style()
 def likelier(group: "OneGroup") -> Figure:
     """What one update did to each rollout of the group it learnt from, the most rewarded first."""
