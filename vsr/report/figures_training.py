@@ -13,7 +13,21 @@ from matplotlib.ticker import MaxNLocator
 from vsr import paper
 from vsr.report import training_logs as logs
 from vsr.report.declared import FAILS, HOLDS, PAPERS_BETA
-from vsr.report.plotting import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, bars, name_runs, not_run, style, suptitle, title
+from vsr.report.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    bars,
+    legend,
+    name_runs,
+    not_run,
+    style,
+    suptitle,
+    title,
+)
 from vsr.report.tables import NOT_RUN
 from vsr.report.training_logs import ACCURACY, FORMAT, KL, TOTAL, TrainingLog, ablation, smooth
 from vsr.scoring import Sampled, intervals
@@ -36,7 +50,7 @@ def figure3_left(results: str | Path) -> Figure:
     betas, text = dict(sorted(ablation(logs.grid(results)).items())), "Format reward over training"
     if betas:
         mode = next(iter(betas.values()))[0].mode
-        ends = ", ".join(f"{_over(runs, logs.end):.2f} at beta {beta:g}" for beta, runs in betas.items())
+        ends = ", ".join(f"{_told(runs, logs.end)} at beta {beta:g}" for beta, runs in betas.items())
         gone = {b: sum(logs.lost(r.curve(FORMAT), FAILS / 100, HOLDS / 100) for r in runs) for b, runs in betas.items()}
         fallen = [f"{beta:g} ({count} of {len(betas[beta])} runs)" for beta, count in gone.items() if count]
         text = f"No collapse in {mode} mode: format reward ends at {ends}"
@@ -61,8 +75,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
         lines = [(runs, shown, *look) for shown, look in looks.items()]
         there = [logs.arrival(run.curve(FORMAT), 0.9) for run in runs]  # 1 where it never gets there
         form = "never reaches 0.9" if min(there) == 1 else f"reaches 0.9 after {100 * np.mean(there):.0f} % of training"
-        first, last = _over(runs, logs.start, key), _over(runs, logs.end, key)
-        moves = f"{what} goes from {first:.2f} to {last:.2f}"
+        moves = f"{what} goes from {_told(runs, logs.start, key)} to {_told(runs, logs.end, key)}"
         text = f"vsGRPO, {runs[0].mode} mode: format reward {form}; {moves}"
     return _over_steps("reward", lines, text, (-0.03, None), part=logs.ENDS)
 
@@ -71,7 +84,7 @@ def figure3_right(results: str | Path, task: str = "object_counting") -> Figure:
 def distance(results: str | Path) -> Figure:
     """How far the policy is from the base over training: the KL estimate of its rollouts for each KL coefficient."""
     betas = dict(sorted(ablation(logs.grid(results)).items()))
-    text = ", ".join(f"{_over(runs, np.nanmean, KL):.2f} nats a token at beta {beta:g}" for beta, runs in betas.items())
+    text = ", ".join(f"{_told(runs, np.nanmean, KL)} nats a token at beta {beta:g}" for beta, runs in betas.items())
     return _over_steps("KL", _by_beta(betas, KL), f"Away from the base: {text}", (0, None), height=3.4)
 
 
@@ -162,6 +175,12 @@ def _over(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: 
     return float(np.mean([measure(run.curve(key)) for run in runs]))
 
 
+def _told(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> str:
+    """The same in words, with the range of the seeds."""
+    each = [measure(run.curve(key)) for run in runs]
+    return f"{np.mean(each):.2f}" + (f" [{min(each):.2f}, {max(each):.2f}]" if len(runs) > 1 else "")
+
+
 def _by_beta(betas: dict[float, list[TrainingLog]], key: str) -> list[tuple]:
     """A line of `_over_steps` for each KL coefficient."""
     labels = [f"beta {beta:g} ({len(runs)} seed{'s' * (len(runs) > 1)})" for beta, runs in betas.items()]
@@ -176,12 +195,12 @@ def _over_steps(what: str, lines: list[tuple], text: str, limits: tuple, part: i
     for runs, key, *look in lines:
         _draw(axes, runs, [run.curve(key) for run in runs], *look, part=part)
     if lines:
-        axes.set(xlabel="step", ylabel=what)
-        axes.legend(loc="best", handlelength=3.2)
+        axes.set(xlabel="step" + " (thin: seeds; brackets: their range)" * ("[" in text), ylabel=what)
+        legend(axes, labels=tuple(label for *_, label in lines), x=-0.02)
     else:
         not_run(axes, "GRPO with tags")
     axes.set_ylim(*limits)
-    title(axes, text, 76)
+    title(axes, text, 70, pad=26 * bool(lines))
     name_runs(fig, dict.fromkeys(run.id for line in lines for run in line[0]))
     return fig
 
@@ -209,15 +228,19 @@ def probes(results: str | Path) -> Figure:
                 axes.plot(curve["step"], curve[name], color=colour, linewidth=0.7, alpha=0.35)
             mean = logs.mean_curve([curve[name] for curve in curves])
             axes.plot(curves[0]["step"][: len(mean)], mean, line, color=colour, linewidth=2.6, label=name)
-            told += [f"{mode} {mean[0]:.0f} to {mean[-1]:.0f}"] if name.startswith("mean") else []
-        axes.set_title(f"{mode}, {len(runs)} seed{'s' * (len(runs) != 1)}", fontsize="medium")
-        axes.set_xlabel("step")
+            if name.startswith("mean"):
+                ends = [curve[name][len(mean) - 1] for curve in curves]
+                spread = f" [{min(ends):.0f}, {max(ends):.0f}]" if len(runs) > 1 else ""
+                told.append(f"{mode} {mean[0]:.0f} to {mean[-1]:.0f}{spread}")
+        axes.set_title(f"{mode}, {len(runs)} seed{'s' * (len(runs) != 1)}", fontsize="medium", pad=24)
+        axes.set_xlabel("step (brackets: range of seeds)" if len(runs) > 1 else "step", fontsize="small")
         if not runs:
             not_run(axes)
     panels[0].set_ylabel("score, %")
-    suptitle(fig, f"One sampled answer scores: {'; '.join(told) or NOT_RUN}")
+    suptitle(fig, textwrap.fill(f"One sampled answer scores: {'; '.join(told) or NOT_RUN}", 88))
     if found:
-        panels[-1].legend(loc="best", fontsize="small")
+        legend(panels[0], *panels[1:], labels=tuple(list(found[0].probed())[1:]), x=0)
+        panels[0].get_legend().set_in_layout(False)  # as wide as the figure
     name_runs(fig, [run.id for run in found])
     return fig
 
@@ -237,11 +260,12 @@ def gradient_shares(results: str | Path) -> Figure:
         shares.append(f"{100 * float(np.mean([logs.kl_share(run) for run in runs])):.2g} % at beta {beta:g}")
         flat = 100 * _over(runs, np.nanmean, "frac_reward_zero_std")
         axes.set(yscale="log", xlabel="step")
-        axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium")
+        axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium", pad=24)
     panels[0].set_ylabel("norm of the gradient")
     if betas:
         suptitle(fig, f"The KL term's share in the gradient: {', '.join(shares)}")
-        panels[-1].legend(loc="best", fontsize="small")
+        legend(panels[0], labels=tuple(name for *_, name in PARTS.values()), x=0)
+        panels[0].get_legend().set_in_layout(False)  # as wide as the figure
     else:
         suptitle(fig, "How much of the gradient is the KL term's")
         not_run(panels[0], "GRPO with tags")

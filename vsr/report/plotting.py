@@ -115,7 +115,13 @@ def legend(axes: Axes, *others: Axes, labels: tuple[str, ...], x: float) -> None
         found, names = one.get_legend_handles_labels()
         handles |= zip(names[::-1], found[::-1], strict=True)  # backwards: what comes first stays
     shown = [label for label in labels if label in handles]
-    place = {"loc": "lower left", "bbox_to_anchor": (x, 0.99), "borderaxespad": 0.1, "columnspacing": 1.2}
+    place = {
+        "loc": "lower left",
+        "bbox_to_anchor": (x, 0.99),
+        "borderaxespad": 0.1,
+        "columnspacing": 1.2,
+        "handlelength": 2.8,
+    }
     axes.legend([handles[label] for label in shown], shown, ncols=max(1, len(shown)), **place)
 
 

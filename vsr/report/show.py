@@ -140,7 +140,8 @@ def settings(profile: Profile, *names: str) -> Markdown:
     """The profile's settings (all, or some by name) with the source of each."""
     sources = profiles.sources(profile.name)
     chosen = names or [field.name for field in dataclasses.fields(profile)]
-    return table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
+    rows = table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
+    return rows if names else Markdown(markdown.folded(f"All {len(chosen)} settings", rows.data))
 
 
 def one_of_each(questions: Iterable[Question]) -> list[Question]:
