@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 from vsr import notebooks, paper, profiles
@@ -32,10 +33,12 @@ def test_sources_are_clean_and_readable(book: Path):
     code = cells(book, "code")
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
-    prose = sum(len("".join(cell["source"]).split()) for cell in cells(book, "markdown"))
+    words = [word for cell in cells(book, "markdown") for word in "".join(cell["source"]).split()]
+    prose = sum(any(map(str.isalpha, word)) for word in words)
     lines = sum(len("".join(cell["source"]).splitlines()) for cell in code)
-    assert prose / lines >= 4, f"{prose / lines:.1f} words of prose a code line"
-    assert 20 <= len(whole["cells"]) <= 36
+    assert 5 <= prose / lines <= 10, f"{prose / lines:.1f} words of prose a code line"
+    assert 15 <= len(whole["cells"]) <= 45
+    assert "**Try this**" in " ".join(words)
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
@@ -43,6 +46,14 @@ def test_notebooks_hold_no_logic(book: Path):
     source = "\n".join("".join(cell["source"]) for cell in cells(book, "code"))
     assert "def " not in source
     assert "class " not in source
+    assert "study.runs" not in source
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_imports_stand_in_the_first_cell(book: Path):
+    first, *rest = ("".join(cell["source"]) for cell in cells(book, "code"))
+    assert first.startswith(("import ", "from "))
+    assert not [source for source in rest if re.search(r"^\s*(import|from) ", source, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
@@ -50,6 +61,9 @@ def test_every_parameter_is_documented(book: Path):
     known = notebooks.parameters(book)
     assert {"profile", "settings", "results"} <= set(known)
     assert all(known.values()), f"a parameter without help: {known}"
+    (cell,) = (cell for cell in cells(book, "code") if "parameters" in cell["metadata"].get("tags", []))
+    for line in map(str.rstrip, cell["source"]):
+        assert re.fullmatch(r"\w+: (str|dict|list|int|float) = .*  # .{10,}", line), f"type, value, range: {line}"
 
 
 def test_unknown_parameters_are_refused():
@@ -118,6 +132,19 @@ def test_the_whole_study_runs_in_profile_smoke_and_is_then_left_alone():
     planned = [one for part in notebooks.planned(Study(profiles.get("smoke"), results)).values() for one in part]
     assert {one.folder for one in planned} == made
     assert f"smoke: {len(made)} trainings and evaluations, {len(made)} done" in second.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (pages.CHROMIUM and pages.DRIVER), reason="needs chromium and chromedriver")
+@pytest.mark.parametrize("profile", ["smoke", "published/tiny", "published/overnight"])
+@pytest.mark.parametrize("book", BOOKS, ids=lambda book: book.stem)
+def test_no_table_is_wider_than_the_page(book: Path, profile: str):
+    """The test above makes smoke's."""
+    shown = ROOT / "results" / profile / "notebooks" / book.name
+    if not shown.is_file():
+        pytest.skip(f"{profile} was not executed")
+    found = pages.tables(shown)
+    assert [one for one in found if one["width"] > pages.PAGE or one["columns"] > 10] == []
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 """What notebooks display reads as text: no raw records, no empty code marks, no line ends inside intervals."""
 
-from vsr.report import show
+import re
+
+from vsr.report import show, styled, tables
+from vsr.report.styled import Scores
+from vsr.scoring.intervals import Value
 
 
 def test_facts_have_one_row_for_each_part():
@@ -11,7 +15,7 @@ def test_facts_have_one_row_for_each_part():
         "n": [1, 2],
     }
     rows = show.facts(record).data.splitlines()[2:]
-    assert rows == [
+    assert [row.replace("\u00a0", " ") for row in rows] == [
         "| seed | 0 |",
         "| git | dirty False, sha ab |",
         "| stages · see | name see |",
@@ -26,8 +30,46 @@ def test_an_empty_answer_is_named():
     assert text.splitlines()[-1] == "| route_planning | C | *empty* | `B` |"
 
 
-def test_an_interval_is_never_broken():
+def test_an_interval_is_small_and_never_broken():
     part = {"score": 5.0, "low": 1.0, "high": 9.0}
     ends = {f"{key}{end}": part[end[1:] or "score"] for key in ("overall", "trained") for end in ("", "_low", "_high")}
-    text = show.scores({"base": ends | {"tasks": {"object_counting": part}}}).data
-    assert text.splitlines()[-1].count("5.0 [1.0,\u00a09.0]") == 3
+    found = show.scores({"base": ends | {"tasks": {"object_counting": part}}})
+    assert found._repr_html_().count("5.0<br><small>[1.0,&nbsp;9.0]</small>") == 2
+    assert repr(found).splitlines()[-1] == "| base | 5.0 [1.0, 9.0] | 5.0 [1.0, 9.0] |"
+    text = show.table(("what", "it says"), [("two words", "+1.0 [-0.5, +2.5] points")]).data
+    assert text.splitlines()[-1] == "| two\u00a0words | +1.0 <small>[-0.5,\u00a0+2.5]</small> points |"
+
+
+def test_printed_markdown_is_the_same_table():
+    text = "a title\n\n| row | says |\n| --- | --- |\n| a b | c \\| d |\n\nand a note"
+    assert show.from_markdown(text).data.replace("\u00a0", " ").splitlines() == text.splitlines()
+
+
+def lines_of(html: str) -> list[list[str]]:
+    rows = re.findall("<tr>(.*?)</tr>", html, re.DOTALL)
+    return [re.findall("<t[dh].*?>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+
+
+def test_the_highest_of_a_block_is_bold_and_blocks_are_apart():
+    ours = [("base", {"overall": Value(20.0, 10, 30)}), ("SFT", {"overall": Value(25.0)})]
+    blocks = {"Ours": ours, "The paper, 2B": [("base", {"overall": Value(40.0)}), ("GRPO", {})]}
+    html = Scores("", {"overall": "avg"}, blocks, ("overall",))._repr_html_()
+    assert lines_of(html) == [
+        ["", "avg"],
+        ["<b>Ours</b>", ""],
+        ["base", "20.0<br><small>[10.0,&nbsp;30.0]</small>"],
+        ["SFT", "<b>25.0</b>"],
+        ["<b>The paper, 2B</b>", ""],
+        ["base", "40.0"],  # alone in its block
+        ["GRPO", "not run"],
+    ]
+    assert html == Scores("", {"overall": "avg"}, blocks, ("overall",))._repr_html_()
+
+
+def test_a_table_of_the_report_has_ten_columns_at_most(tmp_path):
+    for made in (tables.table_1(tmp_path), tables.table_2(tmp_path), tables.honesty(tmp_path)):
+        views = styled.views(made)
+        assert all(len(view.columns) < 10 for view in views)
+        columns = {column for view in views for column in view.columns}
+        assert columns >= made.columns.keys() - {"trained"}
+        assert all(sum(map(len, view.blocks.values())) == len(made.rows) for view in views)

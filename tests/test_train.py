@@ -3,6 +3,8 @@ not finite comes into an adapter."""
 
 import json
 from dataclasses import replace
+from itertools import combinations
+from math import comb
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from vsr.files import read_json, read_jsonl, write_json
 from vsr.questions.dataset import load
 from vsr.questions.question import Question
 from vsr.train import STAGES, probe, train
+from vsr.train.objective import group_advantages, grpo_loss
+from vsr.train.one_group import one_group
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "trajectories.json"
 COMPARED = {
@@ -184,3 +188,31 @@ def test_killed_while_finishing_a_run_goes_on_from_its_last_checkpoint(study, mo
     run = train("grpo", profile, data, out, on_step=die_at(3))  # no step is taken
     assert run.finished
     assert not list(run.path.glob("checkpoint-*"))
+
+
+def test_a_group_under_the_microscope_is_the_trainers(study):
+    """Its numbers are those of a step: on-policy before, moved after, the loss that the log tells."""
+    profile, data, _ = study
+    group = one_group(profile, data, kind="object_counting", seed=1)
+    assert group.question.question_type == "object_counting"
+    assert torch.equal(group.total, group.rewards.sum(1))
+    assert torch.equal(group.advantages, group_advantages(group.total[None])[0])
+    assert group.mask.sum(1).tolist() == [len(tokens) for tokens in group.tokens]
+    assert not torch.allclose(group.before, group.after)
+    how = (group.advantages, group.mask, profile.epsilon, profile.beta)
+    loss = float(grpo_loss(group.before, group.before, group.before, *how))
+    assert loss == pytest.approx(group.line["loss"], abs=1e-6)
+    with pytest.raises(VsrError, match="of type 'route_planning' differs in reward"):
+        one_group(profile, data, kind="route_planning")
+
+
+def test_the_best_and_the_most_frequent_of_k_are_those_of_all_draws():
+    asked = [Question(f"q{i}", "rooms", f"room{i}", "object_counting", "How many?", None, "4") for i in range(3)]
+    texts = [["4", "4", "3", "4", "9"], ["5", "8", "5", "2", "4"], ["x", "x", "x", "x", "x"]]
+    found = scoring.Sampled.of(asked, texts)
+    earned = [[scoring.score(one, text) for text in group] for one, group in zip(asked, texts, strict=True)]
+    for k, best in enumerate(found.best, 1):
+        naive = [sum(map(max, combinations(each, k))) / comb(5, k) for each in earned]
+        assert best.scores[0] == pytest.approx(naive)
+    assert found.most[0].scores[0] == pytest.approx(found.best[0].scores[0])
+    assert found.most[4].scores[0] == pytest.approx([1.0, scoring.score(asked[1], "5"), 0.0])

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vsr import profiles
+from vsr import markdown, profiles
 from vsr.errors import VsrError
 from vsr.files import read_json, write_json
 
@@ -141,7 +141,7 @@ def cmd_evaluate(args: argparse.Namespace) -> None:
     run = shards.evaluate(model, chosen, args.mode, args.video, profile, _out(args), args.gpus, args.limit)
     if args.adapter:
         cards.refresh(args.adapter)
-    print(show.scores({run.path.name: read_json(run.path / "summary.json")}).data)
+    print(show.scores({run.path.name: read_json(run.path / "summary.json")}))
     print(f"\nwritten to {run.path}")
 
 
@@ -173,10 +173,9 @@ def cmd_train(args: argparse.Namespace) -> None:
 def cmd_rates(args: argparse.Namespace) -> None:
     """choose the methods' learning rates: one training a rate, scored on fresh rooms"""
     from vsr import study
-    from vsr.report import show
 
     rows = study.Study(_profile(args), _out(args)).rates(args.rooms)
-    print(show.table(("method", "learning rate", "trained six"), [(m, f"{r:.2g}", value) for m, r, value in rows]).data)
+    print(markdown.table(("method", "learning rate", "trained six"), [(m, f"{r:.2g}", value) for m, r, value in rows]))
 
 
 def cmd_status(args: argparse.Namespace) -> None:
@@ -268,7 +267,7 @@ def cmd_diagnose(args: argparse.Namespace) -> None:
     here = study.Study(_profile(args), _out(args))
     base = args.model or here.profile.base
     run = diagnose.diagnose(base, here.fresh(args.rooms), here.train, here.results, here.profile)
-    print(show.diagnosis(here.results).data)
+    print(show.diagnosis(here.results))
     print(f"\nwritten to {run.path / 'diagnosis.json'}")
 
 

@@ -4,26 +4,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
-from vsr import estimate, profiles, runs
+from vsr import estimate, markdown, profiles, runs
 from vsr.errors import VsrError
 from vsr.estimate import devices
 from vsr.files import hash_files, read_json, write_json
 from vsr.models import cards
 from vsr.profiles import VIDEOS, Profile
-from vsr.progress import Counted
+from vsr.progress import Counted, duration
 from vsr.questions import agree, build, dataset
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import read_questions
-from vsr.report import figures_folder, plotting
+from vsr.report import figures_folder, plotting, show
 from vsr.report.plotting import Curves
 from vsr.scenes import metainfo
-from vsr.scoring import best_constant
+from vsr.scoring import Sampled, best_constant
 from vsr.scoring.intervals import Value
 from vsr.workers.pool import Job, run_all
+
+if TYPE_CHECKING:
+    from vsr.train.one_group import OneGroup
 
 AGREE = runs.Stage("agree", 1, ())
 PROBE_ROOMS = 24
@@ -99,7 +103,10 @@ class Study:
     def estimate(self, mode: str = "vanilla") -> Markdown:
         """What a GRPO run of this profile and its evaluation need here, before they run."""
         with devices.one_thread():
-            return Markdown(estimate.estimate(self.profile, mode=mode).table())
+            found = estimate.estimate(self.profile, mode=mode)
+            times = f"{duration(found.seconds)}, an evaluation {duration(found.evaluation)}"
+            needs = f"a run needs {estimate.gib(found.needed)} and {times}"
+            return Markdown(markdown.folded(f"Estimated: {needs}", show.from_markdown(found.table()).data))
 
     def evaluate(
         self, mode: str = "vanilla", video: str = "true", model: str = "base", stage: str | None = None
@@ -127,6 +134,20 @@ class Study:
         if _devices() == 1:
             run_all(todo, Counted("evaluations", len(todo)))
         return [self.evaluate(**dict(zip(ASKED, one, strict=False))) for one in wanted]
+
+    def one_group(self, mode: str = "vanilla", kind: str = "") -> "OneGroup":
+        """One real group of rollouts to a training question (of type `kind`), and one update on it."""
+        from vsr.train.one_group import one_group
+
+        return one_group(self.profile, self.train, mode, kind)
+
+    def sampled(self, model: str | Path = "base", mode: str = "vanilla") -> Sampled:
+        """The base or a trained run, asked again and again about rooms that it was not trained on."""
+        from vsr import models
+        from vsr.train import probe
+
+        loaded = models.load(**models.arguments(str(model), self.profile))
+        return probe.ask(loaded, self.probe or self.bench, self.profile, mode)
 
     def variant(self, name: str, **changes: object) -> "Study":
         """The same study with other settings, its runs in the folder `name` of this one's."""

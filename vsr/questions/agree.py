@@ -68,8 +68,8 @@ def table(result: dict) -> str:
         for row in task["skipped"]:
             reasons.setdefault(row["why"].removeprefix(f"question {row['id']}: "), []).append(row["id"])
     text = markdown.table(("task", "compared", "exact", "exact %", "within 0.1", "MRA", "skipped"), rows)
-    text += "\nnot compared:\n" if reasons else ""
+    text += "\nnot compared:\n\n" if reasons else ""
     for why, ids in reasons.items():
         some = ", ".join(ids[:5]) + (", ..." if ids[5:] else "")
-        text += f"  {len(ids)} x {why} (id {some})\n"
+        text += f"- {len(ids)} x {why} (id {some})\n"
     return text.rstrip()

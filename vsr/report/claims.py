@@ -64,14 +64,19 @@ def audit_markdown(rows: list[AuditRow]) -> str:
     return f"**Arithmetic of the published tables**\n\n{table}\nRounding explains differences up to {ROUNDING}.\n"
 
 
+def anchored() -> tuple[paper.PrintedRow, ...]:
+    """VSI-Bench's baseline without video, Gemini on all questions, the paper's rows under its plain prompt."""
+    names = ("Qwen2-VL-2B", "Qwen2-VL-7B", "GPT-4o", "Gemini-1.5 Pro")
+    printed = (row for row in paper.TABLE_2 if row.backbone in names and row.mode == "vanilla")
+    return (*paper.VSI_BENCH, *printed)
+
+
 def anchors_markdown() -> str:
     """The paper's rows under the rule that ours are under: beside what needs no video. Cells below the most frequent
     answer's are marked."""
-    blind, gemini = paper.VSI_BENCH
-    names = ("Qwen2-VL-2B", "Qwen2-VL-7B", "GPT-4o", "Gemini-1.5 Pro")
-    printed = [row for row in paper.TABLE_2 if row.backbone in names and row.mode == "vanilla"]
+    blind, *_ = shown = anchored()
     rows = []
-    for row in (blind, gemini, *printed):
+    for row in shown:
         under = [score < least for score, least in zip(row.scores, blind.scores, strict=True)]
         cells = (f"{score:.1f}{' ↓' * low}" for score, low in zip(row.scores, under, strict=True))
         rows.append((f"{row.backbone} {row.method}", f"{row.average:.1f}", *cells, sum(under)))
@@ -113,8 +118,7 @@ def ledger(results: str | Path) -> list[Entry]:
 
 def ledger_markdown(entries: list[Entry], profile: str) -> str:
     """The ledger as a table; effects in points with 95 % intervals unless they say otherwise."""
-    small = profiles.PROFILES.get(profile, profiles.PROFILES["tiny"]).base == "tiny"
-    rows = []
+    small, rows = _small(profile), []
     for entry in entries:
         claim, power = entry.claim, [found.effect.detectable for found in entry.findings]
         printed = f"{claim.figure} ({claim.where})".replace("<", "&lt;")  # Markdown would swallow tags
@@ -127,10 +131,20 @@ def ledger_markdown(entries: list[Entry], profile: str) -> str:
         rows.append([claim.number, claim.text, printed, outcome, found, least, verdict])
     head = ["", "claim", "the paper", "declared before the runs", "ours", "smallest detectable", "verdict"]
     table = markdown.table(head, rows)
-    about = "its small model and rendered rooms, not about Qwen2-VL" if small else "this model and its questions"
-    scope = f"Verdicts of profile {profile} are about {about}.{GAIN_ALONE * small}"
     runs_ = "".join(f"- claim {e.claim.number}: {', '.join(f'`{run}`' for run in e.runs)}\n" for e in entries if e.runs)
-    return f"**Claims ledger**\n\n{table}\n{scope}\n{HOW}\n{markdown.folded('Runs', runs_)}"
+    return f"**Claims ledger**\n\n{table}\n{scope(profile)}\n{HOW}\n{markdown.folded('Runs', runs_)}"
+
+
+def _small(profile: str) -> bool:
+    return profiles.PROFILES.get(profile, profiles.PROFILES["tiny"]).base == "tiny"
+
+
+def scope(profile: str) -> str:
+    """What a profile's verdicts are about."""
+    about = "this model and its questions"
+    if small := _small(profile):
+        about = "its small model and rendered rooms, not about Qwen2-VL"
+    return f"Verdicts of profile {profile} are about {about}.{GAIN_ALONE * small}"
 
 
 def describe(found: Finding) -> str:

@@ -47,7 +47,7 @@ def prompting(results: str | Path) -> Figure:
         p.not_run(above)
     averages = {mode: value for mode, values in ours.items() if (value := values["overall"])}
     ranked = sorted(averages, key=lambda mode: -averages[mode].score)
-    text = ", ".join(f"{mode} {averages[mode].score:.1f}" for mode in ranked)
+    text = ", ".join(f"{mode} {averages[mode]}" for mode in ranked)
     # a title never calls a winner that the intervals do not show
     if missing := [mode for mode in MODES if mode not in averages]:
         text = f"{', '.join(missing)} {NOT_RUN}"
@@ -55,7 +55,7 @@ def prompting(results: str | Path) -> Figure:
         text = f"{ranked[0]} leads ({text})"
     else:
         text += "; the first two intervals overlap"
-    above.set_title(f"Ours, {Path(results).name}: {text}", pad=26)
+    p.title(above, f"Ours, {Path(results).name}: {text}", 100, pad=26)
     _mode_bars(below, printed)
     below.set_title("The paper, Qwen2-VL-2B: vanilla 23.3, think 22.9 (mean of its row: 20.7), observe 21.8")
     p.legend(above, below, labels=(*MODES, CONSTANT.label), x=0)

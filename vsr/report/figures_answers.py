@@ -228,6 +228,7 @@ def waterfall(samples: Iterable[dict], source: str) -> Figure:
         _draw_fall(axes, y, fall)
     axes.set_yticks(range(len(found)), [fall.name for fall in found[::-1]])
     axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.use_sticky_edges = False  # bars would hold the margin off
     axes.margins(x=0.18)
     axes.grid(axis="y", visible=False)
     handles = [Patch(color=colour) for colour in COLOURS.values()]

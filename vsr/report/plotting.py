@@ -115,7 +115,13 @@ def legend(axes: Axes, *others: Axes, labels: tuple[str, ...], x: float) -> None
         found, names = one.get_legend_handles_labels()
         handles |= zip(names[::-1], found[::-1], strict=True)  # backwards: what comes first stays
     shown = [label for label in labels if label in handles]
-    place = {"loc": "lower left", "bbox_to_anchor": (x, 0.99), "borderaxespad": 0.1, "columnspacing": 1.2}
+    place = {
+        "loc": "lower left",
+        "bbox_to_anchor": (x, 0.99),
+        "borderaxespad": 0.1,
+        "columnspacing": 1.2,
+        "handlelength": 2.8,
+    }
     axes.legend([handles[label] for label in shown], shown, ncols=max(1, len(shown)), **place)
 
 
@@ -145,6 +151,21 @@ def interval_rows(axes: Axes, names: Iterable[str], series: Iterable[tuple], wha
     axes.set_xlabel(what)
 
 
+def bars(axes: Axes, names: Iterable[str], values: Iterable[float], colours: Iterable[object], what: str) -> None:
+    """One horizontal bar a name, from the top down, its number at its end."""
+    names, values = list(names), list(values)
+    axes.barh(range(len(names)), values, 0.72, color=list(colours))
+    for y, value in enumerate(values):
+        place = {"ha": "left" if value >= 0 else "right", "xytext": (4 if value >= 0 else -4, 0)}
+        axes.annotate(f"{value:+.2f}", (value, y), textcoords="offset points", va="center", fontsize=8, **place)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(what)
+
+
 def image(figure: Figure, width: int = 900, dpi: int = 110) -> Image:
     """A figure as a picture: the same bytes in JupyterLab and in executed copies."""
     content = io.BytesIO()
@@ -156,18 +177,32 @@ def room(scene: Scene | None, frames: np.ndarray, width: float = 12) -> Image:
     """A room's plan, where it is known, beside the frames (T, H, W, 3) of its video, numbered in reading order."""
     figure = Figure(figsize=(width, width / 3.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.4))
+    _frames(right, frames)
     if scene:
         draw_plan(left.subplots(), scene)
         figure.suptitle(f"{scene.id}: {scene.room_size:.1f} m²", x=0.01, ha="left")
-    rows, gaps = math.ceil(len(frames) / 4), {"wspace": 0.03, "hspace": 0.03}
-    for number, axes in enumerate(right.subplots(rows, 4, squeeze=False, gridspec_kw=gaps).flat):
+    return image(figure)
+
+
+def film(frames: np.ndarray, text: str, width: float = 9) -> Image:
+    """The frames (T, H, W, 3) of a video, numbered, under a question about it."""
+    figure = Figure(
+        figsize=(width, 0.5 + width / len(frames) * frames.shape[1] / frames.shape[2]), layout="constrained"
+    )
+    _frames(figure, frames, len(frames))
+    suptitle(figure, text)
+    return image(figure, 800)
+
+
+def _frames(figure: Figure, frames: np.ndarray, columns: int = 4) -> None:
+    rows, gaps = math.ceil(len(frames) / columns), {"wspace": 0.03, "hspace": 0.03}
+    for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False, gridspec_kw=gaps).flat):
         axes.set_axis_off()
         if number < len(frames):
             axes.imshow(frames[number], interpolation="nearest")
             place = {"transform": axes.transAxes, "va": "top", "fontsize": 8, "color": "white"}
             ground = {"facecolor": INK, "alpha": 0.6, "pad": 1.5, "linewidth": 0}
             axes.text(0.03, 0.95, number + 1, bbox=ground, **place)
-    return image(figure)
 
 
 def draw_plan(axes: Axes, scene: Scene) -> None:

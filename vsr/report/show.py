@@ -1,26 +1,102 @@
-"""What the notebooks display as Markdown: settings, questions, answers, scores and where numbers come from."""
+"""What the notebooks display: settings, questions, answers, scores, verdicts and where numbers come from."""
 
 import dataclasses
+import inspect
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from math import exp, isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
 from vsr import markdown, profiles
 from vsr.files import read_json
 from vsr.paper import TASKS
 from vsr.profiles import Profile
 from vsr.questions.question import FREE_DIRECTION, TYPES, Question
-from vsr.report import training_logs
+from vsr.report import claims, styled, tables, training_logs
+from vsr.report.declared import DECLARED
+from vsr.report.styled import Scores
 from vsr.scoring import task_of
 from vsr.scoring.intervals import Value
 
+if TYPE_CHECKING:
+    from vsr.train.one_group import OneGroup
+
+LABEL = 36  # characters of a row's label that stay on one line
+WITHIN = re.compile(r" (\[[+-]?[\d.]+), ([+-]?[\d.]+\])")  # a text: an interval
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
-    """Any rows as a table; fractions with four digits."""
-    return Markdown(markdown.table(header, rows))
+    """Any rows as a table: fractions with four digits, labels on one line, intervals in small type."""
+    return Markdown(markdown.table(header, [map(_small, (_label(first), *rest)) for first, *rest in rows]))
+
+
+def _label(name: object) -> object:
+    """Spaces and hyphens of a short label that no browser breaks at."""
+    text = str(name)
+    return text.replace(" ", "\u00a0").replace("-", "\u2011") if 0 < len(text) <= LABEL and "`" not in text else name
+
+
+def _small(value: object) -> object:
+    return WITHIN.sub(" <small>\\1,\u00a0\\2</small>", str(value)) if isinstance(value, str | Value) else value
+
+
+def from_markdown(text: str) -> Markdown:
+    """What the command line prints as Markdown, its tables for eyes."""
+    parts = []
+    for in_table, group in groupby(text.splitlines(), key=lambda line: line.startswith("| ")):
+        lines = list(group)
+        if in_table:
+            header, _, *rows = ([cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")] for line in lines)
+            lines = table(header, rows).data.splitlines()
+        parts += lines
+    return Markdown("\n".join(parts))
+
+
+def report(made: tables.Table) -> None:
+    """A table of the report: scores by task as a heat map, differences apart; its notes, its runs on a click."""
+    for view in styled.views(made):
+        display(view)
+    sources = "".join(f"- {row.label}{', ' * bool(row.mode)}{row.mode}: `{row.source}`\n" for row in made.rows)
+    notes = "Bold: the highest of its block, however wide its interval. " + " ".join(made.notes)
+    display(Markdown(f"<small>{notes}</small>\n\n{markdown.folded('Rows come from', sources)}"))
+
+
+def ledger(results: Path, *numbers: int) -> Markdown:
+    """The ledger's lines (all, or some claims): the verdict and what was found; on a click what was declared."""
+    rows, runs = [], []
+    for entry in (entry for entry in claims.ledger(results) if not numbers or entry.claim.number in numbers):
+        number, plan = entry.claim.number, DECLARED[entry.claim.number]
+        told = [plan.outcome, f"worth having: {plan.least}", *([f"gate: {plan.gate}"] if plan.gate else [])]
+        printed = f"{entry.claim.figure} ({entry.claim.where})".replace("<", "&lt;")
+        claim = f"{entry.claim.text}<br><small>paper: {printed}</small><br>**{entry.verdict}**"
+        claim += f"<br><small>{entry.note}</small>" * bool(entry.note)
+        claim += f"<details><summary>declared before the runs</summary>{'<br>'.join(told)}</details>"
+        found = []
+        for one in entry.findings:
+            power = "" if isnan(one.effect.detectable) else f" <small>detectable {one.effect.detectable:.1f}</small>"
+            found.append(f"• {_small(claims.describe(one))}{power}")
+        rows.append((number, claim, "<br>".join(found) or "–"))
+        runs += [f"- claim {number}: {', '.join(f'`{run}`' for run in entry.runs)}\n"] * bool(entry.runs)
+    body = markdown.table(("", "claim and verdict", "ours"), rows)
+    return Markdown(f"{body}\n{claims.scope(results.name)}\n\n{claims.HOW}\n{markdown.folded('Runs', ''.join(runs))}")
+
+
+def anchors() -> Scores:
+    """The paper's rows beside what needs no video."""
+    heads = {"overall": "avg"} | TASKS
+    blind, gemini, *printed = claims.anchored()
+    rows = []
+    for row in (blind, gemini, *printed):
+        under = sum(score < least for score, least in zip(row.scores, blind.scores, strict=True))
+        values = dict(zip(heads, map(Value, (row.average, *row.scores)), strict=True))
+        rows.append((f"{row.backbone} {row.method} <small>{under} below the first</small>", values))
+    return Scores("The paper's rows beside what needs no video", heads, {"": rows}, heads)
 
 
 def facts(record: dict) -> Markdown:
@@ -64,7 +140,8 @@ def settings(profile: Profile, *names: str) -> Markdown:
     """The profile's settings (all, or some by name) with the source of each."""
     sources = profiles.sources(profile.name)
     chosen = names or [field.name for field in dataclasses.fields(profile)]
-    return table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
+    rows = table(("setting", "value", "source"), [(f"`{n}`", getattr(profile, n), sources[n]) for n in chosen])
+    return rows if names else Markdown(markdown.folded(f"All {len(chosen)} settings", rows.data))
 
 
 def one_of_each(questions: Iterable[Question]) -> list[Question]:
@@ -106,6 +183,26 @@ def completions(runs_: dict[str, list[dict]]) -> Markdown:
     return table(("run", "step", "truth", "rollout", "reward", "advantage"), rows)
 
 
+def source(*functions: object) -> Markdown:
+    """The package's own code, as it runs."""
+    return Markdown("\n".join(f"```python\n{inspect.getsource(one)}```\n" for one in functions))
+
+
+def group(made: "OneGroup") -> Markdown:
+    """A group's rollouts, the most rewarded first: rewards, advantage, log-probability before and after the update."""
+    before, after = (((logps * made.mask).sum(1)).tolist() for logps in (made.before, made.after))
+    rows = []
+    for i in sorted(range(len(made.texts)), key=lambda i: -made.advantages[i]):
+        earned = [f"{part:.2f}" for part in (*made.rewards[i].tolist(), made.total[i].item())]
+        numbers = f"{made.advantages[i].item():+.2f}", f"{before[i]:.2f}", f"{after[i]:.2f}"
+        rows.append(
+            (_quoted(made.texts[i]), len(made.tokens[i]), *earned, *numbers, f"× {exp(after[i] - before[i]):.2f}")
+        )
+    names = [name.removesuffix("_reward") for name in made.names]
+    head = ("rollout", "tokens", *names, "reward", "advantage", "log p before", "after", "probability")
+    return table(head, rows)
+
+
 CONDITIONS = {  # of a base's diagnosis, in the order they are shown
     "true": "true video",
     "think": "true video, think prompt",
@@ -120,21 +217,21 @@ CONDITIONS = {  # of a base's diagnosis, in the order they are shown
 }
 
 
-def diagnosis(results: Path) -> Markdown:
+def diagnosis(results: Path) -> Scores | Markdown:
     """A base's scores by condition and task, in percent, from the run that `vsr diagnose` left."""
     path = results / "diagnosis" / "diagnosis.json"
     if not path.is_file():
         return Markdown("The diagnosis of the base: *not run* (`vsr diagnose`).")
-    report, rows = read_json(path), []
+    said, rows = read_json(path), []
     for key, name in CONDITIONS.items():
-        tasks = report["tasks"][key]
-        scores = (f"{tasks[task]:.1f}" if task in tasks else "–" for task in TASKS)
-        rows.append((name, Value(**report["trained"][key]), *scores))
-    spread = report["samples"]["spread"]  # of answers at temperature 1, to a part of the questions
+        scores = {task: Value(score) for task, score in said["tasks"][key].items()}
+        rows.append((name, dict.fromkeys(TASKS) | scores | {"trained": Value(**said["trained"][key])}))
+    spread = said["samples"]["spread"]  # of answers at temperature 1, to a part of the questions
     for name in spread["trained"]:
-        scores = (str(spread[task][name]) if task in spread else "–" for task in ("trained", *TASKS))
-        rows.append((f"{name}, temperature 1", *scores))
-    return table((f"{report['scenes']} rooms", "trained six", *TASKS.values()), rows)
+        scores = {task: Value(found[name]) for task, found in spread.items()}
+        rows.append((f"{name}, temperature 1", dict.fromkeys(TASKS) | scores))
+    heads = {"trained": "trained six"} | TASKS
+    return Scores(f"The base on {said['scenes']} rooms that nothing else uses", heads, {"": rows}, heads)
 
 
 def ceiling(asked: dict[str, tuple[dict, dict]]) -> Markdown:
@@ -167,17 +264,12 @@ def hacks(results: str | Path) -> Markdown:
     return table(("run", "third", "rollouts", "whole form", "empty shells", "repeated tags"), rows)
 
 
-def scores(summaries: dict[str, dict]) -> Markdown:
+def scores(summaries: Mapping[str, dict]) -> Scores:
     """Score with interval by task, one row a summary."""
-
-    first = next(iter(summaries.values()))
-    columns = {"overall": "overall", "trained": "trained six"}
-    columns |= {task: name for task, name in TASKS.items() if task in first["tasks"]}
-    rows = []
-    for name, summary in summaries.items():
-        values = [str(Value.read(summary, over) or "–") for over in columns]
-        rows.append((name, *(value.replace(", ", ",\u00a0") for value in values)))  # no line ends inside an interval
-    return table(("", *columns.values()), rows)
+    asked = next(iter(summaries.values()))["tasks"]
+    heads = {"overall": "avg"} | {task: name for task, name in TASKS.items() if task in asked}
+    rows = [(name, {over: Value.read(one, over) for over in heads}) for name, one in summaries.items()]
+    return Scores("Scores, percent", heads, {"": rows}, heads)
 
 
 def card(run: Path) -> Markdown:

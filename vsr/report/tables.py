@@ -23,7 +23,8 @@ Number = Value | Effect | None
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what was measured, how it was prompted, where the numbers come from, and the numbers by column.
+    """One row: what was measured, how it was prompted, where the numbers come from, and the numbers by column; on a
+    screen it stands in a `block`, where its `name` is enough.
 
     A column that `values` lacks was not run; None is a task that no question asked for."""
 
@@ -31,6 +32,8 @@ class Row:
     mode: str
     source: str
     values: dict[str, Number]
+    block: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ def to_markdown(table: Table) -> str:
     return f"**{table.title}**\n\n{body}\n{notes}\n{markdown.folded('Rows come from', sources)}"
 
 
-_INTERVAL = re.compile(r"(\S+) (\[.*\])(?: (.*))?")
+INTERVAL = re.compile(r"(\S+) (\[.*\])(?: (.*))?")
 
 
 def _two_lines(text: str) -> str:
     """A number with its spread, its interval under it: a browser would break such a cell anywhere."""
-    found = _INTERVAL.fullmatch(text)
+    found = INTERVAL.fullmatch(text)
     lines = [" ".join(filter(None, (found[1], found[3]))), found[2]] if found else [text]
     return "<br>".join(line.replace(" ", "&nbsp;") for line in lines)
 
@@ -225,15 +228,19 @@ def published_row(row: paper.PrintedRow, base: paper.PrintedRow | None = None) -
         gains = {"overall gain": row.average - base.average, "trained gain": _six(row) - _six(base)}
         values |= {name: _Gain(gain) for name, gain in gains.items()}
     label = row.backbone if row.method == "base" else f"{row.backbone} + {row.method}"
-    return Row(f"paper: {label}", row.mode, row.where, values)
+    qwen = row.backbone.startswith("Qwen")
+    place = (f"The paper, {row.backbone}", row.method) if qwen else ("The paper, others", row.backbone)
+    return Row(f"paper: {label}", row.mode, row.where, values, *place)
 
 
 def measured_row(method: Method, found: Evaluation | None, video: str = "true", named: bool = False) -> Row:
     """Our row from all seeds of a method's evaluation; `named` says the video even where it is the true one."""
-    label = method.label + (f", {VIDEOS[video]}" if video in VIDEOS and (named or video != "true") else "")
+    seen = VIDEOS[video] if video in VIDEOS and (named or video != "true") else ""
+    label = f"{method.label}, {seen}" if seen else method.label
     source = found.id if found else f"{label} ({NOT_RUN})"
     caution = f" [{found.warning}]" if found and found.warning else ""  # trained on rooms of the benchmark
-    return Row(f"ours: {label}{caution}", method.mode, source, found.values() if found else {})
+    place = (f"Ours, {method}", seen or method.label) if named else ("Ours", label)
+    return Row(f"ours: {label}{caution}", method.mode, source, found.values() if found else {}, *place)
 
 
 def _differences(ours: Evaluation | None, theirs: Evaluation | None, name: str, itself: bool) -> dict[str, Number]:

@@ -5,10 +5,13 @@ direction as the mean of its three levels, overall as the mean of the eight task
 has been taken where there is one. Scores of one answer are in [0, 1]; summaries are in percent.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import comb
 
 from vsr import markdown
 from vsr.errors import VsrError
@@ -122,6 +125,31 @@ def summarise(
         "absent": [task for task in TASKS if task not in tasks[0]],
         "parsable": _percent(np.mean(right_form)),
     }
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Questions that were answered n times each: for every k from 1 to n what the best of k answers scores (pass@k, of
+    all ways to draw k of the n) and what the most frequent of k neighbours does (maj@k)."""
+
+    best: list[Answers]
+    most: list[Answers]
+
+    @classmethod
+    def of(cls, questions: Sequence[Question], texts: Sequence[Sequence[str]]) -> "Sampled":
+        """`texts[i]` are the n answers to `questions[i]`."""
+        scores = np.array([[score(one, text) for text in group] for one, group in zip(questions, texts, strict=True)])
+        answers, n = [list(map(final_answer, group)) for group in texts], scores.shape[1]
+        sizes, most = np.arange(1, n + 1), np.empty_like(scores)
+        # the i-th answer from below (from 0) is the best of C(i, k-1) of the C(n, k) draws
+        best = np.sort(scores, 1) @ (comb(np.arange(n)[:, None], sizes - 1) / comb(n, sizes))
+        for row, group in enumerate(answers):
+            earned, ring = dict(zip(group, scores[row], strict=True)), group + group
+            for k in sizes:
+                winners = [Counter(ring[i : i + k]).most_common(1)[0][0] for i in range(n)]
+                most[row, k - 1] = np.mean([earned[winner] for winner in winners])
+        about = tuple(zip(*((q.id, q.scene_name, q.question_type, None) for q in questions), strict=True))
+        return cls(*([Answers(*about, column[None]) for column in part.T] for part in (best, most)))
 
 
 def _percent(share: float) -> float | None:

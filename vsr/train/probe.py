@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from vsr import runs
 from vsr.engine.decoding import rollouts
-from vsr.engine.inputs import Prompt
+from vsr.engine.inputs import FeatureCache, Prompt, base_model
 from vsr.files import append_jsonl, read_jsonl
-from vsr.models import end_id, read, suppressed
+from vsr.models import Loaded, end_id, read, suppressed
 from vsr.paper import TRAINED
+from vsr.profiles import Profile
 from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import Question
-from vsr.scoring import score, task_of
+from vsr.scoring import Sampled, score, task_of
 from vsr.scoring.answers import final_answer
 from vsr.train.data import Rows, read_prompt
 from vsr.train.group_trainer import DECODED, GroupTrainer
@@ -58,18 +60,33 @@ def spread(asked: Sequence[Question], texts: list[list[str]]) -> dict[str, dict[
     return {task: dict(zip(names, row, strict=True)) for task, row in rows}
 
 
+def ask(model: Loaded, data: QuestionSet, profile: Profile, mode: str = "vanilla", number: int = 60) -> Sampled:
+    """SAMPLES answers at the training's temperature to `number` questions, as many of each trained task, under the
+    prompt of training."""
+    rows, places = Rows("grpo", data, mode), chosen(data, number)
+    see = FeatureCache(base_model(model.model), runs.data_folder() / "features", profile.frames, profile.max_pixels)
+    prompts = [read_prompt(rows[i], model.tokenizer, see) for i in places]
+    how = {"token_budget": DECODED * profile.token_budget, "temperature": profile.temperature}
+    texts = sampled(model.model, model.tokenizer, prompts, profile.max_completion_length, 0, **how)
+    return Sampled.of([data.questions[i] for i in places], texts)
+
+
+def chosen(data: QuestionSet, number: int) -> list[int]:
+    """The places of `number` questions, drawn once and for all, as many of each trained task."""
+    by_task: dict[str, list[int]] = defaultdict(list)
+    kinds = [task_of(question.question_type) for question in data.questions]
+    for i in np.random.default_rng(0).permutation(len(kinds)).tolist():
+        by_task[kinds[i]].append(i)
+    return [i for task in TRAINED for i in by_task[task][: max(1, number // len(TRAINED))]]
+
+
 class Probe(TrainerCallback):
     """Before the first step, every `every` steps and after the last one, a line of probe.jsonl with the `spread` of
     `number` fixed questions of `data`, as many of each trained task; the main process. Nothing of the training hangs
     on it: its draws are its own."""
 
     def __init__(self, trainer: GroupTrainer, data: QuestionSet, mode: str, number: int, every: int):
-        by_task: dict[str, list[int]] = defaultdict(list)
-        kinds = [task_of(question.question_type) for question in data.questions]
-        for i in np.random.default_rng(0).permutation(len(kinds)).tolist():
-            by_task[kinds[i]].append(i)
-        places = [i for task in TRAINED for i in by_task[task][: max(1, number // len(TRAINED))]]
-        rows = Rows("grpo", data, mode)
+        rows, places = Rows("grpo", data, mode), chosen(data, number)
         self.trainer, self.every = trainer, every
         self.asked = [data.questions[i] for i in places]
         self.prompts = [read_prompt(rows[i], trainer.tokenizer, trainer.see) for i in places]
