@@ -17,7 +17,7 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    commands = "run doctor build agree evaluate train status clean estimate export report score pretrain diagnose bench"
+    commands = "run doctor build agree evaluate train notebooks status clean estimate export report score pretrain diagnose bench"
     for command in commands.split():
         assert f"\n    {command} " in shown
 

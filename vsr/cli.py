@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--gpus", type=int, default=1, help="devices to train and, if GPUs, evaluate on")
     run.add_argument("--plan", action="store_true", help="only say what all notebooks would take")
     run.add_argument("--gpu", metavar="NAME", help="the same on a GPU by name, e.g. 'RTX 3060', and --gpus of it")
+    books = add("notebooks", commands.cmd_notebooks)
+    books.add_argument("--copy", type=Path, nargs="?", const=Path(), metavar="FOLDER", help="into it (default: here)")
     add("doctor", commands.cmd_doctor)
     build = add("build", commands.cmd_build)
     build.add_argument("door", choices=("procedural", "metainfo", "scannet", "vsi100k"), help="where scenes come from")

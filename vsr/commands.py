@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from vsr import profiles
+from vsr import profiles, runs
 from vsr.errors import VsrError
 from vsr.files import read_json, write_json
 
@@ -47,6 +47,16 @@ def cmd_run(args: argparse.Namespace) -> None:
         launch.offer(args.gpus)
     print(notebooks.ahead(_profile(args), _out(args).resolve(), args.gpus), flush=True)
     notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
+
+
+def cmd_notebooks(args: argparse.Namespace) -> None:
+    """the notebooks, listed, or copied to FOLDER/notebooks, where they run beside their results without a checkout"""
+    from vsr import notebooks
+
+    for book in notebooks.shipped() if args.copy is None else notebooks.copy(args.copy):
+        print(book)
+    if args.copy is not None:
+        print(f"next: cd {args.copy} && vsr run --profile smoke, or: jupyter lab {runs.FIRST}")
 
 
 def cmd_doctor(args: argparse.Namespace) -> None:
@@ -183,8 +193,6 @@ def cmd_status(args: argparse.Namespace) -> None:
 
 def cmd_clean(args: argparse.Namespace) -> None:
     """list the runs and rooms that no current setting uses (those that stepped aside), then remove them"""
-    from vsr import runs
-
     places = [_out(args)] + [runs.ROOT / "data"] * (args.out is None)  # rooms of other settings step aside too
     found = [path for place in places for path in runs.earlier(place)]
     for path in found:
