@@ -1,5 +1,5 @@
-"""Without a checkout: the wheel brings the notebooks and all that they need, and nothing but the reader's folder and the
-home folder is written."""
+"""Without a checkout: the wheel brings the notebooks and all that they need, and only the reader's folder and the home
+folder are written."""
 
 import json
 import os
