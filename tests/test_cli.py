@@ -39,6 +39,7 @@ def test_help_names_every_command(capsys):
         (["run", "--gpus", "1000"], "gpus=1000: this machine has"),
         (["evaluate", "--gpus", "1000"], "gpus=1000: this machine has"),
         (["status", "--out", "nowhere"], "nowhere: no such folder"),
+        (["train", "grpo", "--report-to", "tracki"], "unknown tracker 'tracki': did you mean 'trackio'"),
         (["train", "grpo", "--compute-of", "run"], "--compute-of: it is for sft and dpo"),
     ],
 )

@@ -49,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
     run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
     run.add_argument("--gpus", type=int, default=1, help="devices to train and, if GPUs, evaluate on")
+    report = {
+        "metavar": "NAME",
+        "help": "also to trackio, tensorboard or wandb: log.jsonl's lines; several with commas",
+    }
+    run.add_argument("--report-to", **report)
     run.add_argument("--plan", action="store_true", help="only say what all notebooks would take")
     run.add_argument("--gpu", metavar="NAME", help="the same on a GPU by name, e.g. 'RTX 3060', and --gpus of it")
     books = add("notebooks", commands.cmd_notebooks)
@@ -91,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--gpus", type=int, default=1, help="devices, one process each (without a GPU: cores)")
     train.add_argument("--accelerate-config", type=Path, metavar="FILE", help="accelerate's config for them")
     train.add_argument("--max-hours", type=float, metavar="H", help="then stop with a checkpoint and exit code 75")
+    train.add_argument("--report-to", **report)
     train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")
     estimate = add("estimate", commands.cmd_estimate)
     estimate.add_argument("--gpu", metavar="NAME", help="a GPU by name, e.g. 'RTX 4090' (default: this machine's)")

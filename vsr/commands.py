@@ -29,6 +29,13 @@ def _out(args: argparse.Namespace) -> Path:
     return args.out or Path("results") / args.profile
 
 
+def _report_to(names: str | None) -> None:
+    if names:
+        from vsr.train import trackers
+
+        trackers.offer(names)
+
+
 def cmd_run(args: argparse.Namespace) -> None:
     """execute the notebooks in order"""
     from vsr import notebooks
@@ -45,6 +52,7 @@ def cmd_run(args: argparse.Namespace) -> None:
         from vsr.train import launch
 
         launch.offer(args.gpus)
+    _report_to(args.report_to)
     print(notebooks.ahead(_profile(args), _out(args).resolve(), args.gpus), flush=True)
     notebooks.run_all(books, _profile(args), _out(args).resolve(), _changes(args), args.fresh, args.cell_hours)
 
@@ -158,6 +166,7 @@ def cmd_train(args: argparse.Namespace) -> None:
     from vsr.train import launch, token_passes, train
 
     profile, out, mode = _profile(args), _out(args), args.mode or "vanilla"
+    _report_to(args.report_to)
     launch.check(args.gpus, args.accelerate_config)
     estimate.require(profile, mode)
     budget = token_passes(args.compute_of) if args.compute_of else None
