@@ -240,11 +240,19 @@ def cmd_report(args: argparse.Namespace) -> None:
 
 
 def cmd_export(args: argparse.Namespace) -> None:
-    """merge a trained adapter into its base: a folder that plain transformers loads"""
+    """an adapter merged into its base, for plain transformers; or an evaluation in lmms-eval's and EASI's files"""
+    option, given = ("--run", args.run) if args.what == "results" else ("--adapter", args.adapter)
+    for name, value in ((f"{option} RUN", given), ("--out FOLDER", args.out)):
+        if value is None:
+            raise VsrError(f"vsr export {args.what}: {name} is missing")
+    if args.what == "results":
+        from vsr.report import exports
+
+        for path in exports.results(args.run, args.out, args.name):
+            print(path)
+        return
     from vsr.models import adapters
 
-    if args.out is None:
-        raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
     print(f"written to {adapters.export(args.adapter, args.out, **_changes(args))}")
 
 
