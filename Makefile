@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 RUN := $(BIN)/vsr run --profile $(PROFILE) --gpus $(GPUS) $(if $(ONLY),--only $(ONLY))
 
-.PHONY: reproduce test kernels lab clean
+.PHONY: reproduce test book kernels lab clean
 
 reproduce: $(VENV)/.installed
 	$(RUN)
@@ -18,6 +18,10 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(PYTEST) --durations 10
+
+# the executed notebooks, the documents and the reference as static pages: build/book/index.html
+book: $(VENV)/.installed
+	$(BIN)/python docs/book.py
 
 # the suite with the arithmetic of processors without vectors, and of those with AVX2
 kernels: $(VENV)/.installed

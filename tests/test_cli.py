@@ -17,10 +17,9 @@ def test_help_names_every_command(capsys):
         cli.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    commands = "run doctor build agree check-video evaluate train status clean estimate export report score pretrain"
-    commands += " diagnose bench"
-    for command in commands.split():
-        assert f"\n    {command}" in shown
+    commands = "run notebooks doctor build agree check-video evaluate train status clean estimate export report score"
+    for command in (*commands.split(), "pretrain", "diagnose", "bench"):
+        assert shown.partition(f"\n    {command}")[2][:1].isspace()
 
 
 @pytest.mark.parametrize(
@@ -40,6 +39,7 @@ def test_help_names_every_command(capsys):
         (["run", "--gpus", "1000"], "gpus=1000: this machine has"),
         (["evaluate", "--gpus", "1000"], "gpus=1000: this machine has"),
         (["status", "--out", "nowhere"], "nowhere: no such folder"),
+        (["train", "grpo", "--report-to", "tracki"], "unknown tracker 'tracki': did you mean 'trackio'"),
         (["train", "grpo", "--compute-of", "run"], "--compute-of: it is for sft and dpo"),
     ],
 )

@@ -1,10 +1,23 @@
 """What notebooks display reads as text: no raw records, no empty code marks, no line ends inside intervals."""
 
+import base64
+import io
 import re
 
+import numpy as np
+import PIL.Image
+import pytest
+from grpo_setup import small_study
+
+from vsr import runs, video
+from vsr.errors import VsrError
+from vsr.files import write_jsonl
+from vsr.questions.dataset import load
+from vsr.questions.question import write_questions
 from vsr.report import show, styled, tables
 from vsr.report.styled import Scores
 from vsr.scoring.intervals import Value
+from vsr.train import STAGES
 
 
 def test_facts_have_one_row_for_each_part():
@@ -73,3 +86,29 @@ def test_a_table_of_the_report_has_ten_columns_at_most(tmp_path):
         columns = {column for view in views for column in view.columns}
         assert columns >= made.columns.keys() - {"trained"}
         assert all(sum(map(len, view.blocks.values())) == len(made.rows) for view in views)
+
+
+def test_rollouts_stand_beside_their_video(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    profile, folder = small_study(tmp_path)
+    data, path = load(folder.rename(tmp_path / "train")), tmp_path / "run"
+    inputs = {"questions": data.questions.fingerprint()}
+    run = runs.Run.open(tmp_path, "run", STAGES["grpo"], profile, about={}, inputs=inputs, seed=0)
+    question = data.questions[0]
+    row = {"step": 2, "id": question.id, "truth": "1", "completion": "<think>2", "reward": 0.5, "advantage": -0.25}
+    write_jsonl(path / "completions.jsonl", [row, row | {"completion": " "}, row | {"step": 3}])
+    run.finish(data=str(tmp_path))
+    text = show.rollouts(path, 2).data
+    assert text.count("<tr>") == 3
+    assert "<td>&lt;think&gt;2</td><td>0.50</td><td>-0.25</td>" in text
+    assert "<td>(empty)</td>" in text
+    assert question.question in text
+    (code,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    sheet = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(code))))
+    frame = video.decode(data.video_path(question.scene_name), 8)[5]  # second row, second from the left
+    tile = np.asarray(PIL.Image.fromarray(frame).resize((160, sheet.shape[0] // 2)))
+    assert (sheet[sheet.shape[0] // 2 :, 160:320] == tile).all()
+    write_questions(tmp_path / "train" / "questions.jsonl", data.questions[1:])
+    assert "not on this machine" in show.rollouts(path, 2).data
+    with pytest.raises(VsrError, match="no rollouts of step 9"):
+        show.rollouts(path, 9)

@@ -49,8 +49,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run even what is finished and unchanged")
     run.add_argument("--cell-hours", type=float, metavar="H", help="a cell that takes longer fails (default: no limit)")
     run.add_argument("--gpus", type=int, default=1, help="devices to train and, if GPUs, evaluate on")
+    report = {
+        "metavar": "NAME",
+        "help": "also to trackio, tensorboard or wandb: log.jsonl's lines; several with commas",
+    }
+    run.add_argument("--report-to", **report)
     run.add_argument("--plan", action="store_true", help="only say what all notebooks would take")
     run.add_argument("--gpu", metavar="NAME", help="the same on a GPU by name, e.g. 'RTX 3060', and --gpus of it")
+    books = add("notebooks", commands.cmd_notebooks)
+    books.add_argument("--copy", type=Path, nargs="?", const=Path(), metavar="FOLDER", help="into it (default: here)")
     add("doctor", commands.cmd_doctor)
     build = add("build", commands.cmd_build)
     build.add_argument("door", choices=("procedural", "metainfo", "scannet", "vsi100k"), help="where scenes come from")
@@ -91,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--compute-of", type=Path, metavar="RUN", help="sft, dpo: compute as much as this GRPO run")
     train.add_argument("--gpus", type=int, default=1, help="devices, one process each (without a GPU: cores)")
     train.add_argument("--accelerate-config", type=Path, metavar="FILE", help="accelerate's config for them")
+    train.add_argument("--report-to", **report)
     for one in (run, evaluate, train):
         one.add_argument("--max-hours", type=float, metavar="H", help="then stop, what is done kept, with exit code 75")
     train.add_argument("--fresh", action="store_true", help="train again even if finished and unchanged")
@@ -102,7 +110,10 @@ def parser() -> argparse.ArgumentParser:
     rates.add_argument("--rooms", type=int, default=120, help="fresh rooms to score on (default: 120)")
     add("status", commands.cmd_status)
     export = add("export", commands.cmd_export)
-    export.add_argument("--adapter", type=Path, required=True, metavar="RUN", help="a trained run's folder")
+    export.add_argument("what", nargs="?", choices=("adapter", "results"), default="adapter", help="(default: adapter)")
+    export.add_argument("--adapter", type=Path, metavar="RUN", help="adapter: a trained run's folder")
+    export.add_argument("--run", type=Path, help="results: an evaluation's folder")
+    export.add_argument("--name", metavar="OWNER/MODEL", help="results: the model's on the leaderboard")
     add("report", commands.cmd_report)
     clean = add("clean", commands.cmd_clean)
     clean.add_argument("--yes", action="store_true", help="remove without asking")

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vsr import markdown, profiles
+from vsr import markdown, profiles, runs
 from vsr.errors import VsrError
 from vsr.files import read_json, write_json
 
@@ -28,6 +28,13 @@ def _out(args: argparse.Namespace) -> Path:
     return args.out or Path("results") / args.profile
 
 
+def _report_to(names: str | None) -> None:
+    if names:
+        from vsr.train import trackers
+
+        trackers.offer(names)
+
+
 def cmd_run(args: argparse.Namespace) -> None:
     """execute the notebooks in order"""
     from vsr import notebooks, study
@@ -45,8 +52,19 @@ def cmd_run(args: argparse.Namespace) -> None:
         from vsr.train import launch
 
         launch.offer(args.gpus)
+    _report_to(args.report_to)
     print(notebooks.ahead(here, args.gpus), flush=True)
     notebooks.run_all(books, here.profile, here.results, _changes(args), args.fresh, args.cell_hours)
+
+
+def cmd_notebooks(args: argparse.Namespace) -> None:
+    """the notebooks, listed, or copied to FOLDER/notebooks, where they run beside their results without a checkout"""
+    from vsr import notebooks
+
+    for book in notebooks.shipped() if args.copy is None else notebooks.copy(args.copy):
+        print(book)
+    if args.copy is not None:
+        print(f"next: cd {args.copy} && vsr run --profile smoke, or: jupyter lab {runs.FIRST}")
 
 
 def cmd_doctor(args: argparse.Namespace) -> None:
@@ -156,6 +174,7 @@ def cmd_train(args: argparse.Namespace) -> None:
     from vsr.train import launch, token_passes, train
 
     profile, out, mode = _profile(args), _out(args), args.mode or "vanilla"
+    _report_to(args.report_to)
     launch.check(args.gpus, args.accelerate_config)
     estimate.require(profile, mode)
     budget = token_passes(args.compute_of) if args.compute_of else None
@@ -189,8 +208,6 @@ def cmd_status(args: argparse.Namespace) -> None:
 
 def cmd_clean(args: argparse.Namespace) -> None:
     """list the runs and rooms that no current setting uses (those that stepped aside), then remove them"""
-    from vsr import runs
-
     places = [_out(args)] + [runs.ROOT / "data"] * (args.out is None)  # rooms of other settings step aside too
     found = [path for place in places for path in runs.earlier(place)]
     for path in found:
@@ -229,11 +246,19 @@ def cmd_report(args: argparse.Namespace) -> None:
 
 
 def cmd_export(args: argparse.Namespace) -> None:
-    """merge a trained adapter into its base: a folder that plain transformers loads"""
+    """an adapter merged into its base, for plain transformers; or an evaluation in lmms-eval's and EASI's files"""
+    option, given = ("--run", args.run) if args.what == "results" else ("--adapter", args.adapter)
+    for name, value in ((f"{option} RUN", given), ("--out FOLDER", args.out)):
+        if value is None:
+            raise VsrError(f"vsr export {args.what}: {name} is missing")
+    if args.what == "results":
+        from vsr.report import exports
+
+        for path in exports.results(args.run, args.out, args.name):
+            print(path)
+        return
     from vsr.models import adapters
 
-    if args.out is None:
-        raise VsrError("vsr export: --out FOLDER is missing, the new folder for the merged model")
     print(f"written to {adapters.export(args.adapter, args.out, **_changes(args))}")
 
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from contextlib import chdir
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def find(only: str | None = None, start: str | None = None) -> list[Path]:
     """Notebook sources in order; `only` is one number or name or several with commas, `start` the first to run."""
     books = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
     if not books:
-        raise VsrError(f"{FOLDER}: no notebooks; run vsr from a checkout of the repository")
+        raise VsrError(f"{FOLDER}: no notebooks; 'vsr notebooks --copy' puts them into the working folder")
 
     def pick(word: str) -> Path:
         for book in books:
@@ -43,6 +44,27 @@ def find(only: str | None = None, start: str | None = None) -> list[Path]:
     wanted = {pick(word.strip()) for word in only.split(",")} if only else set(books)
     first = pick(start) if start else books[0]
     return [book for book in books if book in wanted and book >= first]
+
+
+def shipped() -> list[Path]:
+    """The clean sources, in order: the checkout's, or what the wheel put beside the package (pyproject.toml)."""
+    if (runs.PACKAGE.parent / runs.FIRST).is_file():
+        return sorted((runs.PACKAGE.parent / "notebooks").glob("*.ipynb"))
+    files = (Path(file.locate()) for file in metadata.files("vsr") or () if file.suffix == ".ipynb")
+    if not (found := sorted(file.resolve() for file in files)):
+        raise VsrError(f"{runs.PACKAGE}: no notebooks came with it; install the wheel again with pip")
+    return found
+
+
+def copy(folder: Path) -> list[Path]:
+    """Copy the notebooks to folder/notebooks; the copies. What is there and differs is somebody's work: a VsrError."""
+    pairs = [(book, folder / "notebooks" / book.name) for book in shipped()]
+    for book, target in pairs:
+        if target.exists() and target.read_bytes() != book.read_bytes():
+            raise VsrError(f"{target}: differs from the notebook to come; move it away, or name another folder")
+    for book, target in pairs:
+        atomic_write(target, book.read_bytes())
+    return [target for _, target in pairs]
 
 
 def parameters(book: Path) -> dict[str, str]:
@@ -65,7 +87,7 @@ def _inputs(book: Path, profile: Profile, given: dict) -> str:
     data = Path(profile.data) / "manifest.json"
     return fingerprint({
         "notebook": hash_files(book),
-        "package": hash_files(runs.ROOT / "vsr"),
+        "package": hash_files(runs.PACKAGE),
         "profile": asdict(profile),
         "data": hash_files(data) if data.is_file() else profile.data,
         "given": given,

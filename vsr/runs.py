@@ -24,7 +24,20 @@ from vsr.files import fingerprint, read_json, write_json
 EARLIER = "earlier"  # beside the runs: those of other identities
 MANIFEST = "manifest.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "numpy", "av", "matplotlib")
-ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
+FIRST = Path("notebooks") / "00_start_here.ipynb"
+
+
+def root() -> Path:
+    """Where notebooks/, results/ and figures/ lie: the checkout; of a package installed without one, the nearest folder
+    with a copy of the notebooks, the working folder or one above it; else the working folder."""
+    if (PACKAGE.parent / FIRST).is_file():
+        return PACKAGE.parent
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / FIRST).is_file()), here)
+
+
+ROOT = root()
 
 
 def data_folder() -> Path:
@@ -38,7 +51,9 @@ def git_state() -> dict:
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=20)
+            # this very folder's: a package that is installed inside another project is not that project's commit
+            where = ["--git-dir", str(PACKAGE.parent / ".git"), "--work-tree", str(PACKAGE.parent)]
+            done = subprocess.run(["git", *where, *words], capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -265,7 +265,7 @@ def _devices() -> int:
 
 def base_card() -> dict:
     """How the shipped base model was made, from its manifest."""
-    return read_json(runs.ROOT / "vsr" / "miniature" / "base" / "manifest.json")
+    return read_json(runs.PACKAGE / "miniature" / "base" / "manifest.json")
 
 
 def setup(profile: str = "tiny", settings: dict | None = None, results: str | Path = "") -> Study:

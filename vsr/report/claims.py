@@ -198,7 +198,7 @@ def published(results: str | Path) -> Path | None:
 def compared(ours: str | Path, theirs: str | Path | None) -> str:
     """Markdown: verdicts, effects and Table 2's gains over the base, yours beside the published ones."""
     if theirs is None:
-        return f"Nothing is published for profile {Path(ours).name}."
+        return f"No published run of profile {Path(ours).name} lies in results/published."
     # two runs of one study differ by rounding that grows in training: intervals are compared, not bytes
     rows, equal = [], 0
     for mine, other in zip(ledger(ours), ledger(theirs), strict=True):

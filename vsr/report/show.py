@@ -1,22 +1,29 @@
 """What the notebooks display: settings, questions, answers, scores, verdicts and where numbers come from."""
 
+import base64
 import dataclasses
 import inspect
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from itertools import groupby
 from math import exp, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import PIL.Image
 from huggingface_hub import ModelCard
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
-from vsr import markdown, profiles
-from vsr.files import read_json
+from vsr import markdown, profiles, runs, video
+from vsr.errors import VsrError
+from vsr.files import read_json, read_jsonl
 from vsr.paper import TASKS
 from vsr.profiles import Profile
+from vsr.questions import dataset
+from vsr.questions.dataset import QuestionSet
 from vsr.questions.question import FREE_DIRECTION, TYPES, Question
 from vsr.report import claims, styled, tables, training_logs
 from vsr.report.declared import DECLARED
@@ -289,3 +296,45 @@ def provenance(results: Path, *names: str) -> Markdown:
         code = (run["git"]["sha"] or "no git")[:8] + " + changes" * bool(run["git"]["dirty"])
         rows.append((f"`{run['id']}`", run["seed"], code, f"{run['seconds']} s", run["versions"]["transformers"]))
     return table(("run", "seed", "code", "took", "transformers"), rows)
+
+
+# --- a training's rollouts beside their video ---
+def rollouts(run: str | Path, step: int) -> HTML:
+    """The kept rollouts of one step of a GRPO run, beside frames of the video they are about. VsrError for a step of
+    which it kept none; where the questions or the video are not on this machine, that is said."""
+    path = Path(run) / "completions.jsonl"
+    rows = [row for row in read_jsonl(path) if row["step"] == step] if path.is_file() else []
+    if not rows:
+        raise VsrError(f"{path}: no rollouts of step {step}; GRPO keeps some of every step that it takes")
+    asked, film = rows[0]["id"], "<i>Its video is not on this machine.</i>"
+    if data := _trained_on(runs.Run.read(run)):
+        question = next(question for question in data.questions if question.id == asked)
+        asked, video_path = question.question, data.video_path(question.scene_name)
+        film = _frames(video_path) if video_path.is_file() else film
+    lines = [
+        (row["completion"].strip() or "(empty)", f"{row['reward']:.2f}", f"{row['advantage']:+.2f}") for row in rows
+    ]
+    cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    said = f"<b>Step {step}</b>: {escape(asked)} True answer: <b>{escape(str(rows[0]['truth']))}</b>"
+    beside = f"<table><tr><th>rollout</th><th>reward</th><th>advantage</th></tr>{cells}</table>"
+    return HTML(f'<p>{said}</p><div style="display:flex;flex-wrap:wrap;gap:1em">{film}<div>{beside}</div></div>')
+
+
+def _trained_on(run: runs.Run) -> QuestionSet | None:
+    """The questions that a run was trained on, found by their fingerprint in its data set or among the rooms."""
+    folders = [Path(run.manifest.get("data", "")) / "train", *sorted(runs.data_folder().glob("train-*"))]
+    found = (dataset.load(folder) for folder in folders if (folder / "questions.jsonl").is_file())
+    return next((one for one in found if one.questions.fingerprint() == run.manifest["inputs"]["questions"]), None)
+
+
+def _frames(path: Path, number: int = 8, columns: int = 4, width: int = 160) -> str:
+    """`number` frames of a video, evenly spread, in rows of `columns` from left to right, as an HTML image."""
+    frames = video.decode(path, number)
+    height = width * frames.shape[1] // frames.shape[2]
+    sheet = PIL.Image.new("RGB", (columns * width, -(-number // columns) * height))
+    for place, frame in enumerate(frames):
+        small = PIL.Image.fromarray(frame).resize((width, height))
+        sheet.paste(small, (place % columns * width, place // columns * height))
+    sheet.save(kept := io.BytesIO(), "PNG")
+    code = base64.b64encode(kept.getvalue()).decode()
+    return f'<img alt="{number} frames of {escape(path.name)}" src="data:image/png;base64,{code}">'

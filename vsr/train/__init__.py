@@ -84,6 +84,7 @@ def train(
     from vsr.train.data import Rows
     from vsr.train.fit import fit
     from vsr.train.probe import Probe
+    from vsr.train.trackers import Reports
 
     path = Path(out) / run_name(profile, method, seed, mode, beta, budget)
     ablated = "beta" if beta not in (None, profile.beta) else None
@@ -126,18 +127,27 @@ def train(
     torch.manual_seed(seed)
     with _guest(base.model):
         adapted = Loaded(models.add_lora(base.model, settings), base.tokenizer, base.info)
+        reports = Reports(run.path)
+
+        def told(line: dict) -> None:
+            reports.line(line)
+            if on_step is not None:
+                on_step(line)
+
         see = FeatureCache(base.model, runs.data_folder() / "features", settings.frames, settings.max_pixels)
         try:
             if method == "grpo":
                 how = {name: getattr(settings, name) for name in ("token_budget", "split_every", "loss_level")}
                 probed = settings.probe_questions, settings.probe_every
-                trainer = grpo.make(adapted, rows, rewarded(settings), args, see, on_step=on_step, **how)
+                trainer = grpo.make(adapted, rows, rewarded(settings), args, see, on_step=told, **how)
             else:
-                trainer = baselines.make(method, settings, adapted, rows, see, args, budget=budget, on_step=on_step)
-            fit(trainer, *([Probe(trainer, probe, mode, *probed)] if probe and method == "grpo" else []))
+                trainer = baselines.make(method, settings, adapted, rows, see, args, budget=budget, on_step=told)
+            probes = [Probe(trainer, probe, mode, *probed)] if probe and method == "grpo" else []
+            fit(trainer, reports, *probes)
             if main:
                 save_adapter(adapted.model, run.path / "adapter")
         finally:
+            reports.close()
             adapted.model.unload()
             base.model.eval()
     with args.main_process_first(local=False):

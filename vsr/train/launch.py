@@ -36,7 +36,8 @@ LAST_LINES = 15
 # what describes another process's place among others (a launcher that inherits a rank believes itself to be one of its
 # own workers), or its notebook; NCCL_, CUDA_ and HF_ are the user's and pass
 OURS_ALONE = re.compile(
-    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS|UNTIL))|(RANK|WORLD_SIZE|MPLBACKEND)$"
+    r"(ACCELERATE_|TORCHELASTIC_|MASTER_|GROUP_|ROLE_|LOCAL_|JPY_|VSR_(?!HUNG_SECONDS|REPORT_TO|UNTIL))"
+    r"|(RANK|WORLD_SIZE|MPLBACKEND)$"
 )
 DDP = {  # accelerate's config, written out so that no default of the user's decides
     "compute_environment": "LOCAL_MACHINE",
