@@ -250,4 +250,4 @@ def test_the_command(capsys):
 def test_a_notebook_shows_it_before_it_trains():
     text = study.setup("smoke").estimate("think").data
     assert "| smoke, think |" in text
-    assert "memory needed" in text
+    assert "memory\u00a0needed" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pages
 import pytest
 
-from vsr import notebooks, paper, profiles
+from vsr import notebooks, paper, plan, profiles
 from vsr.errors import VsrError
 from vsr.estimate import devices
 from vsr.files import read_json, write_json
@@ -129,7 +129,7 @@ def test_the_whole_study_runs_in_profile_smoke_and_is_then_left_alone():
     made = {
         path for path, one in manifests.items() if one["stage"] in (*STAGES, "answer") and "earlier" not in path.parts
     }
-    planned = [one for part in notebooks.planned(Study(profiles.get("smoke"), results)).values() for one in part]
+    planned = [one for part in plan.planned(Study(profiles.get("smoke"), results)).values() for one in part]
     assert {one.folder for one in planned} == made
     assert f"smoke: {len(made)} trainings and evaluations, {len(made)} done" in second.stdout
 
@@ -151,15 +151,15 @@ def test_no_table_is_wider_than_the_page(book: Path, profile: str):
 def test_a_plan_counts_what_is_done_and_what_is_left(tmp_path, monkeypatch):
     """Eight GPUs share a step's groups, so that eight take more than an eighth of the time."""
     study = Study(profiles.get("qlora-2b", seeds=2), tmp_path)
-    planned = notebooks.planned(study)
+    planned = plan.planned(study)
     assert list(planned) == ["01", "03", "04", "05", "07", "08"]
     trained = [one for one in planned["03"] if one.method == "grpo"]
     assert [one.folder.name for one in trained] == [f"grpo-{m}-seed{s}" for m in paper.MODES for s in (0, 1)]
-    monkeypatch.setattr(notebooks, "planned", lambda _: {"03": trained[-2:]})
-    alone, eight = (notebooks.plan(study, devices.named("RTX 4090"), gpus) for gpus in (1, 8))
+    monkeypatch.setattr(plan, "planned", lambda _: {"03": trained[-2:]})
+    alone, eight = (plan.plan(study, devices.named("RTX 4090"), gpus) for gpus in (1, 8))
     assert hours_of(alone) / 8 < hours_of(eight) < hours_of(alone)
     write_json(trained[-1].folder / "manifest.json", {"finished": True})
-    after = notebooks.plan(study, devices.named("RTX 4090"))
+    after = plan.plan(study, devices.named("RTX 4090"))
     assert "| 03 | 2 | 0 | 1 | " in after
     assert hours_of(after) == pytest.approx(hours_of(alone) / 2, abs=0.02)
 

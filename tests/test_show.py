@@ -20,23 +20,6 @@ from vsr.scoring.intervals import Value
 from vsr.train import STAGES
 
 
-def test_facts_have_one_row_for_each_part():
-    record = {
-        "seed": 0,
-        "git": {"dirty": False, "sha": "ab"},
-        "stages": [{"name": "see", "weights": {"x": 1}}],
-        "n": [1, 2],
-    }
-    rows = show.facts(record).data.splitlines()[2:]
-    assert [row.replace("\u00a0", " ") for row in rows] == [
-        "| seed | 0 |",
-        "| git | dirty False, sha ab |",
-        "| stages · see | name see |",
-        "| stages · see · weights | x 1 |",
-        "| n | 1, 2 |",
-    ]
-
-
 def test_an_empty_answer_is_named():
     row = {"id": 1, "question_type": "route_planning", "ground_truth": "C"}
     text = show.answers({"true": [row | {"response": ""}], "none": [row | {"response": "B"}]}).data

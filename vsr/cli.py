@@ -133,11 +133,8 @@ def main(words: list[str] | None = None) -> int:
     """Exit codes: 0 done; 2 an error, named in one message on stderr; 3 a run needs attention (`vsr status`); 75
     stopped in time, the same command continues (schedulers may requeue it); 130 interrupted."""
     args = parser().parse_args(words)
-    if (hours := getattr(args, "max_hours", None)) is not None:
-        from vsr.workers import stop_after
-
-        stop_after(hours)
     try:
+        commands.for_all_processes(args)
         args.function(args)
     except (VsrError, OSError) as error:
         named = getattr(error, "filename", None)  # a file that the system refuses: permissions, a full disk

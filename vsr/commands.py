@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vsr import markdown, profiles, runs
+from vsr import markdown, profiles, runs, workers
 from vsr.errors import VsrError
 from vsr.files import read_json, write_json
 
@@ -28,23 +28,26 @@ def _out(args: argparse.Namespace) -> Path:
     return args.out or Path("results") / args.profile
 
 
-def _report_to(names: str | None) -> None:
-    if names:
+def for_all_processes(args: argparse.Namespace) -> None:
+    """What a command and the processes that it starts have in common."""
+    if getattr(args, "max_hours", None) is not None:
+        workers.stop_after(args.max_hours)
+    if getattr(args, "report_to", None):
         from vsr.train import trackers
 
-        trackers.offer(names)
+        trackers.offer(args.report_to)
 
 
 def cmd_run(args: argparse.Namespace) -> None:
     """execute the notebooks in order"""
-    from vsr import notebooks, study
+    from vsr import notebooks, plan, study
 
     here = study.Study(_profile(args), _out(args).resolve())
     books = notebooks.find(args.only or here.profile.notebooks, args.start)
     if args.plan or args.gpu:
         from vsr.estimate import devices
 
-        print(notebooks.plan(here, devices.named(args.gpu) if args.gpu else None, args.gpus))
+        print(plan.plan(here, devices.named(args.gpu) if args.gpu else None, args.gpus))
         return
     if here.profile.data != "rooms":  # what is missing is said now, not by the first notebook
         here.train, here.bench  # noqa: B018
@@ -52,8 +55,7 @@ def cmd_run(args: argparse.Namespace) -> None:
         from vsr.train import launch
 
         launch.offer(args.gpus)
-    _report_to(args.report_to)
-    print(notebooks.ahead(here, args.gpus), flush=True)
+    print(plan.ahead(here, args.gpus), flush=True)
     notebooks.run_all(books, here.profile, here.results, _changes(args), args.fresh, args.cell_hours)
 
 
@@ -87,8 +89,7 @@ def cmd_build(args: argparse.Namespace) -> None:
         folder = args.out or data / f"{args.split}-{number}-{args.rules}"
         build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
     elif args.door == "vsi100k":
-        folder = args.out or data / "vsi100k"
-        hub = args.scenes or "OPPOer/VSI-100k"
+        folder, hub = args.out or data / "vsi100k", args.scenes or "OPPOer/VSI-100k"
         dataset.build_vsi100k(hub, folder, paper_scenes=args.paper_scenes, seed=profile.seed)
     elif args.door == "metainfo":
         folder = args.out or data / f"{args.scenes.stem}-{args.rules}"
@@ -111,13 +112,11 @@ def _build_scannet(args: argparse.Namespace, folder: Path, seed: int) -> bool:
         return False
     how = {name: getattr(args, name) for name in ("labels", "workers", "paper_counts", "videos", "strict")}
     failed = from_scans.build_scans(folder, plan, args.rules, seed=seed, **how)
-    if plan.left_out:
-        print(f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans", file=sys.stderr)
-    if plan.warning:
-        print(f"warning: {plan.warning}", file=sys.stderr)
-    if failed:
-        count = f"{len(failed)} of {len(plan.folders)} scans"
-        print(f"{count} had errors:\n{from_scans.summary(failed)}", file=sys.stderr)
+    said = {f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans": plan.left_out}
+    said |= {f"warning: {plan.warning}": plan.warning}
+    said |= {f"{len(failed)} of {len(plan.folders)} scans had errors:\n{from_scans.summary(failed)}": failed}
+    for line in (line for line, true in said.items() if true):
+        print(line, file=sys.stderr)
     return True
 
 
@@ -174,7 +173,6 @@ def cmd_train(args: argparse.Namespace) -> None:
     from vsr.train import launch, token_passes, train
 
     profile, out, mode = _profile(args), _out(args), args.mode or "vanilla"
-    _report_to(args.report_to)
     launch.check(args.gpus, args.accelerate_config)
     estimate.require(profile, mode)
     budget = token_passes(args.compute_of) if args.compute_of else None
@@ -203,7 +201,7 @@ def cmd_status(args: argparse.Namespace) -> None:
 
     found = status.statuses(_out(args))
     print(status.table(found), end="")
-    args.code = 3 if any(one.state in status.ATTENTION for one in found) else 0
+    args.code = 3 * any(one.state in status.ATTENTION for one in found)
 
 
 def cmd_clean(args: argparse.Namespace) -> None:
@@ -211,11 +209,9 @@ def cmd_clean(args: argparse.Namespace) -> None:
     places = [_out(args)] + [runs.ROOT / "data"] * (args.out is None)  # rooms of other settings step aside too
     found = [path for place in places for path in runs.earlier(place)]
     for path in found:
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        print(f"{size / 2**20:8.1f} MiB  {path}")
+        print(f"{sum(file.stat().st_size for file in path.rglob('*') if file.is_file()) / 2**20:8.1f} MiB  {path}")
     if not found:
-        print(f"{_out(args)}: nothing to remove")
-        return
+        return print(f"{_out(args)}: nothing to remove")
     question = f"remove these {len(found)} for good? [y/N] "
     if args.yes or (sys.stdin.isatty() and input(question).strip().lower() == "y"):
         for path in found:
@@ -231,9 +227,8 @@ def cmd_estimate(args: argparse.Namespace) -> None:
     from vsr import estimate
     from vsr.estimate import devices
 
-    device = devices.of_size(args.gpu_gib) if args.gpu_gib else None
-    if args.gpu:
-        device = devices.named(args.gpu, args.gpu_gib)
+    sized = devices.of_size(args.gpu_gib) if args.gpu_gib else None
+    device = devices.named(args.gpu, args.gpu_gib) if args.gpu else sized
     print(estimate.estimate(_profile(args), device, args.mode).table())
 
 
@@ -301,6 +296,5 @@ def cmd_bench(args: argparse.Namespace) -> None:
     import importlib
 
     result = importlib.import_module(f"vsr.bench.{args.what}").main()
-    path = _out(args) / "bench" / f"{args.what}.json"
-    write_json(path, result)
+    write_json(path := _out(args) / "bench" / f"{args.what}.json", result)
     print(f"\nwritten to {path}")

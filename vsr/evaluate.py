@@ -196,10 +196,8 @@ def answer(loaded: Loaded, bench: QuestionSet, asked: Asked, samples: Path) -> d
 
 def speed(questions: int, seconds: float) -> dict:
     """What the manifest says of the pace."""
-    return {
-        "questions_answered": questions,
-        "questions_per_second": round(questions / seconds, 2) if questions else None,
-    }
+    pace = round(questions / seconds, 2) if questions else None
+    return {"questions_answered": questions, "questions_per_second": pace}
 
 
 def _resume(samples: Path, scenes: dict[str, Questions]) -> set[str]:
@@ -239,14 +237,12 @@ def _answer(
         if scene in missing:
             yield [_row(question, "", video=name, missing=missing[scene]) for question in questions]
             continue
-        yield [
-            _row(
-                question,
-                models.read(tokenizer, answer),
-                **{"video": name, "tokens": len(answer), "truncated": end not in answer, "input": given},
-            )
-            for question, answer, given in zip(questions, found[scene], read[scene], strict=True)
+        said = [
+            {"video": name, "tokens": len(answer), "truncated": end not in answer, "input": given}
+            for answer, given in zip(found[scene], read[scene], strict=True)
         ]
+        texts = (models.read(tokenizer, answer) for answer in found[scene])
+        yield [_row(*one, **how) for *one, how in zip(questions, texts, said, strict=True)]
 
 
 def _see(bench: QuestionSet, asked: Asked, scene: str, see: FeatureCache) -> Seen:
@@ -255,10 +251,8 @@ def _see(bench: QuestionSet, asked: Asked, scene: str, see: FeatureCache) -> See
         return Seen()
     path = bench.video_path(name)
     try:
-        if asked.video != "one":
-            return see(path)
-        # the middle frame
-        return see.look(sample(path, 3)[1:2], path.name)
+        # one: the middle frame
+        return see(path) if asked.video != "one" else see.look(sample(path, 3)[1:2], path.name)
     except VsrError as error:
         raise VsrError(str(error).replace(str(path), path.name)) from None
 

@@ -14,6 +14,7 @@ from vsr.errors import VsrError
 from vsr.estimate import devices
 from vsr.files import hash_files, read_json, write_json
 from vsr.models import cards
+from vsr.plan import Planned
 from vsr.profiles import VIDEOS, Profile
 from vsr.progress import Counted, duration
 from vsr.questions import agree, build, dataset
@@ -37,24 +38,12 @@ SHARED = runs.ROOT.parent / "shared" / "data"  # real scenes and questions, wher
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A run that a study would make: `method` grpo, sft, dpo or evaluate, `mode` its prompt; `compute` is a training
-    at GRPO's compute."""
-
-    profile: Profile
-    folder: Path
-    method: str
-    mode: str = "vanilla"
-    compute: bool = False
-
-
-@dataclass(frozen=True)
 class Study:
     """One profile and its folders: `results` for runs, tables and executed notebooks, `figures`, `data` for rooms."""
 
     profile: Profile
     results: Path
-    planned: list["Planned"] | None = field(default=None, compare=False)  # where it is a list, nothing runs
+    planned: list[Planned] | None = field(default=None, compare=False)  # where it is a list, nothing runs
 
     @property
     def figures(self) -> Path:

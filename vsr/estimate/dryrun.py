@@ -50,8 +50,7 @@ def trace(computation: Callable[[], object], model: torch.nn.Module) -> Trace:
 
     kernels = {"scaled_dot_product_attention": attention, "rms_norm": rms_norm}
     with mock.patch.multiple(torch.nn.functional, **kernels), recorder:
-        result = computation()
-    del result  # it was held to the end: the caches that a pass returns count
+        _ = computation()  # held to the end: the caches that a pass returns count
     return Trace(recorder.peak, np.array(recorder.flops, dtype=float), np.array(recorder.traffic, dtype=float))
 
 
@@ -71,8 +70,7 @@ class _Recorder(TorchDispatchMode):
         made = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
         for tensor in made:
             storage = tensor.untyped_storage()
-            # an address: a freed storage's may come again, so `_drop` forgets it at once
-            key = storage._cdata
+            key = storage._cdata  # an address: a freed storage's may come again, so `_drop` forgets it at once
             if key not in self.alive and key not in self.known:
                 self.alive[key] = storage.nbytes()
                 self.now += storage.nbytes()
@@ -80,9 +78,8 @@ class _Recorder(TorchDispatchMode):
                 weakref.finalize(storage, self._drop, key)
         if not func.is_view and func not in FREE:
             read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-            if func in GATHERS:
-                read = made
-            elif func in SCATTERS:
+            read = made if func in GATHERS else read
+            if func in SCATTERS:
                 read, made = [args[2]], [args[2]]
             # PyTorch's formulas know matrix products; everything else is bound by memory
             formula = flop_registry.get(func.overloadpacket)
@@ -105,8 +102,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, causal: bool, recorder: _Recorder) -> Tensor:
         output = torch.empty_like(query)
-        # kept for backward, one a query
-        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)  # kept for backward, one a query
         ctx.save_for_backward(query, key, value, output, sums)
         ctx.recorder, ctx.product = recorder, 2 * query.numel() * key.shape[-2] * (0.5 if causal else 1.0)
         recorder.note(2 * ctx.product, [query, key, value, output])
@@ -218,8 +214,7 @@ class Model:
         cost = Cost(*traces, layers or self.layers)
         if self.profile.quantization == "none" or not passes:
             return cost
-        # bitsandbytes writes a layer's weights out before it multiplies with them
-        written = self.dtype.itemsize
+        written = self.dtype.itemsize  # by bitsandbytes: a layer's weights, before it multiplies with them
         reading = passes * self.layers * sum(self.linear) * (written + 0.5)
         return replace(cost, extra=max(self.linear) * written, reading=reading)
 
@@ -235,9 +230,9 @@ def see(model: Model, frames: int, height: int, width: int) -> Cost:
     def work(built: torch.nn.Module) -> Tensor:
         tower, grid = base_model(built).model.visual, torch.tensor([[frames, height, width]])
         given = {"grid_thw": grid, "position_ids": model.empty(count, 2, dtype=torch.long)}
-        if hasattr(tower, "pos_embed"):  # learnt places, each between four
-            taps = model.empty(count, 4, dtype=torch.long), model.empty(count, 4)
-            given |= dict(zip(("interp_indices", "interp_weights"), taps, strict=True))
+        # learnt places, each between four
+        taps = {"interp_indices": model.empty(count, 4, dtype=torch.long), "interp_weights": model.empty(count, 4)}
+        given |= taps if hasattr(tower, "pos_embed") else {}
         with torch.no_grad():
             return tower(model.empty(count, patch), **given)
 

@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import inspect
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -34,23 +33,10 @@ from vsr.scoring.intervals import Value
 if TYPE_CHECKING:
     from vsr.train.one_group import OneGroup
 
-LABEL = 36  # characters of a row's label that stay on one line
-WITHIN = re.compile(r" (\[[+-]?[\d.]+), ([+-]?[\d.]+\])")  # a text: an interval
-
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
     """Any rows as a table: fractions with four digits, labels on one line, intervals in small type."""
-    return Markdown(markdown.table(header, [map(_small, (_label(first), *rest)) for first, *rest in rows]))
-
-
-def _label(name: object) -> object:
-    """Spaces and hyphens of a short label that no browser breaks at."""
-    text = str(name)
-    return text.replace(" ", "\u00a0").replace("-", "\u2011") if 0 < len(text) <= LABEL and "`" not in text else name
-
-
-def _small(value: object) -> object:
-    return WITHIN.sub(" <small>\\1,\u00a0\\2</small>", str(value)) if isinstance(value, str | Value) else value
+    return Markdown(markdown.table(header, [map(styled.small, (styled.label(first), *rest)) for first, *rest in rows]))
 
 
 def from_markdown(text: str) -> Markdown:
@@ -87,7 +73,7 @@ def ledger(results: Path, *numbers: int) -> Markdown:
         found = []
         for one in entry.findings:
             power = "" if isnan(one.effect.detectable) else f" <small>detectable {one.effect.detectable:.1f}</small>"
-            found.append(f"• {_small(claims.describe(one))}{power}")
+            found.append(f"• {styled.small(claims.describe(one))}{power}")
         rows.append((number, claim, "<br>".join(found) or "–"))
         runs += [f"- claim {number}: {', '.join(f'`{run}`' for run in entry.runs)}\n"] * bool(entry.runs)
     body = markdown.table(("", "claim and verdict", "ours"), rows)
@@ -104,38 +90,6 @@ def anchors() -> Scores:
         values = dict(zip(heads, map(Value, (row.average, *row.scores)), strict=True))
         rows.append((f"{row.backbone} {row.method} <small>{under} below the first</small>", values))
     return Scores("The paper's rows beside what needs no video", heads, {"": rows}, heads)
-
-
-def facts(record: dict) -> Markdown:
-    """A record as a table of two columns; one row for every part of its parts."""
-    return table(("", ""), [(name.replace("_", " "), value) for name, value in _parts(record)])
-
-
-def _parts(record: dict, before: str = "") -> list[tuple[str, str]]:
-    """Name and value of every part: groups of plain values in one line, deeper ones by the names on the way to them."""
-    found = []
-    for name, value in record.items():
-        path = f"{before} · {name}" if before else name
-        if isinstance(value, list) and _deep(value):
-            value = {part.get("name", n) if isinstance(part, dict) else n: part for n, part in enumerate(value, 1)}
-        if isinstance(value, dict) and _deep(value.values()):
-            plain = {key: part for key, part in value.items() if not isinstance(part, dict | list)}
-            found += [(path, _words(plain))] if plain else []
-            found += _parts({key: part for key, part in value.items() if key not in plain}, path)
-        else:
-            found.append((path, _words(value)))
-    return found
-
-
-def _deep(values: Iterable) -> bool:
-    return any(isinstance(value, dict | list) for value in values)
-
-
-def _words(value: object) -> str:
-    """A value as people write it."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _quoted(text: str) -> str:

@@ -132,3 +132,18 @@ def _cell(text: str, highest: bool) -> str:
     number, *small = INTERVAL.fullmatch(text).groups() if INTERVAL.fullmatch(text) else (escape(text),)
     parts = (f"<small>{part.replace(' ', '&nbsp;')}</small>" for part in small if part)
     return "<br>".join((f"<b>{number}</b>" if highest else number, *parts))
+
+
+LABEL = 36  # characters of a row's label that stay on one line
+WITHIN = re.compile(r" (\[[+-]?[\d.]+), ([+-]?[\d.]+\])")  # a text: an interval
+
+
+def label(name: object) -> object:
+    """Spaces and hyphens of a short label that no browser breaks at."""
+    text = str(name)
+    return text.replace(" ", "\u00a0").replace("-", "\u2011") if 0 < len(text) <= LABEL and "`" not in text else name
+
+
+def small(value: object) -> object:
+    """Intervals of a text in small type."""
+    return WITHIN.sub(" <small>\\1,\u00a0\\2</small>", str(value)) if isinstance(value, str | Value) else value
