@@ -29,7 +29,7 @@ def test_training_and_evaluation_read_the_same(tmp_path, monkeypatch):
     order = Schedule(Rows("grpo", data), profile.max_steps, profile.questions_per_step, 0)
     numbers = [as_number(read[order[i]["id"]]) for i in range(len(order))]
     size = profile.questions_per_step
-    wanted = [fingerprint(numbers[i : i + size]) for i in range(0, len(order), size)]
+    wanted = [as_number(fingerprint(numbers[i : i + size])) for i in range(0, len(order), size)]
     for method in ("grpo", "sft", "dpo"):
         run = train(method, profile, data, tmp_path / "out")
         assert [line["inputs"] for line in read_jsonl(run.path / "log.jsonl")] == wanted, method
