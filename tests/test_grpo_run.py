@@ -176,6 +176,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert apart < 1e-5
     found, wanted = (list(read_jsonl(tmp_path / which / "log.jsonl")) for which in ("out", "one"))
     assert [line["step"] for line in found] == list(range(1, 21))
+    assert [line["inputs"] for line in found] == [line["inputs"] for line in wanted]  # the same prompts, in order
     for key in ("loss", "reward", "completions/mean_length", "completions/max_length", "grad_norm"):
         assert [line[key] for line in found] == pytest.approx([line[key] for line in wanted], abs=1e-5), key
 

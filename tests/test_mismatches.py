@@ -58,7 +58,7 @@ def test_a_processor_of_another_model(copy, no_weights, name, values, message):
 
 def test_a_tokenizer_without_its_file_or_template(copy, no_weights):
     (copy / "chat_template.jinja").unlink()
-    with pytest.raises(VsrError, match="its tokenizer has no chat template; use a Qwen2-VL checkpoint"):
+    with pytest.raises(VsrError, match="its tokenizer has no chat template; use a Qwen-VL checkpoint"):
         load(str(copy))
     (copy / "tokenizer.json").unlink()
     with pytest.raises(VsrError, match=r"no tokenizer \(.*copy tokenizer.json there"):

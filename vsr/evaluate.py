@@ -237,12 +237,11 @@ def _answer(
         if scene in missing:
             yield [_row(question, "", video=name, missing=missing[scene]) for question in questions]
             continue
-        said = [
-            {"video": name, "tokens": len(answer), "truncated": end not in answer, "input": given}
-            for answer, given in zip(found[scene], read[scene], strict=True)
-        ]
-        texts = (models.read(tokenizer, answer) for answer in found[scene])
-        yield [_row(*one, **how) for *one, how in zip(questions, texts, said, strict=True)]
+        rows = []
+        for question, answer, given in zip(questions, found[scene], read[scene], strict=True):
+            facts = {"video": name, "tokens": len(answer), "truncated": end not in answer, "input": given}
+            rows.append(_row(question, models.read(tokenizer, answer), **facts))
+        yield rows
 
 
 def _see(bench: QuestionSet, asked: Asked, scene: str, see: FeatureCache) -> Seen:

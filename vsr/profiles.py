@@ -173,6 +173,9 @@ STUDENT: Given = {
     "grid_steps": (250, "ours: 2,000 questions"),
     "notebooks": ("00,01,02,03,04,05,06,07", "ours: the quantised bases side by side too; 08 by name"),
 }
+NEWER = "ours: the paper has Qwen2-VL alone; its "
+TODAY: Given = {"max_steps": (1000, STUDENT["max_steps"][1])}
+QWEN3: Given = {"max_pixels": (128 * 32 * 32, UNSTATED + "16 frames of 480x640 become 936 tokens, as Qwen2-VL's")}
 GIVEN: dict[str, Given] = {
     "tiny": {},
     "overnight": OVERNIGHT,
@@ -180,6 +183,20 @@ GIVEN: dict[str, Given] = {
     "qlora-2b": QWEN | TWO | STUDENT,
     "paper-2b": QWEN | TWO,
     "paper-7b": QWEN | SEVEN,
+    # today's models: profile -> hub id, learning rate
+    **{
+        name: QWEN
+        | TODAY
+        | (QWEN3 if "3-VL" in base else {})
+        | {"base": (f"Qwen/{base}-Instruct", NEWER + "successor"), "learning_rate": (rate, NEWER + f"rate for {size}")}
+        for name, base, rate, size in (
+            ("qwen2.5-3b", "Qwen2.5-VL-3B", 1e-5, "2B"),
+            ("qwen2.5-7b", "Qwen2.5-VL-7B", 5e-6, "7B"),
+            ("qwen3-2b", "Qwen3-VL-2B", 1e-5, "2B"),
+            ("qwen3-4b", "Qwen3-VL-4B", 1e-5, "2B"),
+            ("qwen3-8b", "Qwen3-VL-8B", 5e-6, "7B"),
+        )
+    },
 }
 PROFILES: dict[str, Profile] = {
     name: Profile(name=name, **{key: value for key, (value, _) in given.items()}) for name, given in GIVEN.items()

@@ -123,7 +123,7 @@ def digest(model: torch.nn.Module, prompt: Prompt) -> str:
 
 
 def as_number(mark: str) -> int:
-    """The first 48 bits of a `digest`, which processes can gather."""
+    """The first 48 bits of a `digest`, for logs and for processes to gather."""
     return int(mark[:12], 16)
 
 

@@ -94,6 +94,50 @@ class Device:
         return sum(self.times(trace).values())
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a phase costs, from dry runs with two and with three layers."""
+
+    two: Trace
+    three: Trace
+    layers: int  # that there are
+    extra: float = 0.0  # bytes of memory that a dry run does not see
+    reading: float = 0.0  # bytes of traffic likewise
+
+    @property
+    def peak(self) -> float:
+        """Bytes at the worst moment beyond weights."""
+        return self._extrapolated(self.two.peak, self.three.peak) + self.extra
+
+    @property
+    def flops(self) -> float:
+        """Operations of matrix products."""
+        return self._extrapolated(self.two.flops.sum(), self.three.flops.sum())
+
+    @property
+    def operations(self) -> float:
+        """How many are launched."""
+        return self._extrapolated(len(self.two.flops), len(self.three.flops))
+
+    @property
+    def traffic(self) -> float:
+        """Bytes read and written."""
+        return self._extrapolated(self.two.traffic.sum(), self.three.traffic.sum()) + self.reading
+
+    def times(self, device: Device, captured: bool = False) -> dict[str, float]:
+        """Seconds on a device by what bounds them, see `Device.times`."""
+        two, three = (device.times(trace, captured) for trace in (self.two, self.three))
+        found = {bound: self._extrapolated(two[bound], three[bound]) for bound in two}
+        return found | {"traffic": found["traffic"] + self.reading / device.bandwidth}
+
+    def seconds(self, device: Device, captured: bool = False) -> float:
+        """On a device."""
+        return sum(self.times(device, captured).values())
+
+    def _extrapolated(self, two: float, three: float) -> float:
+        return two + (self.layers - 2) * (three - two)
+
+
 def named(name: str, gib: float | None = None) -> Device:
     """A GPU by its data sheet, with `gib` GiB of memory instead of its own where given."""
     if name not in SHEETS:

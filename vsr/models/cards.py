@@ -34,9 +34,9 @@ USE = """## Use
 
 ```python
 from peft import PeftModel
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
-base = Qwen2VLForConditionalGeneration.from_pretrained("{}")
+base = AutoModelForImageTextToText.from_pretrained("{}")
 model = PeftModel.from_pretrained(base, "adapter")
 ```
 
@@ -124,11 +124,20 @@ def _made(manifest: dict) -> list[tuple[str, object]]:
         ("seed", manifest["seed"]),
         ("steps", manifest.get("steps", settings["max_steps"])),
         *((name.replace("_", " "), str(settings[name])) for name in SETTINGS[method]),
+        *([("on-policy", _on_policy(manifest["on_policy"]))] if manifest.get("on_policy") else []),
         ("device", manifest.get("device", "?")),
         ("code", f"{git['sha'] or 'no git'}{' with changes' if git['dirty'] else ''}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
         ("run", manifest["id"]),
     ]
+
+
+def _on_policy(found: dict) -> str:
+    """What `vsr.train.on_policy` has found."""
+    if found["largest"] is None:
+        return "not known"
+    told = f"log-probabilities drawn and scored differ by {found['largest']:.2g} at most, bound {found['bound']:.2g}"
+    return f"{'yes' if found['holds'] else 'no'}: {told}"
 
 
 def _scores(found: list[dict]) -> str:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+from vsr.engine.inputs import as_number
 from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded
 from vsr.runs import Settings
@@ -118,7 +119,11 @@ class _Log(TrainerCallback):
         tokens = int(logs["num_tokens"]) - self.tokens  # TRL counts from the start of the process
         self.tokens += tokens
         line = {"step": state.global_step, **{key: value for key, value in logs.items() if key not in OMITTED}}
-        line |= {"tokens": tokens, "token_passes": self.passes * tokens, "inputs": fingerprint(self.trainer.read)}
+        line |= {
+            "tokens": tokens,
+            "token_passes": self.passes * tokens,
+            "inputs": as_number(fingerprint(self.trainer.read)),
+        }
         now = time.perf_counter()
         line |= {"seconds": now - self.last, "peak_memory_mb": peak_memory()}
         self.last = now

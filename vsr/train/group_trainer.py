@@ -282,7 +282,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
             return
         step = self.state.global_step + 1
         line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
-        line |= {"inputs": fingerprint(read)}
+        line |= {"inputs": as_number(fingerprint(read))}
         line |= {key: value for key, value in gathered.items() if not (key.startswith("rewards/") and isnan(value))}
         if counts:
             line["groups"] = {name: [round(x, 3) for x in row] for name, row in zip(COUNTS, counts, strict=True)}
