@@ -5,7 +5,6 @@ Needs chromium and chromedriver, else it skips. VSR_SCREENSHOTS names a folder t
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,19 +15,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
+import pages
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 START, RUN = 180, 900  # seconds: for a page or a server to come up, and for a notebook to run on a busy machine
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
+    pytest.mark.skipif(
+        not (pages.CHROMIUM and pages.DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+    ),
 ]
 
 # What the page shows of the notebook, one entry a code cell. Text by textContent: cells out of sight have no innerText.
@@ -121,7 +121,7 @@ class Lab:
         """A copy of a notebook with other parameters; the sources of its code cells."""
         book = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         cell = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
-        cell.source = f'profile: str = "smoke"\nsettings: dict = {{}}\nresults: str = {json.dumps(str(self.results))}'
+        cell.source += f'\nprofile, results = "smoke", {json.dumps(str(self.results))}'
         nbformat.write(book, self.books / f"{name}.ipynb")
         return [cell.source for cell in book.cells if cell.cell_type == "code"]
 
@@ -192,13 +192,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    # no sandbox: it refuses to run as root, as containers do; their /dev/shm is too small for it
-    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1440,1000"):
-        options.add_argument(f"--{word}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    chrome = pages.browser(tmp_path_factory.mktemp("chromium"), 1440, 1000)
     chrome.set_script_timeout(START)
     try:
         yield chrome
@@ -215,10 +209,11 @@ def shows_what_its_code_says(page: Page, sources: list[str], cells: list[dict]) 
             page.picture(f"{number:02}", number)
         assert not cell["stderr"], f"{page.name}: {source}\n{cell['stderr'][0][-2000:]}"
         last = source.splitlines()[-1]
-        if last.startswith(("here.figure(", "plotting.room(")):
+        if last.startswith(("here.figure(", "plotting.room(", "plotting.film(")):
             assert len(cell["images"]) == 1, source
-        elif last.startswith(("Markdown(", "show.")):
-            assert cell["tables"] or "not run" in cell["text"], source
+        elif last.startswith("show.") and not last.startswith("show.source("):
+            said = "not run" in cell["text"] or "Nothing is published" in cell["text"]
+            assert cell["tables"] or said, source
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +251,8 @@ def test_notebook_06_runs(lab, browser, pictures, start_here):
 CURVES = """
 import time
 from pathlib import Path
-from vsr.live import Curves
-from vsr.runs import append_jsonl
+from vsr.files import append_jsonl
+from vsr.report.plotting import Curves
 curves = Curves([Path("run")], steps=4)
 for step in range(4):
     append_jsonl("run/log.jsonl", {"reward": step / 4, "seconds": 1.0})
