@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 RUN := $(BIN)/vsr run --profile $(PROFILE) --gpus $(GPUS) $(if $(ONLY),--only $(ONLY))
 
-.PHONY: reproduce test book kernels lab clean
+.PHONY: reproduce test book kernels lab lock clean
 
 reproduce: $(VENV)/.installed
 	$(RUN)
@@ -31,6 +31,11 @@ kernels: $(VENV)/.installed
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+# constraints.txt for every platform and with hashes; pip install --require-hashes -r requirements.lock takes nothing else
+lock:
+	pipx run uv pip compile --quiet --universal --python-version 3.11.5 --extra dev --constraints constraints.txt \
+		--generate-hashes --no-annotate --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 # pip keeps what it has downloaded; the mark is set only after a complete installation
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -9,6 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas
 import pytest
+from huggingface_hub import DatasetCard
 
 from vsr.errors import VsrError
 from vsr.files import fingerprint, read_json
@@ -43,6 +44,18 @@ def test_a_folder_of_rooms_is_complete(made):
     assert sum(manifest["tasks"].values()) == manifest["questions"] == len(loaded.questions)
     for scene in loaded.scenes:
         assert loaded.video_path(scene).stat().st_size > 1000
+
+
+def test_the_hub_can_read_its_card(made):
+    card, manifest = DatasetCard.load(made / "README.md"), read_json(made / "manifest.json")
+    (table,) = card.data.configs[0]["data_files"]
+    assert (table["split"], (made / table["path"]).is_file()) == ("test", True)
+    assert (card.data.license, card.data.size_categories) == ("apache-2.0", "n<1K")
+    assert f"{manifest['questions']} questions about 4 scenes (rendered rooms)" in card.text
+    many = manifest | {"questions": 112_000, "source": "ScanNet v2", "warning": "shows its rooms", "split": "train"}
+    card = DatasetCard(build.card({key: value for key, value in many.items() if key != "world"}))
+    assert (card.data.license, card.data.size_categories) == ("other", "100K<n<1M")
+    assert "**Warning:** shows its rooms." in card.text
 
 
 def test_parquet_and_jsonl_are_the_same(made):

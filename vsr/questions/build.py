@@ -3,6 +3,7 @@
 import io
 import json
 import zlib
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from huggingface_hub import DatasetCardData
 from pyarrow import parquet
 
+from vsr import markdown
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.progress import track
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of what a build makes: raise it when the same settings give other rooms, videos or questions
 LETTERS = "ABCD"
+SIZES = ((0, "n<1K"), (1_000, "1K<n<10K"), (10_000, "10K<n<100K"), (100_000, "100K<n<1M"))  # as the hub says
 POOL = 24  # candidates looked at for each question asked
 # Questions on one room's video under `vsibench`: about VSI-Bench's own mean per scene. Its caps are the most it has.
 PER_ROOM = {
@@ -153,7 +157,8 @@ def _unclear(once: list[Box]) -> int:
 
 
 def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: int, **facts: object) -> None:
-    """questions.jsonl, the same as questions.parquet, and manifest.json with counts, hashes and further `facts`."""
+    """questions.jsonl, the same as questions.parquet, the hub's card as README.md, and manifest.json with counts,
+    hashes and further `facts`."""
     folder, table = Path(folder), io.BytesIO()
     if not questions:
         raise VsrError(f"{folder}: the scenes allow no question under {rules}; do labels occur once in them?")
@@ -170,7 +175,28 @@ def write(folder: str | Path, questions: Sequence[Question], rules: str, seed: i
         "hashes": {name: hash_files(folder / name) for name in ("questions.jsonl", "questions.parquet")},
         **facts,
     }
+    atomic_write(folder / "README.md", card(manifest))
     write_json(folder / "manifest.json", manifest)
+
+
+def card(manifest: Mapping) -> str:
+    """A data set's card for the hub, by which `datasets.load_dataset(folder)` too finds table and split."""
+    name, number, rooms = f"Questions under the rules {manifest['rules']}", manifest["questions"], "world" in manifest
+    place = bisect([bound for bound, _ in SIZES], number)
+    split = "train" if manifest.get("split", "train") == "train" else "test"
+    data = DatasetCardData(
+        pretty_name=name,
+        language="en",
+        license="apache-2.0" if rooms else "other",  # scans and videos of others stay under their terms
+        task_categories=["video-text-to-text"],
+        size_categories=SIZES[place - 1][1],
+        configs=[{"config_name": "default", "data_files": [{"split": split, "path": "questions.parquet"}]}],
+    )
+    source = manifest.get("source") or ("rendered rooms" if rooms else "annotated scenes")
+    caution = f"> **Warning:** {manifest['warning']}.\n\n" if manifest.get("warning") else ""
+    about = f"{number} questions about {manifest['scenes']} scenes ({source}), seed {manifest['seed']}. The fields are "
+    table = markdown.table(("question type", "questions"), manifest["tasks"].items())
+    return f"---\n{data.to_yaml()}\n---\n# {name}\n\n{caution}{about}VSI-Bench's.\n\n{table}"
 
 
 def build_rooms(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vsr import markdown, paper
+from vsr import paper
 from vsr.errors import VsrError
-from vsr.files import atomic_write, fingerprint, read_text
+from vsr.files import fingerprint, read_text
 from vsr.questions import leak
 from vsr.questions import rules as rule_sets
 from vsr.questions.build import build, rejected, write
@@ -182,7 +182,6 @@ def ask(
         available=dict(available),
         rejected=reasons,
     )
-    atomic_write(out / "README.md", _card(questions, rules, chosen))
 
 
 def summary(failed: dict[str, str]) -> str:
@@ -211,15 +210,3 @@ def _export(task: tuple[str, Path, Path]) -> tuple[str, str]:
     except (VsrError, OSError) as error:
         return name, str(error).replace(f"{folder}/", f"{name}/")
     return name, ""
-
-
-def _card(questions: Sequence[Question], rules: str, chosen: Plan) -> str:
-    """A dataset card, by which `datasets.load_dataset(folder)` finds the table."""
-    counts = Counter(question.question_type for question in questions)
-    table = markdown.table(("question type", "questions"), counts.items())
-    caution = f"\n> **Warning:** {chosen.warning}.\n" if chosen.warning else ""
-    split = "train" if chosen.split == "train" else "test"
-    return (
-        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: {split}\n    path: questions.parquet\n---\n"
-        f"# Questions on ScanNet scans under the rules {rules}\n{caution}\n{table}"
-    )
