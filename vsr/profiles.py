@@ -135,7 +135,7 @@ OVERNIGHT: Given = {
     "beyond_seeds": (2, "ours: enough to see that seeds differ"),
 }
 QWEN: Given = {
-    "dtype": ("bfloat16", UNSTATED + "the released weights' own precision"),
+    "dtype": ("auto", UNSTATED + "bfloat16, the released weights' own, where the hardware has it, else float16"),
     "seeds": (1, "the paper shows one run a row"),
     "data": ("data/vsi100k", "section 3.1: a folder with train/ (VSI-100k) and bench/ (VSI-Bench); see the README"),
     "train_rooms": (1513, "section 3.1: about 1.5k scans; ScanNet v2 has 1,513"),

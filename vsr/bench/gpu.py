@@ -90,7 +90,7 @@ def measure(profile: Profile, folder: Path, steps: int = STEPS) -> dict:
 def predict(work: Workload, loaded: Loaded) -> dict[str, float]:
     """The estimates of a row."""
     profile, shapes = work.profile, loaded.model.config
-    device = devices.this(models.DTYPES[profile.dtype], shapes.text_config.hidden_size)
+    device = devices.this(loaded.model.dtype, shapes.text_config.hidden_size)
     # the timed steps do not measure the gradient's parts
     work = replace(work, profile=replace(profile, split_every=NEVER))
     found = Estimate(work, Model(shapes, profile), device)

@@ -22,8 +22,8 @@ from vsr.estimate.devices import GIB, Device
 from vsr.estimate.dryrun import Model
 from vsr.estimate.workload import Workload, workload
 from vsr.evaluate import TOGETHER
-from vsr.models import DTYPES
 from vsr.models.folders import configuration
+from vsr.models.precision import DTYPES, named
 from vsr.models.quantize import skeleton, weight_bytes
 from vsr.profiles import Profile
 from vsr.progress import duration
@@ -273,7 +273,7 @@ def estimate(profile: Profile, device: Device | None = None, mode: str = "vanill
     if device is None:
         width = config.text_config.hidden_size
         if torch.cuda.is_available() or width < 1000:
-            device = devices.this(DTYPES[profile.dtype], width)
+            device = devices.this(DTYPES[named(profile.dtype)], width)
         else:
             device = devices.of_size(24) if profile.quantization != "none" else devices.named("A100")
     return Estimate(workload(profile, mode), Model(config, profile), device)

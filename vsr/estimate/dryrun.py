@@ -24,7 +24,8 @@ from vsr.engine import slots
 from vsr.engine.inputs import base_model, wide
 from vsr.engine.logps import branch_logps, read
 from vsr.estimate.devices import Cost, Trace
-from vsr.models import DTYPES, add_lora
+from vsr.models import add_lora
+from vsr.models.precision import DTYPES, named
 from vsr.models.quantize import skeleton
 from vsr.profiles import Profile
 
@@ -136,7 +137,7 @@ class Model:
 
     def __init__(self, config: PreTrainedConfig, profile: Profile):
         self.config, self.profile = config, profile
-        self.dtype = DTYPES[profile.dtype]
+        self.dtype = DTYPES[named(profile.dtype)]
         self.layers = config.text_config.num_hidden_layers
         self.built = [self._build(layers) for layers in (2, 3)]
         two, three = (sum(w.numel() for w in m.parameters() if w.requires_grad) for m in self.built)

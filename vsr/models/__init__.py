@@ -4,6 +4,7 @@ No AutoProcessor: it needs torchvision. Text goes through the tokenizer, video t
 """
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from vsr.errors import VsrError, unknown
 from vsr.families import Family
 from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter, lora_config
 from vsr.models.folders import END, PAD, VISION_TOKENS, Source, check_processor, find, load_tokenizer, model_hash
+from vsr.models.precision import AUTO, DTYPES, named, overflows, restored
 from vsr.models.quantize import QUANTIZATIONS, bits_and_bytes, keep_precision, stored_as, weight_bytes
 from vsr.profiles import Profile
 from vsr.questions import leak
@@ -27,7 +29,6 @@ disable_progress_bar()  # "loading weights" bars would fill every executed noteb
 # PEFT asks transformers by a deprecated name; the warning would print this machine's folders into notebooks
 warnings.filterwarnings("ignore", ".*gradient_checkpointing.*", FutureWarning)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")  # of the vision tower; the engine brings the language part's
 SETTINGS = ("base", "dtype", "quantization", "attention")  # of a profile: those that `arguments` reads
 LORA_LAYERS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -73,25 +74,27 @@ def load(
     PEFT folder or a run folder with one.
 
     On the first GPU (each process its own under `accelerate launch`), else on the CPU; VsrError, before any weight is
-    read, where the weights do not fit there. The vision tower stays unquantised.
+    read, where the weights do not fit there. The vision tower stays unquantised. `dtype` 'auto' takes float32 where
+    float16, all that the GPU has, overflows.
     """
-    info, config, source, tokenizer = _examine(base, dtype, quantization, attn, adapter)
-    quantization, stored = info["quantization"], stored_as(config, base)
+    how = {"quantization": quantization, "attn": attn, "adapter": adapter}
+    info, config, source, tokenizer = _examine(base, dtype, **how)
+    chosen, quantization, stored = DTYPES[info["dtype"]], info["quantization"], stored_as(config, base)
     if torch.cuda.is_available():  # a refusal now, not when half of the weights are read
-        need, (free, total) = weight_bytes(config, DTYPES[dtype], quantization), torch.cuda.mem_get_info(_device())
+        need, (free, total) = weight_bytes(config, chosen, quantization), torch.cuda.mem_get_info(_device())
         if need > free:
             raise VsrError(
-                f"base '{base}': its weights take {need / 2**30:.1f} GiB as {quantization} and {dtype}, the GPU has "
-                f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free; try --set quantization=nf4, or a smaller base"
+                f"base '{base}': its weights take {need / 2**30:.1f} GiB as {quantization} and {info['dtype']}, the "
+                f"GPU has {free / 2**30:.1f} of {total / 2**30:.1f} free; try --set quantization=nf4, or a smaller base"
             )
     try:
         model, report = families.of(config).model.from_pretrained(
             source.name,
             revision=source.revision,
-            dtype=DTYPES[dtype],
+            dtype=chosen,
             attn_implementation=attn,
             device_map={"": _device()},
-            quantization_config=bits_and_bytes(quantization, DTYPES[dtype]) if stored == "none" else None,
+            quantization_config=bits_and_bytes(quantization, chosen) if stored == "none" else None,
             output_loading_info=True,
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
@@ -99,6 +102,10 @@ def load(
     if report["missing_keys"]:  # transformers would leave them random
         raise VsrError(f"base '{base}': weights lack {sorted(report['missing_keys'])[0]}; copy or download it again")
     keep_precision(model)
+    if dtype == AUTO and chosen == torch.float16 and overflows(model, tokenizer.encode("What is in this room?")):
+        print(f"base '{base}': float16 overflows in a first forward pass; it is loaded in float32", file=sys.stderr)
+        del model
+        return load(base, dtype="float32", **how)
     model.name_or_path = info["base"]
     if adapter is not None:
         model = with_adapter(model, adapter)
@@ -151,6 +158,7 @@ def add_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config)
+    restored((weight for weight in adapted.parameters() if weight.requires_grad), model)
     if "/" not in model.name_or_path:
         adapted.active_peft_config.base_model_name_or_path = None  # no hub id: peft would ask the hub for it on saving
     return adapted
@@ -169,8 +177,8 @@ def _examine(
     base: str, dtype="float32", quantization="none", attn="sdpa", adapter: str | Path | None = None
 ) -> tuple[dict, PreTrainedConfig, Source, PreTrainedTokenizerBase]:
     """What `load` needs, everything checked that can be without weights."""
-    named = {"dtype": (dtype, DTYPES), "quantization": (quantization, QUANTIZATIONS), "attention": (attn, ATTENTIONS)}
-    for kind, (value, known) in named.items():
+    given = {"dtype": (named(dtype), DTYPES), "quantization": (quantization, QUANTIZATIONS)}
+    for kind, (value, known) in (given | {"attention": (attn, ATTENTIONS)}).items():
         if value not in known:
             raise unknown(kind, value, known)
     source, config = find(base)
@@ -183,7 +191,7 @@ def _examine(
         "name": "base",
         "base": Path(base).name if source.local else base,
         "hash": model_hash(source.name) if source.local else f"hub:{source.revision}",
-        "dtype": dtype,
+        "dtype": named(dtype),
         "quantization": quantization if stored == "none" else stored,
         "attention": attn,
         "adapter_hash": None,

@@ -99,7 +99,7 @@ def _submission(run: Run, found: dict, half: str, name: str) -> dict:
     return {
         "modelName": name,
         "modelType": "instruction",
-        "precision": settings["dtype"],
+        "precision": model["dtype"],
         "revision": "main",
         "weightType": "Adapter" if model["adapter_hash"] else "Original",
         "baseModel": model["base"] if model["adapter_hash"] else "",

@@ -155,6 +155,7 @@ def train(
             facts = {
                 "adapter": adapter_hash(run.path),
                 "device": base.device_name,
+                "dtype": base.info["dtype"],  # float32 where 'auto' found that float16 overflows
                 "steps": trainer.args.max_steps,
                 "token_passes": token_passes(run.path),
                 "inputs_read": fingerprint([line.get("inputs") for line in read_jsonl(run.path / "log.jsonl")]),

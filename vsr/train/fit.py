@@ -20,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from vsr.errors import Stopped, VsrError
 from vsr.files import as_the_umask_says, read_jsonl, write_jsonl
+from vsr.models.precision import amplified
 from vsr.progress import track
 from vsr.workers import Heart, until
 
@@ -41,7 +42,10 @@ class AdapterTrainer:
     def compute_loss(self, model, inputs: dict, *more, **how) -> Tensor:
         """TRL's, once it is noted what all processes read in this step; see `vsr.engine.inputs.digest`."""
         self.read = self.accelerator.gather(inputs.pop("inputs")).tolist()
-        return super().compute_loss(model, inputs, *more, **how)
+        found = super().compute_loss(model, inputs, *more, **how)
+        if isinstance(found, tuple):
+            return amplified(found[0], self.model), *found[1:]
+        return amplified(found, self.model)
 
     def require_finite(self, what: str, values: Iterable[Tensor], step: int) -> None:
         """VsrError, naming the step, if any number is not: from there on nothing could be learnt any more."""

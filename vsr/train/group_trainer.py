@@ -22,6 +22,7 @@ from vsr.engine.logps import packed_logps, pass_budget
 from vsr.errors import VsrError
 from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded, end_id, suppressed
+from vsr.models.precision import amplified
 from vsr.train.data import Rows, Schedule, See, read_prompt
 from vsr.train.fit import APART, AdapterTrainer, Clock, over_processes
 from vsr.train.objective import (
@@ -225,6 +226,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
             whole = float(self.accelerator.gather(sampled.to(self.args.device)).mean())
         for keys in batch.plan:
             logps, entropy = self._logps(model, batch, keys)  # (K, T) with a graph, (K, T)
+            logps = amplified(logps, self.model)
             for key, row in batch.cut(keys, logps.detach()).items():
                 # the first update on these rollouts is on-policy: its own log-probabilities are the sampling policy's
                 batch.old.setdefault(key, row)
