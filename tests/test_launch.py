@@ -4,6 +4,7 @@ why it failed."""
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,3 +243,38 @@ def test_two_trainings_run_side_by_side_and_a_failure_starts_no_third(training, 
         launch.train_all([first, second, third], 2)
     assert read_json(first.folder / "manifest.json")["finished"]
     assert not third.folder.exists()
+
+
+@pytest.mark.slow
+def test_the_example_for_two_nodes_trains_what_one_process_does(training, tmp_path):
+    """Its very command, as two nodes of one process run it, here on one machine."""
+    example = (TESTS.parent / "examples" / "multinode.sbatch").read_text()
+    command = example.partition("accelerate launch")[2].partition("'")[0].replace("\\\n", " ")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    small = replace(training.profile, max_steps=2)
+    settings = {name: getattr(small, name) for name in ("base", "frames", "max_steps", "num_generations")}
+    settings |= {"max_completion_length": 6, "learning_rate": 1e-3}
+    more = " ".join(f"--set {key}={value}" for key, value in settings.items())
+    for old, new in {
+        "--multi_gpu": "--cpu", "$SLURM_NNODES": "2", "--num_processes 8": "--num_processes 2", "$HEAD": "127.0.0.1",
+        "29500": f"{port}", "paper-2b": f"smoke --data {training.data} --out {tmp_path / 'nodes'} {more}",
+        "$MODE": "vanilla", "$SEED": "0", "--max-hours 11.5": "",
+    }.items():  # fmt: skip
+        assert old in command
+        command = command.replace(old, new)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    environment = launch.environment() | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen([*launcher, *command.replace("$SLURM_NODEID", rank).split()], env=environment)
+        for rank in ("0", "1")
+    ]
+    assert [node.wait(timeout=500) for node in nodes] == [0, 0]
+    one = train_here("grpo", small, load_questions(training.data), tmp_path / "one")
+    weights = (
+        path / "grpo-vanilla-seed0" / "adapter" / "adapter_model.safetensors"
+        for path in (tmp_path / "nodes", one.path.parent)
+    )
+    ours, theirs = map(load_file, weights)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5

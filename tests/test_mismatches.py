@@ -103,5 +103,5 @@ def test_an_adapter_whose_file_is_cut_short(run, folder, no_weights):
 def test_a_gpu_that_cannot_hold_the_weights(folder, no_weights, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2**30))
-    with pytest.raises(VsrError, match=r"its weights take .* GiB as none and float32, the GPU has 0.0 of 1.0 GiB free"):
+    with pytest.raises(VsrError, match=r"its weights take .* GiB as none and float32, the GPU has 0.0 of 1.0 free"):
         models.load(str(folder))
