@@ -158,7 +158,7 @@ def at_k(found: dict[str, Sampled]) -> Figure:
             axes.plot(range(1, len(scores) + 1), scores, dashes, color=colour, label=f"{name}, {what}")
     axes.set(xlabel="k answers at temperature 1", ylabel="score over the trained tasks, %", ylim=(None, 102))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right", ncols=len(found))
+    axes.legend(loc="center right", ncols=len(found))
     first, *_, last = found.values()
     gains = [
         intervals.compare(part[-1], other[-1], "trained")
