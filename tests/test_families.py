@@ -247,7 +247,6 @@ def test_a_folder_of_each_family_opens_and_trains(family, tmp_path):
     TOKENIZER.save_pretrained(tmp_path / "tokenizer")
     folder = folders.random_folder(tmp_path / "m", sizes_of(family), tmp_path / "tokenizer")
     loaded = models.load(str(folder))
-    assert loaded.family is family
     assert type(loaded.model) is family.model
     video = write_video(tmp_path / "a.mp4", frames=6, height=64, width=96)
     seen = FeatureCache(loaded.model, tmp_path / "cache", 4, 128 * 32 * 32)(video)
