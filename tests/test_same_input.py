@@ -88,8 +88,8 @@ def test_a_run_that_draws_from_another_input_is_not_on_policy(trainer, monkeypat
 def test_a_prompt_that_changes_between_drawing_and_scoring_is_refused(trainer, monkeypatch):
     sample = trainer._sample
 
-    def other(model, given, drawn):
-        found = sample(model, given, drawn)
+    def other(model, given):
+        found = sample(model, given)
         given[0] = Prompt(torch.cat((given[0].ids, given[0].ids[-1:])), given[0].features, given[0].grid)
         return found
 
