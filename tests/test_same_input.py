@@ -1,8 +1,11 @@
 """What is rolled out, scored, trained on and evaluated is the same input, told by one hash; what is drawn is what is
 scored, or the run says that it is not."""
 
+import dataclasses
+
 import pytest
 import torch
+from golden.make_families import sizes_of
 from grpo_setup import ROWS, adapted, arguments, letters, see, small_folder, small_study
 
 from vsr import prompts, runs
@@ -10,8 +13,10 @@ from vsr.engine import slots
 from vsr.engine.inputs import FeatureCache, Prompt, as_number, digest
 from vsr.errors import VsrError
 from vsr.evaluate import evaluate
+from vsr.families import FAMILIES
 from vsr.files import fingerprint, read_jsonl
 from vsr.models import load
+from vsr.models.folders import random_folder
 from vsr.questions.dataset import load as load_questions
 from vsr.train import on_policy, train
 from vsr.train.data import Rows, Schedule
@@ -19,9 +24,12 @@ from vsr.train.fit import APART
 from vsr.train.grpo import make
 
 
-def test_training_and_evaluation_read_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_and_evaluation_read_the_same(tmp_path, monkeypatch, family):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     profile, folder = small_study(tmp_path)
+    base = random_folder(tmp_path / family, sizes_of(FAMILIES[family]), tmp_path / "tokenizer")
+    profile = dataclasses.replace(profile, base=str(base))
     data = load_questions(folder)
     asked = evaluate("base", data, "vanilla", "true", profile, tmp_path / "out", stage="train")
     read = {row["id"]: row["input"] for row in read_jsonl(asked.path / "samples.jsonl")}
@@ -80,8 +88,8 @@ def test_a_run_that_draws_from_another_input_is_not_on_policy(trainer, monkeypat
 def test_a_prompt_that_changes_between_drawing_and_scoring_is_refused(trainer, monkeypatch):
     sample = trainer._sample
 
-    def other(model, given, drawn):
-        found = sample(model, given, drawn)
+    def other(model, given):
+        found = sample(model, given)
         given[0] = Prompt(torch.cat((given[0].ids, given[0].ids[-1:])), given[0].features, given[0].grid)
         return found
 

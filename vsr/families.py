@@ -56,7 +56,7 @@ class Family:
         inwards. VsrError for what it refuses."""
         factor, frames = self.factor, max(frames, PAIR) if self.whole else 1
         most, least = max_pixels * frames, self.min_pixels
-        if most < max(least, factor**2):
+        if most < least or max_pixels < factor**2:
             lowest = max(math.ceil(least / frames), factor**2)
             raise VsrError(f"max_pixels={max_pixels}: {self.title} reads at least {lowest} pixels a frame; choose more")
         if max(height, width) > 200 * min(height, width):

@@ -115,6 +115,8 @@ def report(path: str | Path, base: str | None, frames: int, max_pixels: int) -> 
     seconds = ", ".join(f"{index / clip.fps:.2f}" for index in clip.indices) if clip.fps else "unknown"
     head = f"{Path(path).name}: {clip.total} frames of {width}x{height}, {clip.fps:.6g} a second\n"
     head += f"picked: {', '.join(map(str, clip.indices))}\nshown at (s): {seconds}\n\n"
+    if base is None:
+        lines.append("prompt tokens are counted by the miniature's tokenizer; --model takes a model's own")
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
     table = markdown.table(("", *(one.family.title for one in subjects)), rows)
     return head + table + "".join(f"\n{line}" for line in lines)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
+from vsr.families import QWEN2_VL
 from vsr.miniature.catalogue import CATALOGUE
 from vsr.miniature.procedural import STUDY
 from vsr.miniature.rooms import VALUES, Labels, Rooms, presence
 from vsr.miniature.training import Optimiser, fit
-from vsr.video import MEAN, STD
 
 GRID = (STUDY.height // 14, STUDY.width // 14)  # patches of a frame, rows and columns
 WARM = 100  # steps
@@ -25,7 +25,7 @@ def encode(visual: nn.Module, frames: Tensor) -> Tensor:
 
     The same numbers as the tower's own forward, which loops over frames in attention; here views are a batch."""
     rows, columns = GRID
-    x = (frames.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    x = (frames.float() / 255 - torch.tensor(QWEN2_VL.mean)) / torch.tensor(QWEN2_VL.std)
     # patches (views, P, 588) in blocks of 2 x 2, as Qwen2-VL orders them
     x = x.view(-1, rows // 2, 2, 14, columns // 2, 2, 14, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
     patches = x.reshape(len(frames), rows * columns, 588)

@@ -17,7 +17,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from vsr import families
 from vsr.errors import VsrError, unknown
-from vsr.families import Family
 from vsr.models.adapters import ADAPTER_CONFIG, adapter_folder, adapter_hash, check_adapter, lora_config
 from vsr.models.folders import END, PAD, VISION_TOKENS, Source, check_processor, find, load_tokenizer, model_hash
 from vsr.models.precision import AUTO, DTYPES, named, overflows, restored
@@ -43,11 +42,6 @@ class Loaded:
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     info: dict
-
-    @property
-    def family(self) -> Family:
-        """What differs from other models."""
-        return families.of(self.model.config)
 
     @property
     def device_name(self) -> str:

@@ -113,6 +113,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         known = [kind for (kind,) in rows.data.questions.distinct("question_type")] if isinstance(rows, Rows) else None
         self.kinds = sorted(known or {row["question_type"] for row in rows if "question_type" in row})
         self.batch: Batch
+        self.drawn: list[list[Tensor]] = []  # log-probabilities of the last rollouts
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Batches of questions: TRL's batch size counts completions."""
@@ -141,8 +142,8 @@ class GroupTrainer(AdapterTrainer, Trainer):
         """Sample, reward and score under the reference (at beta 0 too, where it only measures the KL)."""
         prompts = [read_prompt(row, self.tokenizer, self.see) for row in rows]
         clock.mark("vision")
-        inputs, drawn = [digest(model, prompt) for prompt in prompts], []
-        groups = self._sample(model, prompts, drawn)
+        inputs, self.drawn = [digest(model, prompt) for prompt in prompts], []
+        groups = self._sample(model, prompts)
         clock.mark("rollout")
         texts = [[self.tokenizer.decode(c, skip_special_tokens=True) for c in group] for group in groups]
         rewards = rewards_of(
@@ -155,7 +156,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         self._choose_budget(model, max(len(prompt.ids) for prompt in prompts))
         plan = self._plan(prompts, [[len(c) for c in group] for group in groups], ~flat(total))
         advantages = group_advantages(total, self.scale)
-        batch = Batch(rows, prompts, inputs, drawn, groups, texts, rewards, total, advantages, plan)
+        batch = Batch(rows, prompts, inputs, self.drawn, groups, texts, rewards, total, advantages, plan)
         clock.mark("reward")
         with torch.no_grad(), model.disable_adapter():  # the reference is the model without its adapter
             for keys in batch.plan:
@@ -163,7 +164,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         clock.mark("scoring")
         return batch
 
-    def _sample(self, model, prompts: list[Prompt], drawn: list[list[Tensor]]) -> list[list[LongTensor]]:
+    def _sample(self, model, prompts: list[Prompt]) -> list[list[LongTensor]]:
         """Rollouts that depend on (seed, step, place in the whole batch) alone, so that a resumed run draws what an
         unbroken one draws, and several processes what one draws."""
         first = self.args.process_index * len(prompts)
@@ -179,7 +180,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
                 temperature=self.args.temperature,
                 generators=[_generator(mark) for mark in marks],
                 token_budget=DECODED * self.token_budget,
-                logps=drawn,
+                logps=self.drawn,
             )
 
     def _choose_budget(self, model, prompt: int) -> None:
@@ -253,7 +254,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         the same weights: the two are one policy only as far as it is small."""
         drawn = {(g, i): row for g, group in enumerate(batch.drawn) for i, row in enumerate(group)}
         gaps = [(batch.old[key].float() - row.to(batch.old[key].device)).abs().max() for key, row in drawn.items()]
-        return {APART: float(torch.stack(gaps).max())}
+        return {APART: float(torch.stack(gaps).max())} if gaps else {}
 
     def _batch_facts(self, batch: Batch) -> dict[str, float]:
         """Rewards and lengths. A `std` is the mean over groups of the deviation within a group: what the advantages are
