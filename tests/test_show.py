@@ -2,6 +2,7 @@
 
 import re
 
+from vsr import markdown
 from vsr.report import show, styled, tables
 from vsr.report.styled import Scores
 from vsr.scoring.intervals import Value
@@ -43,6 +44,11 @@ def test_an_interval_is_small_and_never_broken():
 def test_printed_markdown_is_the_same_table():
     text = "a title\n\n| row | says |\n| --- | --- |\n| a b | c \\| d |\n\nand a note"
     assert show.from_markdown(text).data.replace("\u00a0", " ").splitlines() == text.splitlines()
+    heads = [f"c{i}" for i in range(11)]
+    wide = markdown.table(heads, [range(11), range(11, 22)])
+    assert show.from_markdown(wide).data == markdown.table(
+        ("c0", "0", "11"), zip(heads[1:], range(1, 11), range(12, 22), strict=True)
+    ).removesuffix("\n")
 
 
 def lines_of(html: str) -> list[list[str]]:
