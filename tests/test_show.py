@@ -65,7 +65,7 @@ def test_the_highest_of_a_block_is_bold_and_blocks_are_apart():
         ["<b>Ours</b>", ""],
         ["base", "20.0<br><small>[10.0,&nbsp;30.0]</small>"],
         ["SFT", "<b>25.0</b>"],
-        ["<b>The paper, 2B</b>", ""],
+        ["<b>The&nbsp;paper,&nbsp;2B</b>", ""],
         ["base", "40.0"],  # alone in its block
         ["GRPO", "not run"],
     ]
