@@ -248,6 +248,7 @@ def test_the_command(capsys):
 
 
 def test_a_notebook_shows_it_before_it_trains():
-    text = study.setup("smoke").estimate("think").data
+    text = study.setup("smoke").estimate("think").data.replace("\u00a0", " ")
+    assert text.startswith("<details><summary>Estimated: a run needs ")
     assert "| smoke, think |" in text
     assert "memory\u00a0needed" in text

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 from grpo_setup import small_study
 
-from vsr import runs, video
+from vsr import markdown, runs, video
 from vsr.errors import VsrError
 from vsr.files import write_jsonl
 from vsr.questions.dataset import load
@@ -39,6 +39,11 @@ def test_an_interval_is_small_and_never_broken():
 def test_printed_markdown_is_the_same_table():
     text = "a title\n\n| row | says |\n| --- | --- |\n| a b | c \\| d |\n\nand a note"
     assert show.from_markdown(text).data.replace("\u00a0", " ").splitlines() == text.splitlines()
+    heads = [f"c{i}" for i in range(11)]
+    wide = markdown.table(heads, [range(11), range(11, 22)])
+    assert show.from_markdown(wide).data == markdown.table(
+        ("c0", "0", "11"), zip(heads[1:], range(1, 11), range(12, 22), strict=True)
+    ).removesuffix("\n")
 
 
 def lines_of(html: str) -> list[list[str]]:
@@ -55,7 +60,7 @@ def test_the_highest_of_a_block_is_bold_and_blocks_are_apart():
         ["<b>Ours</b>", ""],
         ["base", "20.0<br><small>[10.0,&nbsp;30.0]</small>"],
         ["SFT", "<b>25.0</b>"],
-        ["<b>The paper, 2B</b>", ""],
+        ["<b>The&nbsp;paper,&nbsp;2B</b>", ""],
         ["base", "40.0"],  # alone in its block
         ["GRPO", "not run"],
     ]

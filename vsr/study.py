@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,8 +94,7 @@ class Study:
         """What a GRPO run of this profile and its evaluation need here, before they run."""
         with devices.one_thread():
             found = estimate.estimate(self.profile, mode=mode)
-            times = f"{duration(found.seconds)}, an evaluation {duration(found.evaluation)}"
-            needs = f"a run needs {estimate.gib(found.needed)} and {times}"
+            needs = f"a run needs {estimate.gib(found.needed)} and {duration(found.seconds)}"
             return Markdown(markdown.folded(f"Estimated: {needs}", show.from_markdown(found.table()).data))
 
     def evaluate(
@@ -176,20 +176,16 @@ class Study:
 
     def longer(self) -> "Study":
         """Claim 9's study, without a run where the profile leaves it out: the length reward is trained with."""
-        how = self.profile
-        side = {"max_steps": how.grid_steps, "seeds": how.grid_seeds * ("length" in how.extra_runs), "probe_every": 0}
+        seeds = self.profile.grid_seeds * ("length" in self.profile.extra_runs)
+        side = {"max_steps": self.profile.grid_steps, "seeds": seeds, "probe_every": 0}
         return self.variant("length", length_weight=1.0, **side)
 
     def grpo(self, modes: Sequence[str], betas: Sequence[float | None] = (None,), live: bool = True) -> list[Path]:
         """vsGRPO under each mode and KL coefficient (None: the profile's) for every seed; the run folders."""
         # the profile's own, given as a number too, is one run: two workers would ask for one folder
         others = dict.fromkeys(None if beta == self.profile.beta else beta for beta in betas)
-        wanted = [
-            {"method": "grpo", "mode": mode, "seed": seed, "beta": beta}
-            for mode in modes
-            for beta in others
-            for seed in range(self.profile.seeds)
-        ]
+        every = product(modes, others, range(self.profile.seeds))
+        wanted = [{"method": "grpo", "mode": mode, "seed": seed, "beta": beta} for mode, beta, seed in every]
         return self._train(wanted, Curves if live else None)
 
     def tests(self, runs: Sequence[Path]) -> list[tuple[str, ...]]:
@@ -235,11 +231,8 @@ class Study:
         if budget_of and "compute" not in self.profile.extra_runs:
             return []
         passes = [1 if self.planned is not None else token_passes(run) for run in budget_of]
-        wanted = [
-            {"method": method, "seed": seed, "budget": passes[seed] if passes else None}
-            for method in ("sft", "dpo")
-            for seed in range(len(budget_of) or self.profile.seeds)
-        ]
+        every = product(("sft", "dpo"), range(len(budget_of) or self.profile.seeds))
+        wanted = [{"method": method, "seed": s, "budget": passes[s] if passes else None} for method, s in every]
         return self._train(wanted, partial(Curves, column="loss") if live else None)
 
 

@@ -46,6 +46,8 @@ def from_markdown(text: str) -> Markdown:
         lines = list(group)
         if in_table:
             header, _, *rows = ([cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")] for line in lines)
+            if len(header) > 10:  # a page is not wider: rows become columns
+                header, *rows = zip(header, *rows, strict=True)
             lines = table(header, rows).data.splitlines()
         parts += lines
     return Markdown("\n".join(parts))
@@ -235,7 +237,7 @@ def scores(summaries: Mapping[str, dict]) -> Scores:
 
 def card(run: Path) -> Markdown:
     """The model card of a run's adapter, its front matter left out."""
-    return Markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
+    return from_markdown(ModelCard.load(Path(run) / "adapter" / "README.md").text)
 
 
 def provenance(results: Path, *names: str) -> Markdown:

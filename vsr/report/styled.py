@@ -18,6 +18,7 @@ from vsr.scoring.intervals import Effect, Value
 
 Line = tuple[str, Mapping[str, Number | str]]  # a row's label and what it has by column
 TAG = re.compile("<[^>]*>")
+UNBROKEN = str.maketrans({" ": "&nbsp;", "-": "&#8209;"})  # no browser ends a line there
 HEAT, PAPER = "1, 115, 178", "222, 143, 5"  # red, green, blue; laid on thinly, so that any theme shows through
 STYLES = [
     {"selector": "th", "props": "text-align: right; vertical-align: bottom; padding: 3px 7px;"},
@@ -57,7 +58,7 @@ class Scores:
         for block, lines in self.blocks.items():
             ground = f"background-color: rgba({PAPER}, 0.12);" if block.startswith("The paper") else ""
             if len(self.blocks) > 1:
-                texts.append([f"<b>{escape(block)}</b>", *[""] * len(self.columns)])
+                texts.append([f"<b>{escape(block)}</b>".translate(UNBROKEN), *[""] * len(self.columns)])
                 looks.append([f"border-top: 1px solid rgba(128, 128, 128, 0.6); {ground}"] * (1 + len(self.columns)))
             numbers = np.array([[_number(values.get(c)) for c in self.columns] for _, values in lines])
             numbers[:, [column not in self.best for column in self.columns]] = np.nan
@@ -66,7 +67,7 @@ class Scores:
                 cells = [
                     _cell(_text(values, column), high == 1) for column, high in zip(self.columns, heat, strict=True)
                 ]
-                texts.append([label, *cells])
+                texts.append([label.translate(UNBROKEN), *cells])
                 shade = (f"background-color: rgba({HEAT}, {0.45 * high:.2f});" if high else ground for high in heat)
                 looks.append([ground, *shade])
         frame = pandas.DataFrame(texts)
