@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sphinx.cmd.build import main as sphinx
 
-from vsr import paper
+from vsr import paper, profiles
 from vsr.errors import VsrError
 from vsr.report import figures_folder
 
@@ -39,6 +39,10 @@ SEEN = {  # claim: the notebook that tests it, and the picture that shows it
     9: ("04_kl_ablation", None),
     10: ("06_paper_tables", None),
 }
+SMALL = (
+    " Ours are of a miniature, a few million parameters on rendered rooms. They cannot tell how Qwen2-VL behaves: "
+    "compare rows within ours and within the paper's, never across."
+)
 TABLES = ("claims", "table1", "table2", "honesty", "audit")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
 
@@ -111,7 +115,9 @@ def _front(results: Path, pages: Path) -> None:
             shown += f"![{claim.text}](pictures/{picture}.png)\n"
         title = f"(claim-{claim.number})=\n## {claim.number}. {claim.text}"
         cards.append(f"{title}\n\n:::{{container}} claim\n{shown}:::\n")
-    head = (ROOT / "docs" / "front.md").read_text(encoding="utf-8").replace("PROFILE", results.name)
+    small = profiles.PROFILES.get(results.name, profiles.PROFILES["tiny"]).base == "tiny"
+    head = (ROOT / "docs" / "front.md").read_text(encoding="utf-8")
+    head = head.replace("PROFILE", results.name).replace("SMALL", SMALL * small)
     table = "\n".join(["|  | the paper's claim | here |", "|---|---|---|", *rows])
     (pages / "index.md").write_text(f"{head}\n{table}\n\n" + "\n".join(cards), encoding="utf-8")
 

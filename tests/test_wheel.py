@@ -65,15 +65,18 @@ def test_a_wheel_is_all_that_a_reader_needs(installed, tmp_path):
     # root may write everywhere, unless this right is taken away
     bound = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 and shutil.which("setpriv") else []
 
-    def vsr(*words: str, cwd: Path) -> str:
+    def vsr(*words: str, cwd: Path, program: str = "vsr") -> str:
         how = {"env": kept | {"HOME": str(home)}, "capture_output": True, "text": True}
-        done = subprocess.run([*bound, installed, *words], cwd=cwd, **how)
+        done = subprocess.run([*bound, installed.with_name(program), *words], cwd=cwd, **how)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     copied = vsr("notebooks", "--copy", str(home / "study"), cwd=elsewhere).splitlines()
     assert [Path(line).name for line in copied[:-1]] == BOOKS
     # from the notebooks' own folder, where JupyterLab starts their kernels
+    code = "from vsr import study; print(study.setup('smoke').results)"
+    found = vsr("-c", code, cwd=home / "study" / "notebooks", program="python")
+    assert Path(found.strip()) == home / "study" / "results" / "smoke"
     book = home / "study" / "results" / "smoke" / "notebooks" / BOOKS[0]
     vsr("run", "--profile", "smoke", "--only", "00", "--out", "../results/smoke", cwd=home / "study" / "notebooks")
     cells = json.loads(book.read_text())["cells"]
