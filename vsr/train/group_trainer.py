@@ -267,25 +267,23 @@ class GroupTrainer(AdapterTrainer, Trainer):
             facts |= {f"{name}/mean": part.mean(), f"{name}/std": part.std(1).mean()}
             facts |= {f"{name}/{kind}": part[rows].mean() for kind, rows in asked.items()}
         completions = [completion for group in batch.completions for completion in group]
-        lengths = torch.tensor([float(len(completion)) for completion in completions])
+        lengths = torch.tensor(list(map(len, completions)), dtype=torch.float32)
         facts |= {f"completions/{name}_length": getattr(lengths, name)() for name in ("mean", "min", "max")}
         cut = torch.tensor([float(completion[-1] != self.eos) for completion in completions])  # not ended by the model
         return {key: float(value) for key, value in (facts | {"completions/clipped_ratio": cut.mean()}).items()}
 
     def _write(self, loss: Tensor, facts: dict[str, float], batch: Batch) -> None:
         """A line of log.jsonl, over all processes, and some completions of the first group."""
-        facts = {"loss": float(loss), **facts}
-        values = torch.tensor([list(facts.values())], dtype=torch.float64, device=self.args.device)
-        gathered = over_processes(list(facts), self.accelerator.gather(values).cpu())
+        facts, gather, device = {"loss": float(loss), **facts}, self.accelerator.gather, self.args.device
+        values = torch.tensor([list(facts.values())], dtype=torch.float64, device=device)
+        gathered = over_processes(list(facts), gather(values).cpu())
         counts = group_counts([name_of(one) for one in self.reward_functions], batch.rewards, batch.texts)
-        counts = self.accelerator.gather(counts.to(self.args.device)).T.tolist()
-        read = torch.tensor([as_number(one) for one in batch.inputs], device=self.args.device)
-        read = self.accelerator.gather(read).tolist()  # in the order of the whole batch
+        counts = gather(counts.to(device)).T.tolist()
+        read = gather(torch.tensor([as_number(one) for one in batch.inputs], device=device)).tolist()
         if not self.is_world_process_zero():
             return
-        step = self.state.global_step + 1
-        line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate()}
-        line |= {"inputs": as_number(fingerprint(read))}
+        step, read = self.state.global_step + 1, as_number(fingerprint(read))
+        line = {"step": step, "loss": gathered.pop("loss"), "learning_rate": self._get_learning_rate(), "inputs": read}
         line |= {key: value for key, value in gathered.items() if not (key.startswith("rewards/") and isnan(value))}
         if counts:
             line["groups"] = {name: [round(x, 3) for x in row] for name, row in zip(COUNTS, counts, strict=True)}
