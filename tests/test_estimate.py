@@ -1,6 +1,8 @@
 """Dry runs against real ones: memory, arithmetic, layers; and what an estimate says and advises."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.profiler import profile as profiler
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from vsr import cli, estimate, models, profiles, study
+from vsr import cli, estimate, models, plan, profiles, study
 from vsr.engine import logps
 from vsr.errors import VsrError
 from vsr.estimate import devices, dryrun
@@ -252,3 +254,17 @@ def test_a_notebook_shows_it_before_it_trains():
     assert text.startswith("<details><summary>Estimated: a run needs ")
     assert "| smoke, think |" in text
     assert "memory\u00a0needed" in text
+
+
+@pytest.mark.slow
+def test_the_paper_s_study_fits_in_half_a_day_on_a_node(tmp_path):
+    """And the README says what the plan says."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    told = next(line for line in readme.splitlines() if line.startswith("| 8 x H100"))
+    found = plan.plan(study.Study(profiles.get("paper-2b"), tmp_path), devices.named("H100"), 8)
+    cells = next(line for line in found.splitlines() if line.startswith("| all")).split(" | ")
+    hours = [
+        int(h) + int(m) / 60 for h, m in (re.fullmatch(r"(\d+) h (\d+) min.*", cell).groups() for cell in cells[4:6])
+    ]
+    assert hours[0] <= hours[1] < 12
+    assert f"{hours[0]:.1f} to {hours[1]:.0f} h" in told

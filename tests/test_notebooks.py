@@ -152,7 +152,7 @@ def test_a_plan_counts_what_is_done_and_what_is_left(tmp_path, monkeypatch):
     """Eight GPUs share a step's groups, so that eight take more than an eighth of the time."""
     study = Study(profiles.get("qlora-2b", seeds=2), tmp_path)
     planned = plan.planned(study)
-    assert list(planned) == ["01", "03", "04", "05", "07", "08"]
+    assert list(planned) == ["01", "03", "04", "05", "07"]  # 08 by name
     trained = [one for one in planned["03"] if one.method == "grpo"]
     assert [one.folder.name for one in trained] == [f"grpo-{m}-seed{s}" for m in paper.MODES for s in (0, 1)]
     monkeypatch.setattr(plan, "planned", lambda _: {"03": trained[-2:]})
