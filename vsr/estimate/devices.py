@@ -196,8 +196,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-NEEDED = {"qlora-2b": 8.5, "paper-2b": 10.3, "paper-7b": 29}  # GiB, by 'vsr estimate'
-NEEDED |= {"qwen2.5-3b": 15, "qwen2.5-7b": 28, "qwen3-2b": 12, "qwen3-4b": 19, "qwen3-8b": 28}
+NEEDED = {"qlora-2b": 7.1, "paper-2b": 8.9, "paper-7b": 26}  # GiB, by 'vsr estimate'
+NEEDED |= {"qwen2.5-3b": 14, "qwen2.5-7b": 26, "qwen3-2b": 11, "qwen3-4b": 18, "qwen3-8b": 27}
 
 
 def verdict(profile: Profile, devices: list[tuple[str, float]]) -> str:
