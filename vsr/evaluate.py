@@ -71,7 +71,8 @@ def evaluate(
     if not run.finished:
         if not isinstance(model, Loaded):
             model = models.load(**models.arguments(model, asked.settings))
-        close(run, device=model.device_name, **answer(model, bench, asked, run.path / SAMPLES))
+        facts = {"device": model.device_name, "dtype": model.info["dtype"]}  # as 'auto' found it
+        close(run, **facts, **answer(model, bench, asked, run.path / SAMPLES))
     return scored(run, profile)
 
 

@@ -4,6 +4,7 @@ questions, one step of GRPO with the paper's group; what `vsr estimate` says bes
 On a CPU memory is what the process holds beyond its start; of mapped files, the weights that still lie in one. On a GPU
 it is PyTorch's."""
 
+import ctypes
 import multiprocessing
 import tempfile
 import threading
@@ -63,19 +64,19 @@ def measure(profile: Profile, folder: Path) -> dict:
     started = time.perf_counter()
     loaded = models.load(**models.arguments("base", profile))
     row |= {"load_s": time.perf_counter() - started, "weights_measured": held_bytes(loaded.model)}
+    settle()
     mapped = max(0, row["weights_measured"] - (held() - before))  # safetensors copies what changes its type alone
     shapes = loaded.model.config
     found = Estimate(work, Model(shapes, profile), devices.this(loaded.model.dtype, shapes.text_config.hidden_size))
     row["weights_estimated"] = found.memory["weights"]
     row["step_estimated"] = found.peak
-    del loaded
     started = time.perf_counter()
-    evaluate("base", data, "vanilla", "true", profile, folder / "runs")
+    evaluate(loaded, data, "vanilla", "true", profile, folder / "runs")
     row["answers_s"] = time.perf_counter() - started
-    forget()
+    settle()
     with Peak() as peak:
         started = time.perf_counter()
-        run = train("grpo", profile, data, folder / "runs").path
+        run = train("grpo", profile, data, folder / "runs", loaded=loaded).path
         row["step_s"] = time.perf_counter() - started
     row["step_measured"] = mapped + peak.highest - before
     (log,) = read_jsonl(run / "log.jsonl")
@@ -100,6 +101,13 @@ class Peak:
     def _watch(self) -> None:
         while not self.over.wait(EVERY):
             self.highest = max(self.highest, held())
+
+
+def settle() -> None:
+    """Free what is not needed any more; glibc would keep what loading and quantising have freed."""
+    forget()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def held() -> int:
