@@ -27,7 +27,18 @@ def shared() -> Path:
 
 
 # measured on two cores; the tests of every other file take less than a minute together
-LONGEST = ("notebooks", "jupyterlab", "faults", "launch", "shards", "build_resume", "estimate", "grpo_run", "real_path")
+LONGEST = (
+    "notebooks",
+    "real_study",
+    "jupyterlab",
+    "faults",
+    "launch",
+    "shards",
+    "build_resume",
+    "estimate",
+    "grpo_run",
+    "real_path",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -189,6 +189,7 @@ def test_what_does_not_fit_says_what_to_change():
 
 def test_a_gpu_that_is_too_small_is_refused_before_training(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(devices, "this", lambda *_: devices.of_size(12))
     with pytest.raises(VsrError, match=r"paper-7b needs about .* 12.0 GiB; --set token_budget=.*quantization=nf4"):
         estimate.require(profiles.get("paper-7b", **SHORT))
@@ -253,7 +254,7 @@ def test_a_notebook_shows_it_before_it_trains():
     text = study.setup("smoke").estimate("think").data.replace("\u00a0", " ")
     assert text.startswith("<details><summary>Estimated: a run needs ")
     assert "| smoke, think |" in text
-    assert "memory\u00a0needed" in text
+    assert "memory needed" in text
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from vsr import cli, notebooks, profiles
 from vsr.files import read_json
 
 SMALL = {
-    "frames": 4, "max_steps": 1, "grid_steps": 1, "num_generations": 4, "questions_per_step": 4, "grid_questions": 2,
-    "max_completion_length": 3, "max_new_tokens": 2, "max_new_tokens_reasoning": 3, "bootstrap": 50, "bench_rooms": 6,
+    "frames": 4, "max_pixels": 16 * 28 * 28, "max_steps": 1, "grid_steps": 1, "num_generations": 4,
+    "questions_per_step": 4, "grid_questions": 2, "max_completion_length": 3, "max_new_tokens": 2,
+    "max_new_tokens_reasoning": 3, "bootstrap": 50, "bench_rooms": 6,
 }  # fmt: skip
 
 
