@@ -46,4 +46,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data results/smoke figures/smoke
+	rm -rf $(VENV) data results/smoke figures/smoke results/real figures/real
