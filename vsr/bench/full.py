@@ -4,8 +4,8 @@ questions, one step of GRPO with the paper's group; what `vsr estimate` says bes
 On a CPU memory is what the process holds beyond its start; of mapped files, the weights that still lie in one. On a GPU
 it is PyTorch's."""
 
-import ctypes
 import multiprocessing
+import os
 import tempfile
 import threading
 import time
@@ -43,6 +43,8 @@ def main() -> dict:
     """Measure, print a table, return `{"machine", "rows"}`; see `measure` for a row."""
     print(f"Qwen2-VL-2B, all layers, random weights, {machine()['device']}\n{HEAD}", flush=True)
     rows = []
+    # glibc would keep what is freed between what is not: half as much again where 4-bit weights are written out
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "1000000"
     with tempfile.TemporaryDirectory() as folder:
         base = random_folder(Path(folder) / "base", QWEN2_VL_2B, TINY_FOLDER, dtype=torch.bfloat16)
         for name in PROFILES:  # each in a process of its own: what one left behind is no other's
@@ -64,7 +66,7 @@ def measure(profile: Profile, folder: Path) -> dict:
     started = time.perf_counter()
     loaded = models.load(**models.arguments("base", profile))
     row |= {"load_s": time.perf_counter() - started, "weights_measured": held_bytes(loaded.model)}
-    settle()
+    forget()
     mapped = max(0, row["weights_measured"] - (held() - before))  # safetensors copies what changes its type alone
     shapes = loaded.model.config
     found = Estimate(work, Model(shapes, profile), devices.this(loaded.model.dtype, shapes.text_config.hidden_size))
@@ -73,7 +75,7 @@ def measure(profile: Profile, folder: Path) -> dict:
     started = time.perf_counter()
     evaluate(loaded, data, "vanilla", "true", profile, folder / "runs")
     row["answers_s"] = time.perf_counter() - started
-    settle()
+    forget()
     with Peak() as peak:
         started = time.perf_counter()
         run = train("grpo", profile, data, folder / "runs", loaded=loaded).path
@@ -101,13 +103,6 @@ class Peak:
     def _watch(self) -> None:
         while not self.over.wait(EVERY):
             self.highest = max(self.highest, held())
-
-
-def settle() -> None:
-    """Free what is not needed any more; glibc would keep what loading and quantising have freed."""
-    forget()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def held() -> int:
