@@ -97,3 +97,9 @@ def test_rates_are_looked_for_with_a_seed_and_rooms_of_their_own(tmp_path, monke
     assert {one["seed"] for one in asked if "seed" in one}.isdisjoint(range(profile.seeds))
     assert {one["bench"] for one in asked if "bench" in one} == {("fresh", 7, "vsibench")}
     assert len({one["out"] for one in asked}) == 3
+
+
+def test_a_misspelt_extra_run_is_refused():
+    assert profiles.get("paper-2b", extra_runs="length").extra_runs == "length"
+    with pytest.raises(VsrError, match=r"unknown word in extra_runs 'compte': did you mean 'compute'"):
+        profiles.get("paper-2b", extra_runs="compte")

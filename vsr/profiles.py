@@ -98,6 +98,7 @@ class Profile:
     dpo_beta: float = setting(0.1, UNSTATED + "TRL's default")
 
 
+EXTRA_RUNS = ("compute", "length")
 Given = dict[str, tuple[object, str]]  # setting -> value, source
 
 SMALLEST = "ours: as little as runs every cell"
@@ -217,6 +218,9 @@ def get(name: str, /, **changes: object) -> Profile:
             raise unknown(key, read[key], CHOICES[key])
         if key in ("grid_betas", "grid_rates"):
             numbers(key, read[key])
+        for word in filter(None, read[key].split(",")) if key == "extra_runs" else ():
+            if word not in EXTRA_RUNS:
+                raise unknown("word in extra_runs", word, EXTRA_RUNS)
     return dataclasses.replace(PROFILES[name], **read)
 
 
