@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ JUDGED = (2, 4, 6, 7)  # by evaluations; training logs are made up elsewhere
 
 def sampled(rooms: int, temperature: float) -> tuple[list, np.ndarray, list[list[str]]]:
     """The questions about fresh rooms, the scores (questions, 14) of sampled answers, and the answers."""
-    profile = replace(profiles.get("tiny"), seed=7)
+    profile = profiles.get("overnight", seed=7)
     here = study.Study(profile, runs.ROOT / "results" / "tiny")
     bench, loaded = here.fresh(rooms), models.load(**models.arguments("base", profile))
     see = FeatureCache(loaded.model, runs.data_folder() / "features", profile.frames, profile.max_pixels)

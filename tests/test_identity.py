@@ -13,7 +13,8 @@ from vsr.questions import dataset
 
 OTHERS = {  # another value of every setting
     "quantization": "nf4", "dtype": "bfloat16", "attention": "eager", "seed": 5, "seeds": 2, "data": "elsewhere",
-    "train_rooms": 5, "bench_rooms": 5, "frames": 2, "max_pixels": 56 * 56, "max_new_tokens": 3,
+    "train_rooms": 5, "bench_rooms": 5, "route_questions": 3, "order_questions": 3,
+    "frames": 2, "max_pixels": 56 * 56, "max_new_tokens": 3,
     "max_new_tokens_reasoning": 5, "bootstrap": 77, "lora_r": 2, "lora_alpha": 8, "lora_targets": "q,v",
     "lora_dropout": 0.1, "num_generations": 2, "temperature": 0.7, "beta": 0.3, "epsilon": 0.1, "learning_rate": 1e-3,
     "questions_per_step": 1, "max_steps": 1, "max_completion_length": 3, "token_budget": 99, "split_every": 3,

@@ -17,6 +17,7 @@ from vsr.miniature.procedural import STUDY, make_room
 from vsr.miniature.render import render
 from vsr.questions import build, dataset
 from vsr.questions import question as module
+from vsr.questions.held_out import BEYOND_BOXES
 from vsr.questions.question import FIELDS, Question, Questions, joined, read_questions, write_questions
 from vsr.scenes.metainfo import read_scenes
 from vsr.scenes.scene import load_scenes, save_scenes, to_row
@@ -39,7 +40,7 @@ def test_a_folder_of_rooms_is_complete(made):
     names = {f"room-{1000000 + i}" for i in range(4)}
     assert {q.scene_name for q in loaded.questions} == set(loaded.scenes) == names
     kinds = {q.question_type for q in loaded.questions}
-    assert kinds == set(build.PER_ROOM) | {"room_size_estimation"}
+    assert kinds == {*build.PER_ROOM, *BEYOND_BOXES, "room_size_estimation"}
     manifest = read_json(made / "manifest.json")
     assert sum(manifest["tasks"].values()) == manifest["questions"] == len(loaded.questions)
     for scene in loaded.scenes:
@@ -151,14 +152,14 @@ def test_an_interrupted_folder_is_continued(folder, made):
 
 def test_other_settings_step_aside_and_come_back(folder, made, capsys):
     before = times(folder)
-    build.build_rooms(folder, "bench", 4, seed=1, per_scene={"object_size_estimation": 1})
+    build.build_rooms(folder, "bench", 4, seed=1, held_out=(0, 1))
     told = capsys.readouterr().err
     assert told.startswith("bench: ")
-    assert "object_abs_distance: 3 -> None; " in told
+    assert "route_planning: 1 -> 0; " in told
     assert "seed: 0 -> 1" in told
     assert "; the earlier one is kept in" in told
     old, new = read_json(made / "manifest.json"), read_json(folder / "manifest.json")
-    assert new["tasks"]["object_size_estimation"] == 4 < old["tasks"]["object_size_estimation"]
+    assert new["tasks"] == {k: n // 2 if "order" in k else n for k, n in old["tasks"].items() if k != "route_planning"}
     assert (new["seed"], new["version"]) == (1, build.VERSION)
     build.build_rooms(folder, "bench", 4)
     assert times(folder) == before

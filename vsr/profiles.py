@@ -43,6 +43,8 @@ class Profile:
     train_rooms: int = setting(200, "ours; the paper has about 1.5k scans (section 3.1)")
     train_rules: str = setting("vsi100k", "section 3.1; 'vsibench': the rules that score, see notebook 08")
     bench_rooms: int = setting(60, "ours; VSI-Bench has 288 scenes")
+    route_questions: int = setting(1, "of route planning a room, at most; VSI-Bench has 0.7")
+    order_questions: int = setting(2, "of appearance order a room, at most; VSI-Bench has 2.1")
     frames: int = setting(16, UNSTATED + "uniform over the video; reported with every number")
     max_pixels: int = setting(84 * 56, UNSTATED + "pixels a frame at most")
     # evaluation
@@ -124,6 +126,8 @@ NARROW = "ours: so that a difference of a point and a half between methods shows
 CHOSEN = "ours: the best of 1e-4, 3e-4 and 9e-4 on 120 fresh rooms ('vsr rates'); vsGRPO-T and -O take vsGRPO-V's"
 OVERNIGHT: Given = {
     "bench_rooms": (240, NARROW),
+    "route_questions": (9, "ours: so that two points of route planning show"),
+    "order_questions": (10, "ours: so that two points of appearance order show"),
     "seeds": (5, NARROW),
     **{name: (3e-4, CHOSEN) for name in ("learning_rate", "sft_learning_rate", "dpo_learning_rate")},
     "max_steps": (160, "ours: twice as long as tiny, at a constant rate"),

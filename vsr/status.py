@@ -44,8 +44,7 @@ def statuses(results: str | Path) -> list[Status]:
 
 def table(found: list[Status]) -> str:
     """As Markdown."""
-    rows = [status.row() for status in found]
-    return markdown.table(("run", "state", "step", "steps a minute", "last sign of life"), rows)
+    return markdown.table(("run", "state", "step", "steps a minute", "last sign of life"), [one.row() for one in found])
 
 
 def _status(folder: Path, name: str) -> Status:

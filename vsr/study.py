@@ -81,8 +81,9 @@ class Study:
         if self.profile.data != "rooms":
             folder = Path(self.profile.data) / split
             return (dataset.open_bench if split == "bench" and folder.is_dir() else dataset.load)(folder)
-        folder = self.data / f"{split}-{number}-{rules}"
-        build.build_rooms(folder, split, number, rules, seed=self.profile.seed)
+        folder, how = self.data / f"{split}-{number}-{rules}", self.profile
+        more = {"held_out": (how.route_questions, how.order_questions)} if split in ("bench", "fresh") else {}
+        build.build_rooms(folder, split, number, rules, seed=how.seed, **more)
         return dataset.load(folder)
 
     def figure(self, figure: Figure, name: str) -> Image:

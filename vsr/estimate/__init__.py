@@ -188,7 +188,7 @@ class Estimate:
     def evaluation(self) -> float:
         """Seconds: each video seen and read once, then its questions together."""
         work, model, device, scenes = self.work, self.model, self.device, self.work.profile.bench_rooms
-        rows, suffix = max(1, round(work.bench / scenes)), work.prompt - work.video
+        rows, suffix = max(1, round(sum(work.bench.values()) / scenes)), work.prompt - work.video
         read = dryrun.prefill(model, work.video, (suffix,) * rows).seconds(device)
         room = suffix + work.completion
         together = max(1, min(scenes, ANSWERED // (work.video + rows * room), TOGETHER))
@@ -248,7 +248,7 @@ class Estimate:
             *(("", f"if batches go on for {n} tokens: {duration(self.training(n))}", "sum") for n in longer),
             (
                 "an evaluation",
-                f"{work.bench:,} questions, {duration(self.evaluation)}",
+                f"{sum(work.bench.values()):,} questions, {duration(self.evaluation)}",
                 f"{profile.bench_rooms} videos",
             ),
             ("smallest effect", f"{work.effect:.1f} points", "two models, same questions, 80 % power; assumed spread"),

@@ -1,6 +1,8 @@
 """How much a profile's runs compute: tokens, passes, videos, questions; counted by code and data, else assumed."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +13,21 @@ from vsr.engine.inputs import passes
 from vsr.miniature.procedural import STUDY
 from vsr.models.folders import TINY_FOLDER, configuration, load_tokenizer
 from vsr.profiles import Profile
+from vsr.questions.build import PER_ROOM
 from vsr.questions.dataset import COUNTS
+from vsr.questions.held_out import ORDER, ROUTE
 from vsr.questions.question import Question
 from vsr.report import training_logs
 from vsr.runs import ROOT
-from vsr.scoring.intervals import detectable
+from vsr.scoring.intervals import detectable, task_of
 
 CAMERA = (480, 640)  # height, width of ScanNet's and ARKitScenes' exported videos
 # mean tokens around VSI-100k's questions, Qwen2-VL's tokenizer
 TEXT = {"vanilla": 62, "think": 88, "observe": 100}
 STAMP = 9  # tokens that say when two frames are shown, with their brackets
 SHORT = 6  # tokens of a bare answer with the token that ends it
-TASKS = 8
 PER_QUESTION = 0.5  # standard deviation of two models' difference on a question, of 1
 ALIKE = 0.05  # correlation of that difference between questions of a task in a scene
-ROOM_QUESTIONS = 16  # of the benchmark, a procedural room
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Workload:
     completion: int  # tokens expected
     source: str  # where that is from
     train_scenes: int  # videos
-    bench: int  # questions
+    bench: Mapping[str, int]  # questions of each type
 
     def passes(self, length: int, budget: int) -> list[tuple[int, ...]]:
         """The forward passes of a step whose completions all have `length` tokens, as the trainer plans them: how many
@@ -52,11 +54,13 @@ class Workload:
 
     @property
     def effect(self) -> float:
-        """Points of the overall score that are seen with 80 % power, questions spread evenly over tasks and scenes."""
-        per_task = self.bench / TASKS
-        # questions about one scene are alike: the design effect of a cluster sample
-        clustered = 1 + max(0.0, per_task / self.profile.bench_rooms - 1) * ALIKE
-        return 100 * detectable(PER_QUESTION * math.sqrt(clustered / per_task / TASKS))
+        """Points of the overall score that are seen with 80 % power, questions spread evenly over scenes (those about
+        one are alike: the design effect of a cluster sample)."""
+        asked: Counter = Counter()
+        for kind, number in self.bench.items():
+            asked[task_of(kind)] += number
+        variances = [(1 + max(0, n / self.profile.bench_rooms - 1) * ALIKE) / n for n in asked.values()]
+        return 100 * detectable(PER_QUESTION * math.sqrt(sum(variances)) / len(variances))
 
 
 def workload(profile: Profile, mode: str) -> Workload:
@@ -75,6 +79,8 @@ def workload(profile: Profile, mode: str) -> Workload:
         text = 2 + len(prompts.render(load_tokenizer(folder), chat, None))
     text += grid[0] * STAMP if family.times == "text" else 0
     mean, source = expected(profile, mode)
+    held_out = {ROUTE: profile.route_questions, ORDER: profile.order_questions}
+    per_room = {**PER_ROOM, "room_size_estimation": 1, **held_out}
     return Workload(
         profile=profile,
         mode=mode,
@@ -84,7 +90,7 @@ def workload(profile: Profile, mode: str) -> Workload:
         completion=mean,
         source=source,
         train_scenes=min(profile.train_rooms, profile.max_steps * profile.questions_per_step),
-        bench=profile.bench_rooms * ROOM_QUESTIONS if rooms else sum(COUNTS.values()),
+        bench={kind: profile.bench_rooms * number for kind, number in per_room.items()} if rooms else COUNTS,
     )
 
 

@@ -19,8 +19,9 @@ from vsr import markdown
 from vsr.errors import VsrError
 from vsr.files import atomic_write, fingerprint, hash_files, read_json, write_json
 from vsr.progress import track
-from vsr.questions import held_out, tasks
 from vsr.questions import rules as rule_sets
+from vsr.questions import tasks
+from vsr.questions.held_out import BEYOND_BOXES, first_seen
 from vsr.questions.question import FIELDS, FREE_DIRECTION, Draft, Question, Questions, write_questions
 from vsr.questions.rules import Rules
 from vsr.runs import come_back, differences, step_aside
@@ -43,8 +44,6 @@ PER_ROOM = {
     "object_rel_direction_easy": 1,
     "object_rel_direction_medium": 1,
     "object_rel_direction_hard": 1,
-    "route_planning": 1,
-    "obj_appearance_order": 2,
 }
 
 
@@ -91,7 +90,7 @@ def _choose(candidates: Iterator[Draft], cap: int | None, used: Counter) -> list
     pool, chosen = list(islice(candidates, cap * POOL)), []
     while pool and len(chosen) < cap:
         draft = min(pool, key=lambda draft: used[draft.question_type, draft.balance])
-        pool.remove(draft)
+        pool = [other for other in pool if other.question != draft.question]  # a route may be drawn twice
         chosen.append(draft)
         used[draft.question_type, draft.balance] += 1
     return chosen
@@ -207,22 +206,22 @@ def build_rooms(
     *,
     world: "World | None" = None,
     seed: int = 0,
-    per_scene: Mapping[str, int | None] | None = None,
+    held_out: tuple[int, int] = (1, 2),
 ) -> Path:
     """The first `number` rooms of a split as scenes.jsonl, videos/<scene>.mp4 and questions.
 
     Nothing is done if the folder is complete and of these settings and this VERSION; an interrupted one is continued,
-    one of other settings steps aside to `earlier/` and comes back when it is asked for again. `world` defaults to the
-    study's rooms. Their videos last seconds where VSI-Bench's last minutes, so first appearances need to be one frame
-    apart, not one second; closest points do not hang on rounding (`Rules.rim`).
+    one of other settings steps aside to `earlier/` and comes back when it is asked for again. `held_out` is the most of
+    route planning and appearance order in a room; `world` defaults to the study's rooms. Their videos last seconds
+    where VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second; closest points do
+    not hang on rounding (`Rules.rim`).
     """
     from vsr.miniature import procedural
 
     folder, world = Path(folder), world or procedural.STUDY
-    if per_scene is None:
-        per_scene = PER_ROOM if rules == "vsibench" else {}
+    per_scene = PER_ROOM | dict(zip(BEYOND_BOXES, held_out, strict=True)) if rules == "vsibench" else {}
     rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps, rim=True)
-    settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": dict(per_scene)}
+    settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": per_scene}
     numbers = procedural.seeds(split, number)
     about = {"rules": rules, "seed": seed, "version": VERSION, **settings}
     about["fingerprint"] = fingerprint(about)
@@ -269,7 +268,7 @@ def _film(folder: Path, scene: Scene, world: "World") -> dict[str, float]:
         if known.get("fingerprint") == mark and known.get("video") == hash_files(video):
             return known["first_seen"]
     frames = render_mp4(scene, video, world.width, world.height, world.fps)
-    seen = held_out.first_seen(scene, frames.ids, world.fps)
+    seen = first_seen(scene, frames.ids, world.fps)
     write_json(note, {"fingerprint": mark, "video": hash_files(video), "first_seen": seen})
     return seen
 
