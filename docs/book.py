@@ -29,7 +29,7 @@ DOCUMENTS = {  # of the repository: their pages in the book, and what the menu c
 }
 SEEN = {  # claim: the notebook that tests it, and the picture that shows it
     1: ("01_cot_prompting", "table1_modes"),
-    2: ("03_grpo", "prior"),
+    2: ("03_grpo", "gains"),
     3: ("06_paper_tables", None),
     4: ("03_grpo", "honesty"),
     5: ("04_kl_ablation", "figure3_left"),

@@ -1,4 +1,4 @@
-"""Figures of answers: errors by task, how typical a truth is, and the score Rosetta's way to each harness's score."""
+"""Figures of answers: errors by task, and the score Rosetta's way to each harness's score."""
 
 import json
 
@@ -13,11 +13,9 @@ from vsr.report.figures_answers import (
     numbers,
     relative_error,
     rosetta,
-    truth_prior,
     waterfall,
 )
 from vsr.report.plotting import savefig
-from vsr.scoring.answers import mean_relative_accuracy
 from vsr.scoring.harnesses import RULES
 
 
@@ -57,22 +55,6 @@ def test_free_answers_are_shown_as_they_are():
     names, table = choices(samples)
     assert names == ["bed", "sink"]
     assert table.tolist() == [[0, 0, 1], [0, 1, 0]]
-
-
-def test_a_truth_is_as_typical_as_it_scores_as_a_constant():
-    rng = np.random.default_rng(0)
-    truths = rng.integers(1, 30, 40)
-    fifths = truth_prior([sample("object_counting", str(t), "1") for t in truths])
-    constant = np.array([np.mean([mean_relative_accuracy(guess, truth) for truth in truths]) for guess in truths])
-    assert np.bincount(fifths).tolist() == [8] * 5
-    for fifth in range(4):
-        assert constant[fifths == fifth].max() <= constant[fifths == fifth + 1].min() + 1e-12
-
-
-def test_types_are_ranked_apart():
-    samples = [sample("a", x, "") for x in "AAAAB"] + [sample("b", x, "") for x in "BBBBA"]
-    fifths = truth_prior(samples)
-    assert fifths[4] == fifths[9] == 0
 
 
 # --- score Rosetta ---

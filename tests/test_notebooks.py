@@ -10,8 +10,8 @@ from pathlib import Path
 import pages
 import pytest
 
-from vsr import notebooks, paper, plan, profiles
-from vsr.errors import VsrError
+from vsr import cli, notebooks, paper, plan, profiles, workers
+from vsr.errors import Stopped, VsrError
 from vsr.estimate import devices
 from vsr.files import read_json, write_json
 from vsr.study import Study
@@ -97,6 +97,22 @@ def test_a_cell_that_hangs_is_ended():
         notebooks.run_all([source], profiles.get("smoke"), folder, {}, cell_hours=0.001)
 
 
+def test_a_study_stops_in_time_and_the_same_command_continues(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(workers.UNTIL, "")  # what the command sets is gone after the test
+    command = ["run", "--profile", "smoke", "--only", "00", "--out", str(tmp_path / "smoke")]
+    assert cli.main([*command, "--max-hours", "1e-9"]) == 75
+    assert capsys.readouterr().err == "vsr run: stopped (--max-hours); run it again to continue\n"
+    source = small_book(tmp_path, "import time\nfrom vsr import workers\ntime.sleep(3)\nworkers.check_time()")
+    monkeypatch.setattr(notebooks.runs, "ROOT", tmp_path)  # where a notebook's name is told from
+    workers.stop_after(3 / 3600)
+    with pytest.raises(Stopped, match=r"^99_small.ipynb: stopped \(--max-hours\); run it again to continue$"):
+        notebooks.run_all([source], profiles.get("smoke"), tmp_path / "out", {})
+    assert not (tmp_path / "out/notebooks/99_small.ipynb").exists()
+    workers.stop_after(1)
+    notebooks.run_all([source], profiles.get("smoke"), tmp_path / "out", {})
+    assert (tmp_path / "out/notebooks/99_small.ipynb").is_file()
+
+
 @pytest.mark.slow
 def test_two_runs_in_one_checkout_both_finish(tmp_path):
     """Their kernels' sockets lie in a folder of each one's own."""
@@ -153,6 +169,8 @@ def test_a_plan_counts_what_is_done_and_what_is_left(tmp_path, monkeypatch):
     study = Study(profiles.get("qlora-2b", seeds=2), tmp_path)
     planned = plan.planned(study)
     assert list(planned) == ["01", "03", "04", "05", "07"]  # 08 by name
+    some = profiles.get("qlora-2b", seeds=1, notebooks="3, 05_sft_dpo")
+    assert list(plan.planned(Study(some, tmp_path))) == ["03", "05"]
     trained = [one for one in planned["03"] if one.method == "grpo"]
     assert [one.folder.name for one in trained] == [f"grpo-{m}-seed{s}" for m in paper.MODES for s in (0, 1)]
     monkeypatch.setattr(plan, "planned", lambda _: {"03": trained[-2:]})

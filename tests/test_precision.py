@@ -9,7 +9,8 @@ from grpo_setup import ROWS, arguments, letters, see, small_study
 from safetensors.torch import load_file, save_file
 from small import small_folder
 
-from vsr import models, profiles, train
+from vsr import evaluate, models, profiles, train
+from vsr.errors import VsrError
 from vsr.estimate import devices, estimate
 from vsr.files import read_json
 from vsr.models import Loaded, add_lora, precision
@@ -36,17 +37,32 @@ def test_auto_takes_what_the_hardware_has(monkeypatch):
     assert precision.named("auto") == "bfloat16"
 
 
-def test_a_float16_that_overflows_is_loaded_in_float32(folder, tmp_path, monkeypatch, capsys):
+LOUD = ("model.layers.0.mlp.down_proj.weight", "visual.blocks.0.mlp.fc2.weight")
+
+
+def loud_folder(parent, part: str):
+    """A model one of whose weights is too large for float16."""
+    folder = small_folder(parent)
+    weights = load_file(folder / "model.safetensors")
+    weights[next(name for name in weights if name.endswith(part))] *= 1e9
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_answers_of_a_model_that_overflows_are_refused(tmp_path):
+    profile, data = small_study(tmp_path)
+    loud = replace(profile, base=str(loud_folder(tmp_path / "loud", LOUD[0])), dtype="float16")
+    with pytest.raises(VsrError, match=r"logits are not finite in float16; --set dtype=float32"):
+        evaluate.evaluate("base", dataset.load(data), "vanilla", "true", loud, tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", LOUD)
+def test_a_float16_that_overflows_is_loaded_in_float32(folder, tmp_path, monkeypatch, capsys, part):
     monkeypatch.setattr(models, "named", lambda dtype: "float16" if dtype == "auto" else dtype)
     loaded = models.load(str(folder), dtype="auto")
     assert (loaded.model.dtype, loaded.info["dtype"]) == (torch.float16, "float16")
     assert capsys.readouterr().err == ""
-    loud = small_folder(tmp_path)
-    weights = load_file(loud / "model.safetensors")
-    name = next(name for name in weights if name.endswith("layers.0.mlp.down_proj.weight"))
-    weights[name] *= 1e9
-    save_file(weights, loud / "model.safetensors", {"format": "pt"})
-    loaded = models.load(str(loud), dtype="auto")
+    loaded = models.load(str(loud_folder(tmp_path, part)), dtype="auto")
     assert (loaded.model.dtype, loaded.info["dtype"]) == (torch.float32, "float32")
     assert "float16 overflows in a first forward pass; it is loaded in float32" in capsys.readouterr().err
 

@@ -147,16 +147,18 @@ def test_a_killed_worker_is_named_with_those_beside_it(tmp_path, two):
         run_all([Job("done", act), Job("ended", act, {"killed": True}), *waiting], every=0.1)
 
 
-def test_workers_end_with_a_killed_parent(tmp_path):
-    """Else they would go on writing, and hold the locks of their runs."""
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent_and_leave_what_there_is_to_say_to_it(tmp_path, end):
+    """Else they would go on writing, and hold the locks of their runs. Ctrl-C reaches all of them at once."""
     (tmp_path / "parent.py").write_text(PARENT)
-    parent = python(str(tmp_path / "parent.py"), str(tmp_path))
+    parent = python(str(tmp_path / "parent.py"), str(tmp_path), stderr=subprocess.PIPE, start_new_session=True)
     while not all((tmp_path / name).exists() for name in "01") and parent.poll() is None:
         time.sleep(0.1)
     children = psutil.Process(parent.pid).children(recursive=True)
     assert len(children) > 2
-    parent.kill()
-    parent.wait()
+    parent.kill() if end == signal.SIGKILL else os.killpg(parent.pid, end)
+    told = parent.communicate()[1]
+    assert told.count("Traceback") == (end == signal.SIGINT)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
 

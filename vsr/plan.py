@@ -61,8 +61,9 @@ def planned(study: "Study") -> dict[str, list[Planned]]:
         "07": lambda here: side(here, variants.studies(here, ("none", "nf4", "fp4", "int8"), **few)),
         "08": lambda here: side(here, variants.beyond(here)),
     }
-    found, seen = {}, set()
-    for number, make in ((n, make) for n, make in steps.items() if n in (study.profile.notebooks or steps)):
+    found, seen, books = {}, set(), study.profile.notebooks
+    wanted = {word.strip().zfill(2)[:2] for word in books.split(",")} if books else steps
+    for number, make in ((n, make) for n, make in steps.items() if n in wanted):
         here = replace(study, planned=[])
         make(here)
         found[number] = list({one.folder: one for one in here.planned if one.folder not in seen}.values())

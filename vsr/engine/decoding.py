@@ -1,5 +1,6 @@
 """One loop that continues many branches of shared prefixes: the rollouts of a group, the questions on a video."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -107,7 +108,11 @@ def answer_scenes(
         places = [positions(model, prompt, grid, *step) for prompt in prompts]
         groups.append(_group(shared, prompts, places, features, list(range(rows, rows + len(prompts)))))
         rows += len(prompts)
-    left = iter(decode(model, groups, ANSWERED, max_new_tokens, eos, suppress))
+    found = decode(model, groups, ANSWERED, max_new_tokens, eos, suppress)
+    if not all(math.isfinite(logit) for _, logits in found for logit in logits):
+        kind = str(base_model(model).dtype).removeprefix("torch.")
+        raise VsrError(f"the model's logits are not finite in {kind}; --set dtype=float32 (float16 overflows easily)")
+    left = iter(found)
     return [[next(left)[0] for _ in prompts] for prompts, *_ in scenes]
 
 

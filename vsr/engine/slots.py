@@ -169,9 +169,10 @@ class Slots:
         self.alive &= (chosen != self.eos) & (self.count < self.shape.new)
 
     def _choose(self, logits: Tensor) -> tuple[LongTensor, Tensor]:
-        """A token each and its log-probability as it was drawn, (rows,); 0 where nothing is left to chance."""
+        """A token each and its log-probability as it was drawn, (rows,); its logit where nothing is left to chance."""
         if self.temperature == 0:
-            return logits.argmax(-1), self.logps.new_zeros(len(logits))
+            best, chosen = logits.max(-1)  # nan, if any is
+            return chosen, best
         shares = (logits / self.temperature).softmax(-1)
         cumulative = shares.double().cumsum(-1)
         drawn = self.draws[self.order, self.count][:, None] * cumulative[:, -1:]

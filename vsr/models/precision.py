@@ -25,14 +25,15 @@ def named(dtype: str) -> str:
 
 @torch.no_grad()
 def overflows(model: PreTrainedModel, ids: list[int]) -> bool:
-    """Whether a first forward, of a grey video and of text `ids`, gives numbers that are not finite."""
+    """Whether a first forward, of a video of noise and text `ids` after it, gives numbers that are not finite."""
     family, merge = families.of(model.config), families.MERGE
     grid = torch.tensor([[2, 4 * merge, 4 * merge]], device=model.device)
-    size = family.patch**2 * families.PAIR * 3
-    grey = torch.zeros(int(grid.prod()), size, dtype=model.dtype, device=model.device)
-    seen = torch.cat(tuple(model.model.get_video_features(grey, grid).pooler_output))
-    logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
-    return not (seen.isfinite().all() and logits.isfinite().all())
+    shape = int(grid.prod()), family.patch**2 * families.PAIR * 3
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
+    seen = torch.cat(tuple(model.model.get_video_features(noise, grid).pooler_output))
+    text = model.get_input_embeddings()(torch.tensor(ids, device=model.device))
+    logits = model(inputs_embeds=torch.cat((seen, text))[None], use_cache=False).logits
+    return not logits.isfinite().all()
 
 
 class _Amplified(Function):

@@ -15,7 +15,7 @@ from vsr.report import plotting as p
 from vsr.report.evaluations import BASE, CONSTANT, GRPO_V, Evaluation, evaluation
 from vsr.report.plotting import GREY, PALETTE
 from vsr.report.tables import NOT_RUN
-from vsr.scoring import intervals, score_samples
+from vsr.scoring import intervals
 from vsr.scoring.intervals import Value
 
 MODES = {"think": (e.BASE_T, PALETTE[1]), "observe": (e.BASE_O, PALETTE[2]), "vanilla": (BASE, PALETTE[0])}
@@ -104,7 +104,9 @@ def video_matters(results: str | Path) -> Figure:
         true, *others = (run.values() for run in runs.values())
         tasks = [task for task in TASKS if true[task] is not None]
         seen = [task for task in tasks if all(other[task] and _apart(true[task], other[task]) for other in others)]
-        text = f"The true video beats a shuffled one and none on {len(seen)} of {len(tasks)} tasks"
+        worth = intervals.compare(runs["true"].answers, runs["shuffled"].answers)
+        text = f"The true video is worth {worth} points on average: it beats a shuffled one and none on "
+        text += f"{len(seen)} of {len(tasks)} tasks"
     p.title(axes, text, pad=26, x=-0.2)
     return fig
 
@@ -172,43 +174,25 @@ def honesty(results: str | Path) -> Figure:
 
 
 @p.style()
-def prior(results: str | Path) -> Figure:
-    """Left: what each task's score is above the best constant answer's. Right: the score of questions by how well their
-    true answer would do as a constant, the least typical fifth first."""
-    constant = evaluation(results, CONSTANT)
-    found = {m: run for m in (BASE, GRPO_V) if (run := evaluation(results, m))}
-    fig = Figure(figsize=(9.4, 4.6), layout="constrained")
-    left, right = fig.subplots(1, 2)
-    if found and constant:
-        effects = {m: [intervals.compare(run.answers, constant.answers, t) for t in TASKS] for m, run in found.items()}
-        series = [(m.label, values, *METHOD_STYLES[m]) for m, values in effects.items()]
-        p.interval_rows(left, TASKS.values(), series, "points above the best constant answer")
-        left.axvline(0, color="black", linestyle=":")
-        beaten = [f"{m.label} on {sum(one.low > 0 for one in some)} of {len(TASKS)}" for m, some in effects.items()]
-        p.title(left, "Clearly above the best constant answer: " + ", ".join(beaten), 46, x=-0.16)
-        ends = {m.label: _by_prior(right, run, *METHOD_STYLES[m], m.label) for m, run in found.items()}
-        _by_prior(right, constant, "black", "x", CONSTANT.label)
-        typical = ", ".join(f"{label} {low:.0f} to {high:.0f}" for label, (low, high) in ends.items())
-        p.title(right, f"From the rarest to the most typical true answers: {typical}", 46)
-        right.set_ylim(bottom=0)
-        right.legend(loc="best")
-    else:
-        for axes in (left, right):
-            p.not_run(axes)
-        p.title(left, "What is above the best constant answer")
-    p.name_runs(fig, [run.id for run in (*found.values(), constant) if run])
+def gains(results: str | Path) -> Figure:
+    """What each method adds to the base, task by task, in points; differences on the same questions."""
+    found = {method: evaluation(results, method) for method in e.LADDER}
+    base, shown = found.pop(BASE), {}
+    if base:
+        shown = {m: [intervals.compare(r.answers, base.answers, row) for row in ROWS] for m, r in found.items() if r}
+    fig = Figure(figsize=(8.6, 5.6), layout="constrained")
+    axes = fig.subplots()
+    series = [(method.label, effects, *METHOD_STYLES[method]) for method, effects in shown.items()]
+    p.interval_rows(axes, ROWS.values(), series, "points above the base")
+    axes.axhline(len(ROWS) - 2.5, color="0.6", linewidth=1)
+    axes.axvline(0, color="black", linestyle=":")
+    effects = dict(zip(ROWS, shown.get(GRPO_V, ()), strict=False))
+    moved = [f"{TASKS[t]} {effects[t]}" for t in TASKS if effects and (effects[t].low > 0 or effects[t].high < 0)]
+    text = f"vsGRPO-V moves {len(moved)} of {len(TASKS)} tasks" + (": " if moved else "") + ", ".join(moved)
+    p.title(axes, text if effects else f"What training adds; {NOT_RUN}: {GRPO_V.label}", pad=26, x=-0.2)
+    p.legend(axes, labels=[method.label for method in shown], x=-0.21)
+    p.name_runs(fig, [run.id for run in (base, *found.values()) if run])
     return fig
-
-
-def _by_prior(axes: Axes, run: Evaluation, colour: object, marker: str, label: str) -> tuple[float, float]:
-    """The scores of the rarest and of the most typical fifth."""
-    fifths = figures_answers.truth_prior(run.samples())
-    scores = 100 * np.mean([score_samples(run.samples(seed)) for seed in range(len(run.runs))], axis=0)
-    means = [scores[fifths == fifth].mean() if (fifths == fifth).any() else np.nan for fifth in range(5)]
-    axes.plot(range(5), means, marker, linestyle="-", color=colour, markersize=6.5, label=label)
-    axes.set_xticks(range(5), ["rarest\nfifth", "2nd", "3rd", "4th", "most typical\nfifth"])
-    axes.set_ylabel("mean score of the questions, %")
-    return means[0], means[-1]
 
 
 ALL = {  # of the report, by the name of its file
@@ -221,7 +205,7 @@ ALL = {  # of the report, by the name of its file
     "video_matters": video_matters,
     "before_after": before_after,
     "honesty": honesty,
-    "prior": prior,
+    "gains": gains,
     "errors": figures_answers.errors,
     "rosetta": figures_answers.rosetta,
 }

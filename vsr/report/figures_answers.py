@@ -1,4 +1,4 @@
-"""Figures of the answers themselves: errors by task, how typical a truth is, Figure 1's counterpart, and what each
+"""Figures of the answers themselves: errors by task, Figure 1's counterpart, and what each
 harness's rules make of the same answers (the score Rosetta).
 """
 
@@ -17,8 +17,8 @@ from vsr.questions.question import NUMERICAL
 from vsr.report.evaluations import BASE, BASE_T, GRPO_V, Method, evaluation
 from vsr.report.plotting import BLUE, GREY, PALETTE, name_runs, not_run, style, suptitle, title
 from vsr.report.tables import NOT_RUN
-from vsr.scoring import harnesses, score_samples, summarise, task_of
-from vsr.scoring.answers import final_answer, mean_relative_accuracy, normalise, read_letter, read_number, to_float
+from vsr.scoring import harnesses, intervals, score_samples, summarise, task_of
+from vsr.scoring.answers import final_answer, normalise, read_letter, read_number, to_float
 
 MOST_WORDS = 8  # a task with more different options than this is shown by letters
 CAUSES = {  # a field of `Rules` -> what it decides; taken over from the harness in this order
@@ -69,26 +69,6 @@ def choices(samples: list[dict]) -> tuple[list[str], np.ndarray]:
     return names, table
 
 
-def truth_prior(samples: list[dict]) -> np.ndarray:
-    """The fifth 0..4 (N,) within its question type that each truth is in, by how it would score as a constant answer; 4
-    holds the most typical truths."""
-    kinds = np.array([sample["question_type"] for sample in samples])
-    fifths = np.zeros(len(samples), dtype=int)
-    for kind in np.unique(kinds):
-        members = np.flatnonzero(kinds == kind)
-        truths = [samples[i]["ground_truth"] for i in members]
-        # (V,) distinct truths and how often each is true; `where` (M,) leads from a question to its truth
-        values, where, often = np.unique(truths, return_inverse=True, return_counts=True)
-        as_constant = often
-        if kind in NUMERICAL:  # a number earns part of the score from its neighbours: (V, V) @ (V,)
-            each = values.astype(float)
-            as_constant = np.array([[mean_relative_accuracy(guess, true) for true in each] for guess in each]) @ often
-        # ranks, not quantiles: many truths are equal, and equal ones keep the questions' order
-        order = np.argsort(np.argsort((as_constant / often.sum())[where], kind="stable"), kind="stable")
-        fifths[members] = 5 * order // len(members)
-    return fifths
-
-
 @style()
 def errors(results: str | Path, method: Method | None = None) -> Figure:
     """One seed's answers task by task, of `method`, or of vsGRPO-V where it was run, else of the base."""
@@ -107,8 +87,8 @@ def errors(results: str | Path, method: Method | None = None) -> Figure:
         other = [sample for sample in samples if sample["question_type"] not in NUMERICAL]
         parts = [f"numbers are off by {100 * relative_error(asked):.0f} % in the median"] if asked else []
         parts += [f"{100 * score_samples(other).mean():.0f} % of the choices are right"] if other else []
-        seed = f", seed{run.runs[0].about['train_seed']}" if len(run.runs) > 1 else ""
-        text = f"{run.method.label}{seed}: {', '.join(parts)}"
+        seed = f" (seed{run.runs[0].about['train_seed']})" if len(run.runs) > 1 else ""
+        text = f"{run.method.label} scores {run.value('overall')}; of its answers{seed} {', '.join(parts)}"
     suptitle(fig, text)
     name_runs(fig, [run.runs[0].manifest["id"]] if run else [])
     return fig
@@ -166,7 +146,8 @@ def figure_1(results: str | Path) -> Figure:
         text = "\n".join(textwrap.fill(line, 96, subsequent_indent="    ") for line in lines)
         better = {"vanilla": 100 * np.mean(apart > 0), "think": 100 * np.mean(apart < 0)}
         shares = ", ".join(f"{mode} does better on {share:.0f} %" for mode, share in better.items())
-        heading = f"Of the same {len(ids)} questions {shares}"
+        cost = intervals.compare(runs["think"].answers, runs["vanilla"].answers)
+        heading = f"Of {len(ids)} questions {shares}; thinking is worth {cost} points"
     fig = Figure(figsize=(8.6, 0.8 + 0.25 * (1 + text.count("\n"))), layout="constrained")
     axes = fig.subplots()
     axes.axis("off")

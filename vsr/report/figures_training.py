@@ -120,7 +120,7 @@ def making(manifest: dict) -> Figure:
         axes.set_xticklabels(order, fontsize=7.5)
     fig.supylabel("score, %", fontsize="medium")
     panels[0, 0].legend(fontsize=7, loc="upper left", handlelength=1.6)
-    text = f"It came to look: after the last stage the true video\nis worth {sum(apart) / len(SKILLS):.0f} points"
+    text = f"It came to look: after the last stage the true video is worth {sum(apart) / len(SKILLS):.0f} points"
     suptitle(fig, f"{text} (mean of eight skills, {recipe['held']} questions each)")
     return fig
 
@@ -143,7 +143,7 @@ def likelier(group: "OneGroup") -> Figure:
     )
     better, worse = (100 * np.expm1(change[signs == sign].mean()) for sign in (1, -1))
     text = f"One update: answers above their group's mean {better:+.0f} % in probability, those below {worse:+.0f} %"
-    suptitle(fig, textwrap.fill(text, 70))
+    suptitle(fig, text)
     return fig
 
 
@@ -237,7 +237,7 @@ def probes(results: str | Path) -> Figure:
         if not runs:
             not_run(axes)
     panels[0].set_ylabel("score, %")
-    suptitle(fig, textwrap.fill(f"One sampled answer scores: {'; '.join(told) or NOT_RUN}", 88))
+    suptitle(fig, f"One sampled answer scores: {'; '.join(told) or NOT_RUN}")
     if found:
         legend(panels[0], *panels[1:], labels=tuple(list(found[0].probed())[1:]), x=0)
         panels[0].get_legend().set_in_layout(False)  # as wide as the figure
@@ -257,13 +257,16 @@ def gradient_shares(results: str | Path) -> Figure:
             # steps that did not measure it, or where it is 0, are gaps on a logarithmic axis
             _draw(axes, runs, [np.where(curve > 0, curve, np.nan) for curve in parts[key]], *look)
         # a share of sizes: the parts are vectors, whose norms do not add up to that of the whole gradient
-        shares.append(f"{100 * float(np.mean([logs.kl_share(run) for run in runs])):.2g} % at beta {beta:g}")
+        each = [100 * logs.kl_share(run) for run in runs]
+        spread = f" [{min(each):.2g}, {max(each):.2g}]" if len(runs) > 1 else ""
+        shares.append(f"{np.mean(each):.2g}{spread} % at beta {beta:g}")
         flat = 100 * _over(runs, np.nanmean, "frac_reward_zero_std")
         axes.set(yscale="log", xlabel="step")
         axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium", pad=24)
     panels[0].set_ylabel("norm of the gradient")
     if betas:
-        suptitle(fig, f"The KL term's share in the gradient: {', '.join(shares)}")
+        among = " (brackets: range of the runs)" if "[" in shares[0] else ""
+        suptitle(fig, f"The KL term's share in the gradient: {', '.join(shares)}{among}")
         legend(panels[0], labels=tuple(name for *_, name in PARTS.values()), x=0)
         panels[0].get_legend().set_in_layout(False)  # as wide as the figure
     else:

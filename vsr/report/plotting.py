@@ -85,8 +85,10 @@ def title(axes: Axes, text: str, width: int = 88, **place: float) -> None:
 
 
 def suptitle(fig: Figure, text: str) -> None:
-    """The title of a figure of several panels."""
-    fig.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize="large")
+    """The title of a figure of several panels, of as many lines as it needs."""
+    fig.suptitle(
+        textwrap.fill(text, int(9.3 * fig.get_figwidth())), x=0.01, ha="left", fontweight="bold", fontsize="large"
+    )
 
 
 def name_runs(fig: Figure, ids: Iterable[str]) -> None:

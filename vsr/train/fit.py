@@ -52,8 +52,8 @@ class AdapterTrainer:
         if not _finite(values):
             raise VsrError(
                 f"{Path(self.args.output_dir).name}: step {step} of {self.state.max_steps}: its {what} is not finite, "
-                f"at a learning rate of {self.args.learning_rate:g}; set a lower one and train again (the last "
-                "checkpoint with finite numbers is kept)"
+                f"at a learning rate of {self.args.learning_rate:g} in {str(self.model.dtype).removeprefix('torch.')}; "
+                "set a lower one and train again (the last checkpoint with finite numbers is kept)"
             )
 
     def weights(self) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import warnings
@@ -71,9 +72,10 @@ def run_all(
             try:
                 _follow(futures, number, stacks, while_waiting, every)
             except BaseException:
+                others = list((pool._processes or {}).values())  # which the next line forgets
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in list((pool._processes or {}).values()):
-                    process.terminate()
+                for process in others:
+                    process.terminate()  # a training keeps a checkpoint
                 raise
 
 
@@ -105,6 +107,7 @@ def _begin(environment: dict[str, str], stacks: Path, free: SimpleQueue | None) 
     os.environ.clear()
     os.environ.update(environment | {QUIET: "1"})
     os.environ.pop(EXECUTED, None)  # a worker has no notebook to display in
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent ends its workers
     if free:
         os.environ["CUDA_VISIBLE_DEVICES"] = free.get()  # before torch asks the driver, which reads it once
     import torch
