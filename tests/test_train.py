@@ -98,7 +98,7 @@ def test_numbers_that_are_not_finite_stop_a_training_with_its_last_good_checkpoi
     said = capsys.readouterr().err
     assert f"{method}-" in said
     assert "of 4: its" in said
-    assert "is not finite, at a learning rate of 1e+30; set a lower one" in said
+    assert "is not finite, at a learning rate of 1e+30 in float32; set a lower one" in said
     (folder,) = out.glob(f"{method}-*seed0")
     assert not read_json(folder / "manifest.json")["finished"]
     assert not (folder / "adapter").exists()
