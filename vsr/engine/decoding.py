@@ -166,5 +166,5 @@ def decode(
             slots.advance()
         answers |= slots.take()
         if any(slots.running()):
-            slots = slots.fitted(0.0 if waiting else most, ROOM)
+            slots = slots.fitted(most, ROOM, bool(waiting))
     return [answers[row] for row in sorted(answers)]

@@ -33,7 +33,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Shape:
-    """`groups` slots of `width` rows each; tokens of a prefix, of a row's own (`room`), of its answer (`new`)."""
+    """`groups` slots of at most `width` rows; tokens of a prefix, of a row's own (`room`), of its answer (`new`)."""
 
     groups: int
     width: int
@@ -43,7 +43,8 @@ class Shape:
 
 
 class Slots:
-    """Rows that are decoded together: see `Shape`; `who` holds each row's answer, -1 for none.
+    """Rows that are decoded together, one slot's behind another's: see `Shape`; `who` holds each row's answer, -1 for
+    none.
 
     A row's own tokens fill its room from the left; one that has ended stands still. Token by token it is: draw the
     place of the cumulative distribution that its draw passes, or the likeliest at temperature 0; `suppress` lists
@@ -59,10 +60,10 @@ class Slots:
         self.suppress = torch.tensor(suppress, dtype=torch.long, device=device)
         self.forever = torch.arange(shape.room, device=device)
         kv, d, dtype = self.layers[0].kv, self.layers[0].d, base.get_input_embeddings().weight.dtype
-        # keys and values by layer: prefixes (2, groups, kv heads, prefix, d), rows (2, groups, kv, width, room, d)
-        size = (2, shape.groups, kv)
-        self.past = [torch.zeros(*size, shape.prefix, d, dtype=dtype, device=device) for _ in self.layers]
-        self.own = [torch.zeros(*size, shape.width, shape.room, d, dtype=dtype, device=device) for _ in self.layers]
+        # keys and values by layer: of prefixes (2, kv heads, groups, prefix, d), of rows (2, kv heads, rows, room, d)
+        past, own = (2, kv, shape.groups, shape.prefix, d), (2, kv, rows, shape.room, d)
+        self.past = [torch.zeros(past, dtype=dtype, device=device) for _ in self.layers]
+        self.own = [torch.zeros(own, dtype=dtype, device=device) for _ in self.layers]
         self.beyond = torch.zeros(shape.groups, 1, shape.prefix, dtype=dtype, device=device)
         self.tokens, self.places, self.filled, self.count = torch.zeros(4, rows, dtype=torch.long, device=device)
         self.alive = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -71,7 +72,7 @@ class Slots:
         self.logps = torch.zeros(rows, shape.new + 1, device=device)
         self.draws = torch.zeros(rows, shape.new + 1, dtype=torch.float64, device=device)
         self.order = torch.arange(rows, device=device)
-        self.slot, self.seat = self.order // shape.width, self.order % shape.width
+        self.slot, self.seats = [row // shape.width for row in range(rows)], None
         self.who, self.reach = [-1] * rows, [0] * shape.groups
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self.met: Counter[int] = Counter()
@@ -103,9 +104,9 @@ class Slots:
         index = (starts[:, None] + torch.arange(int(lengths.max()) - 1)).clamp_max(most)
         for pair, past, own in zip(pairs, self.past, self.own, strict=True):
             for part, kept, mine in zip(pair, past, own, strict=True):
-                kept[slot, :, : group.prefix] = part[: group.prefix].transpose(0, 1)
+                kept[:, slot, : group.prefix] = part[: group.prefix].transpose(0, 1)
                 if index.shape[1]:
-                    mine[slot, :, : len(lengths), : index.shape[1]] = part[index].permute(2, 0, 1, 3)
+                    mine[:, rows, : index.shape[1]] = part[index].permute(2, 0, 1, 3)
         self.beyond[slot] = 0
         self.beyond[slot, ..., group.prefix :] = -torch.inf
         last = group.prefix + lengths.cumsum(0) - 1
@@ -147,17 +148,15 @@ class Slots:
         later = self.forever[:seen] > self.filled[:, None]  # (rows, seen)
         hidden = self.beyond.new_zeros(later.shape).masked_fill_(later, -torch.inf)
         # what `cascade` adds, once more for every key head
-        groups, kv = self.shape.groups, self.layers[0].kv
-        hidden = hidden.view(groups, 1, -1, seen).expand(-1, kv, -1, -1).reshape(-1, 1, seen)
-        beyond = self.beyond.expand(-1, kv, -1).reshape(groups * kv, 1, -1)
+        kv = self.layers[0].kv
+        hidden, beyond = (part.expand(kv, *part.shape).reshape(-1, 1, part.shape[-1]) for part in (hidden, self.beyond))
         x = self.base.get_input_embeddings()(self.tokens)
         cos, sin = rotation(self.text, self.places.expand(3, -1), x)
         for layer, past, own in zip(self.layers, self.past, self.own, strict=True):
 
             def attend(query: Tensor, key: Tensor, value: Tensor, past=past, own=own) -> Tensor:
-                # (rows, 2, kv heads, d): indices around a slice come first
-                own[:, self.slot, :, self.seat, self.filled] = torch.stack((key, value), 1)
-                return cascade(query, past, own[..., :seen, :], beyond, hidden)
+                own[:, :, self.order, self.filled] = torch.stack((key, value)).transpose(1, 2)
+                return cascade(query, past, own[..., :seen, :], beyond, hidden, self.seats)
 
             x = layer(x, cos, sin, attend)
         logits = self.base.lm_head(norm(x, self.text.norm.weight, self.text.norm.variance_epsilon)).float()
@@ -197,60 +196,75 @@ class Slots:
 
     def running(self) -> list[list[int]]:
         """The rows of each slot that still go on."""
-        width = self.shape.width
-        places = range(0, len(self.who), width)
-        return [[row for row in range(at, at + width) if self.who[row] >= 0] for at in places]
+        found = [[] for _ in range(self.shape.groups)]
+        for row, (slot, who) in enumerate(zip(self.slot, self.who, strict=True)):
+            if who >= 0:
+                found[slot].append(row)
+        return found
 
-    def fitted(self, most: float, more: int) -> "Slots":
-        """Only the rows that go on, as soon as those are at most this share of all, and room for `more` tokens where
-        there is none; else these slots as they are."""
-        left = {slot: rows for slot, rows in enumerate(self.running()) if rows}
-        width, room = max(map(len, left.values())), self.shape.room
-        if max(self.reach) > room:
-            room += more
-        elif len(left) * width > most * len(self.who):
+    def fitted(self, most: float, more: int, waiting: bool) -> "Slots":
+        """Room for `more` tokens where there is none, and only the rows that go on as soon as those are at most this
+        share of all, unless slots are kept for groups that are `waiting`; else these slots as they are."""
+        running = self.running()
+        left = sum(map(len, running))
+        full = max(self.reach) > self.shape.room
+        if not full and (waiting or left > most * len(self.who)):
             return self
-        # a slot with fewer rows is filled up with one that has ended, or goes on elsewhere: it counts for nothing
-        index = [(rows + [rows[0]] * width)[:width] for rows in left.values()]
-        flat, slots = torch.tensor(index).flatten().to(self.base.device), list(left)
-        shape = Shape(len(left), width, self.shape.prefix, room, self.shape.new)
+        slots = [slot for slot, rows in enumerate(running) if rows or waiting]
+        rows = [row for row, who in enumerate(self.who) if who >= 0 or waiting]
+        width = self.shape.width if waiting else max(map(len, running))
+        room = self.shape.room + more * full
         smaller = Slots.__new__(Slots)
+        shape = Shape(len(slots), width, self.shape.prefix, room, self.shape.new)
         smaller.__dict__ |= self.__dict__ | {"shape": shape, "graphs": {}, "met": Counter()}
-        slot, seat = (part[flat].view(-1, width) for part in (self.slot, self.seat))
-        used = min(max(self.reach), self.shape.room)
-        smaller.past = [part[:, slots] for part in self.past]
-        smaller.own = [own.new_zeros(2, len(left), own.shape[2], width, room, own.shape[5]) for own in self.own]
+        device, used = self.base.device, min(max(self.reach), self.shape.room)
+        at = torch.tensor(rows, device=device)
+        smaller.past = [part[:, :, slots] for part in self.past]
+        smaller.own = [own.new_zeros(*own.shape[:2], len(rows), room, own.shape[4]) for own in self.own]
         for new, own in zip(smaller.own, self.own, strict=True):
-            new[..., :used, :] = own[:, slot, :, seat, :used].permute(2, 0, 3, 1, 4, 5)
-        smaller.beyond, smaller.order = self.beyond[slots], self.order[: len(flat)].clone()
-        smaller.forever = torch.arange(room, device=self.base.device)
-        smaller.slot, smaller.seat = smaller.order // width, smaller.order % width
+            new[..., :used, :] = own[:, :, at, :used]
         for name in self.ROWS:
-            setattr(smaller, name, getattr(self, name)[flat])
-        first = torch.tensor([place < len(rows) for rows in left.values() for place in range(width)])
-        smaller.alive &= first.to(self.base.device)
-        smaller.who = [self.who[row] if real else -1 for row, real in zip(flat.tolist(), first.tolist(), strict=True)]
-        smaller.reach = [self.reach[slot] for slot in slots]
+            setattr(smaller, name, getattr(self, name)[at])
+        smaller.beyond, smaller.order = self.beyond[slots], self.order[: len(rows)].clone()
+        smaller.forever = torch.arange(room, device=device)
+        smaller.slot = [slots.index(self.slot[row]) for row in rows]
+        smaller.who, smaller.reach = [self.who[row] for row in rows], [self.reach[slot] for slot in slots]
+        smaller.seats = None
+        if len(rows) < len(slots) * width:
+            places = [slot * width + row - smaller.slot.index(slot) for row, slot in enumerate(smaller.slot)]
+            table = torch.zeros(len(slots) * width, dtype=torch.long, device=device)
+            table[places] = smaller.order
+            smaller.seats = torch.tensor(places, device=device), table
         return smaller
 
 
-def cascade(query: Tensor, past: Tensor, own: Tensor, beyond: Tensor, hidden: Tensor) -> Tensor:
+def cascade(
+    query: Tensor, past: Tensor, own: Tensor, beyond: Tensor, hidden: Tensor, seats: tuple[Tensor, Tensor] | None
+) -> Tensor:
     """Attention of one token a row over [the prefix of its group | its own tokens], every prefix's keys read once for
     all rows of the group.
 
-    `query` (groups * width, heads, d); keys and values in `past` (2, groups, kv heads, prefix, d) and `own` (2, groups,
-    kv heads, width, m, d); what is added to their scores, `beyond` (groups * kv heads, 1, prefix) and `hidden` (groups
-    * kv heads * width, 1, m) -> (groups * width, heads, d)."""
-    _, groups, kv, prefix, d = past.shape
-    width, m = own.shape[3:5]
-    # (groups * kv, width * q, d) with the q queries that share a key head: one product a group and key head for the
-    # prefix, one a row and key head for its own tokens
-    folded = query.view(groups, width, kv, -1, d).transpose(1, 2).contiguous().view(groups * kv, -1, d)
-    q, scale = folded.shape[1] // width, d**-0.5
-    far = torch.baddbmm(beyond, folded, past[0].flatten(0, 1).transpose(1, 2), alpha=scale)
-    near = torch.baddbmm(hidden, folded.view(-1, q, d), own[0].flatten(0, 2).transpose(1, 2), alpha=scale)
-    shares = torch.cat((far.view(-1, q, prefix), near), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+    `query` (rows, heads, d); keys and values in `past` (2, kv heads, groups, prefix, d) and `own` (2, kv heads, rows,
+    m, d); what is added to their scores, `beyond` (kv heads * groups, 1, prefix) and `hidden` (kv heads * rows, 1, m)
+    -> (rows, heads, d). Groups of the same size lie in a table (groups, width) as they come; of others `seats` says
+    where in it each row has its place (rows,), and which row each place has (groups * width,), any where none."""
+    (_, kv, groups, prefix, d), (rows, m) = past.shape, own.shape[2:4]
+    # (kv, rows, q, d) with the q queries that share a key head: one product a key head and group for the prefix, one a
+    # key head and row for its own tokens
+    folded = query.view(rows, kv, -1, d).transpose(0, 1).contiguous()
+    q, scale = folded.shape[2], d**-0.5
+
+    def tabled(part: Tensor) -> Tensor:
+        return part if seats is None else part[:, seats[1]]
+
+    def listed(part: Tensor) -> Tensor:
+        return part if seats is None else part[:, seats[0]]
+
+    near = torch.baddbmm(hidden, folded.view(-1, q, d), own[0].flatten(0, 1).transpose(1, 2), alpha=scale)
+    table = tabled(folded).view(kv * groups, -1, d)
+    far = torch.baddbmm(beyond, table, past[0].flatten(0, 1).transpose(1, 2), alpha=scale).view(kv, -1, q, prefix)
+    shares = torch.cat((far, tabled(near.view(kv, rows, q, m))), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     far, near = shares.split((prefix, m), -1)
-    mixed = torch.bmm(far.unflatten(0, (-1, width)).flatten(1, 2), past[1].flatten(0, 1))
-    mixed = torch.baddbmm(mixed.view(-1, q, d), near, own[1].flatten(0, 2))
-    return mixed.view(groups, kv, width, q, d).transpose(1, 2).reshape(query.shape)
+    mixed = listed(torch.bmm(far.reshape(kv * groups, -1, prefix), past[1].flatten(0, 1)).view(kv, -1, q, d))
+    mixed = torch.baddbmm(mixed.reshape(-1, q, d), listed(near).reshape(-1, q, m), own[1].flatten(0, 1))
+    return mixed.view(kv, rows, q, d).transpose(0, 1).reshape(query.shape)
