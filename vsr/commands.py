@@ -87,7 +87,8 @@ def cmd_build(args: argparse.Namespace) -> None:
     if args.door == "procedural":
         number = args.rooms or (profile.train_rooms if args.split == "train" else profile.bench_rooms)
         folder = args.out or data / f"{args.split}-{number}-{args.rules}"
-        build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed)
+        held_out = profile.route_questions, profile.order_questions
+        build.build_rooms(folder, args.split, number, args.rules, seed=profile.seed, held_out=held_out)
     elif args.door == "vsi100k":
         folder, hub = args.out or data / "vsi100k", args.scenes or "OPPOer/VSI-100k"
         dataset.build_vsi100k(hub, folder, paper_scenes=args.paper_scenes, seed=profile.seed)
@@ -115,8 +116,7 @@ def _build_scannet(args: argparse.Namespace, folder: Path, seed: int) -> bool:
     said = {f"left out, rooms of VSI-Bench: {len(plan.left_out)} scans": plan.left_out}
     said |= {f"warning: {plan.warning}": plan.warning}
     said |= {f"{len(failed)} of {len(plan.folders)} scans had errors:\n{from_scans.summary(failed)}": failed}
-    for line in (line for line, true in said.items() if true):
-        print(line, file=sys.stderr)
+    print(*(f"{line}\n" for line, true in said.items() if true), sep="", end="", file=sys.stderr)
     return True
 
 

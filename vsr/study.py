@@ -82,8 +82,8 @@ class Study:
             folder = Path(self.profile.data) / split
             return (dataset.open_bench if split == "bench" and folder.is_dir() else dataset.load)(folder)
         folder, how = self.data / f"{split}-{number}-{rules}", self.profile
-        more = {"held_out": (how.route_questions, how.order_questions)} if split in ("bench", "fresh") else {}
-        build.build_rooms(folder, split, number, rules, seed=how.seed, **more)
+        held_out = how.route_questions, how.order_questions
+        build.build_rooms(folder, split, number, rules, seed=how.seed, held_out=held_out)
         return dataset.load(folder)
 
     def figure(self, figure: Figure, name: str) -> Image:

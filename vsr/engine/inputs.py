@@ -2,6 +2,8 @@
 M-RoPE positions, always explicit; and how many tokens go through the model at once."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import LongTensor, Tensor
+from torch import LongTensor, Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -53,7 +55,7 @@ class Seen(NamedTuple):
         return Prompt(ids, self.features, self.grid, self.step, self.pixels)
 
 
-def base_model(model: torch.nn.Module) -> PreTrainedModel:
+def base_model(model: nn.Module) -> PreTrainedModel:
     """The base inside a PEFT or DDP wrapper; its layers still carry the adapter."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -64,7 +66,7 @@ class FeatureCache:
     `frames`, `max_pixels` and the vision weights: whatever changes the features changes the name. Files are written
     whole or not at all, so several processes may share a folder; a damaged one is made again."""
 
-    def __init__(self, model: torch.nn.Module, folder: str | Path, frames: int, max_pixels: int):
+    def __init__(self, model: nn.Module, folder: str | Path, frames: int, max_pixels: int):
         self.model, self.folder, self.frames, self.max_pixels = model, Path(folder), frames, max_pixels
         self.weights = vision_hash(model)
 
@@ -112,7 +114,7 @@ def pixels_hash(pixel_values: Tensor) -> Tensor:
     return torch.tensor(list(hashlib.sha256(pixel_values.contiguous().numpy().tobytes()).digest()), dtype=torch.uint8)
 
 
-def digest(model: torch.nn.Module, prompt: Prompt) -> str:
+def digest(model: nn.Module, prompt: Prompt) -> str:
     """16 hex digits over all that a model is given to read: pixels, grid, ids (with the times that are written there),
     seconds a step, positions. Whoever reads the same has the same."""
     places, mark = positions(model, prompt.ids, prompt.grid, prompt.step), hashlib.sha256()
@@ -133,7 +135,7 @@ def _file_hash(path: str | Path, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def vision_hash(model: torch.nn.Module) -> str:
+def vision_hash(model: nn.Module) -> str:
     """sha256 of the vision tower's weights, names and types."""
     digest = hashlib.sha256()
     for name, weight in sorted(base_model(model).model.visual.state_dict().items()):
@@ -142,14 +144,26 @@ def vision_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def video_features(model: torch.nn.Module, pixel_values: Tensor, grid: LongTensor) -> Tensor:
+def video_features(model: nn.Module, pixel_values: Tensor, grid: LongTensor) -> Tensor:
     """The frozen vision tower's output (video tokens, hidden size times `wide`) for patches and their grid (videos,
     3): what takes the tokens' place, and beside it what is added after each of the first layers."""
     base = base_model(model)
-    with torch.no_grad():
+    with torch.no_grad(), _embedding_as_product(base.model.visual.patch_embed.proj):
         output = base.model.get_video_features(pixel_values.to(base.device), grid.to(base.device))
     parts = (output.pooler_output, *(getattr(output, "deepstack_features", None) or ()))
     return torch.cat([torch.cat(tuple(part)) for part in parts], -1)
+
+
+@contextmanager
+def _embedding_as_product(embedding: nn.Conv3d) -> Iterator[None]:
+    """Its patches do not overlap: one product, ten times as fast as torch's convolution, which was half of the tower's
+    time in the miniature."""
+    weight, bias = embedding.weight.flatten(1), embedding.bias
+    embedding.forward = lambda patches: functional.linear(patches.flatten(1), weight, bias)
+    try:
+        yield
+    finally:
+        del embedding.forward
 
 
 def wide(config: PreTrainedConfig) -> int:
@@ -158,7 +172,7 @@ def wide(config: PreTrainedConfig) -> int:
     return 1 + len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
 
 
-def encoder_outputs(model: torch.nn.Module, features: list[Tensor]) -> BaseModelOutputWithPooling:
+def encoder_outputs(model: nn.Module, features: list[Tensor]) -> BaseModelOutputWithPooling:
     """What transformers' own forward takes in place of its vision tower, of each video's features."""
     number = wide(base_model(model).config)
     first, *deep = zip(*(video.chunk(number, -1) for video in features), strict=True)
@@ -167,9 +181,7 @@ def encoder_outputs(model: torch.nn.Module, features: list[Tensor]) -> BaseModel
     return BaseModelOutputWithDeepstackFeatures(pooler_output=list(first), deepstack_features=[*map(list, deep)])
 
 
-def positions(
-    model: torch.nn.Module, ids: LongTensor, grid: LongTensor | None, step: Tensor | None = None
-) -> LongTensor:
+def positions(model: nn.Module, ids: LongTensor, grid: LongTensor | None, step: Tensor | None = None) -> LongTensor:
     """M-RoPE positions (3, tokens) as transformers' `get_rope_index` gives them for one sequence of `ids` (tokens,).
     Raises VsrError where `ids` does not hold the video tokens that `grid` (videos, 3) asks for, and where the family
     needs a video's times and has not got them: the library would take a second for the `step`."""
@@ -192,7 +204,7 @@ def positions(
     return found[:, 0]
 
 
-def embed(model: torch.nn.Module, ids: LongTensor, features: Tensor | None) -> Tensor:
+def embed(model: nn.Module, ids: LongTensor, features: Tensor | None) -> Tensor:
     """Embeddings (tokens, hidden size times `wide`) of `ids` (tokens,), the video tokens replaced by `features` in
     order; what is wider than the hidden size is 0 for text. Raises VsrError where the two do not match in number."""
     base = base_model(model)

@@ -43,8 +43,7 @@ class Shape:
 
 
 class Slots:
-    """Rows that are decoded together, one slot's behind another's: see `Shape`; `who` holds each row's answer, -1 for
-    none.
+    """Rows that are decoded together, see `Shape`, slot by slot; `who` holds each row's answer, -1 for none.
 
     A row's own tokens fill its room from the left; one that has ended stands still. Token by token it is: draw the
     place of the cumulative distribution that its draw passes, or the likeliest at temperature 0; `suppress` lists
@@ -190,7 +189,8 @@ class Slots:
         taken = {self.who[row]: (answer[:count], logps[:count]) for row, answer, logps, count in found}
         for row in ended:
             self.who[row] = -1
-        # a slot that waits for a group asks for no room
+        # rows that have ended, and slots that wait for a group, ask for no room
+        self.filled[ended] = 0
         self.reach = [reach if rows else 0 for reach, rows in zip(self.reach, self.running(), strict=True)]
         return taken
 
@@ -206,9 +206,8 @@ class Slots:
         """Room for `more` tokens where there is none, and only the rows that go on as soon as those are at most this
         share of all, unless slots are kept for groups that are `waiting`; else these slots as they are."""
         running = self.running()
-        left = sum(map(len, running))
         full = max(self.reach) > self.shape.room
-        if not full and (waiting or left > most * len(self.who)):
+        if not full and (waiting or sum(map(len, running)) > most * len(self.who)):
             return self
         slots = [slot for slot, rows in enumerate(running) if rows or waiting]
         rows = [row for row, who in enumerate(self.who) if who >= 0 or waiting]
@@ -252,19 +251,16 @@ def cascade(
     # (kv, rows, q, d) with the q queries that share a key head: one product a key head and group for the prefix, one a
     # key head and row for its own tokens
     folded = query.view(rows, kv, -1, d).transpose(0, 1).contiguous()
-    q, scale = folded.shape[2], d**-0.5
+    q, scale, row, place = folded.shape[2], d**-0.5, 0, 1
 
-    def tabled(part: Tensor) -> Tensor:
-        return part if seats is None else part[:, seats[1]]
-
-    def listed(part: Tensor) -> Tensor:
-        return part if seats is None else part[:, seats[0]]
+    def by(part: Tensor, what: int) -> Tensor:
+        return part if seats is None else part[:, seats[what]]
 
     near = torch.baddbmm(hidden, folded.view(-1, q, d), own[0].flatten(0, 1).transpose(1, 2), alpha=scale)
-    table = tabled(folded).view(kv * groups, -1, d)
+    table = by(folded, place).view(kv * groups, -1, d)
     far = torch.baddbmm(beyond, table, past[0].flatten(0, 1).transpose(1, 2), alpha=scale).view(kv, -1, q, prefix)
-    shares = torch.cat((far, tabled(near.view(kv, rows, q, m))), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+    shares = torch.cat((far, by(near.view(kv, rows, q, m), place)), -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     far, near = shares.split((prefix, m), -1)
-    mixed = listed(torch.bmm(far.reshape(kv * groups, -1, prefix), past[1].flatten(0, 1)).view(kv, -1, q, d))
-    mixed = torch.baddbmm(mixed.reshape(-1, q, d), listed(near).reshape(-1, q, m), own[1].flatten(0, 1))
+    mixed = by(torch.bmm(far.reshape(kv * groups, -1, prefix), past[1].flatten(0, 1)).view(kv, -1, q, d), row)
+    mixed = torch.baddbmm(mixed.reshape(-1, q, d), by(near, row).reshape(-1, q, m), own[1].flatten(0, 1))
     return mixed.view(kv, rows, q, d).transpose(0, 1).reshape(query.shape)

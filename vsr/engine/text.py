@@ -242,7 +242,4 @@ class _SwiGLU(Function):
     @staticmethod
     def backward(ctx, gradient):
         gate, up = ctx.saved_tensors[0].chunk(2, -1)
-        share = gate.sigmoid()
-        soft = gate * share
-        # the derivative of silu is share + soft * (1 - share)
-        return torch.cat((torch.addcmul(share, soft, 1 - share).mul_(up).mul_(gradient), gradient * soft), -1)
+        return torch.cat((torch.ops.aten.silu_backward(gradient * up, gate), gradient * functional.silu(gate)), -1)

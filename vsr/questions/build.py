@@ -212,13 +212,14 @@ def build_rooms(
 
     Nothing is done if the folder is complete and of these settings and this VERSION; an interrupted one is continued,
     one of other settings steps aside to `earlier/` and comes back when it is asked for again. `held_out` is the most of
-    route planning and appearance order in a room; `world` defaults to the study's rooms. Their videos last seconds
-    where VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second; closest points do
-    not hang on rounding (`Rules.rim`).
+    route planning and appearance order in a room of `bench` and `fresh`; `world` defaults to the study's rooms. Their
+    videos last seconds where VSI-Bench's last minutes, so first appearances need to be one frame apart, not one second;
+    closest points do not hang on rounding (`Rules.rim`).
     """
     from vsr.miniature import procedural
 
     folder, world = Path(folder), world or procedural.STUDY
+    held_out = held_out if split in ("bench", "fresh") else (1, 2)
     per_scene = PER_ROOM | dict(zip(BEYOND_BOXES, held_out, strict=True)) if rules == "vsibench" else {}
     rule_set = replace(rule_sets.get(rules), order_gap=0.5 / world.fps, rim=True)
     settings = {"split": split, "rooms": number, "world": asdict(world), "per_scene": per_scene}
