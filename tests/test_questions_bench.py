@@ -11,6 +11,7 @@ import pandas
 import pytest
 from huggingface_hub import DatasetCard
 
+from vsr import cli, profiles
 from vsr.errors import VsrError
 from vsr.files import fingerprint, read_json
 from vsr.miniature.procedural import STUDY, make_room
@@ -164,6 +165,14 @@ def test_other_settings_step_aside_and_come_back(folder, made, capsys):
     build.build_rooms(folder, "bench", 4)
     assert times(folder) == before
     assert read_json(folder.parent / "earlier" / "bench" / new["fingerprint"] / "manifest.json") == new
+
+
+def test_the_command_asks_what_the_study_asks(tmp_path):
+    words = ["--split", "bench", "--rooms", "2", "--profile", "overnight"]
+    assert cli.main(["build", "procedural", *words, "--out", str(tmp_path / "bench")]) == 0
+    before, how = times(tmp_path / "bench"), profiles.get("overnight")
+    build.build_rooms(tmp_path / "bench", "bench", 2, held_out=(how.route_questions, how.order_questions))
+    assert times(tmp_path / "bench") == before
 
 
 def test_a_folder_that_cannot_step_aside_stays_and_is_named(folder):
