@@ -168,7 +168,7 @@ def test_other_settings_step_aside_and_come_back(folder, made, capsys):
 
 
 def test_the_command_asks_what_the_study_asks(tmp_path):
-    words = ["--split", "bench", "--rooms", "2", "--profile", "overnight"]
+    words = ["--split", "bench", "--rules", "vsibench", "--rooms", "2", "--profile", "overnight"]
     assert cli.main(["build", "procedural", *words, "--out", str(tmp_path / "bench")]) == 0
     before, how = times(tmp_path / "bench"), profiles.get("overnight")
     build.build_rooms(tmp_path / "bench", "bench", 2, held_out=(how.route_questions, how.order_questions))
