@@ -1,6 +1,6 @@
 """Does the ledger keep its head? Studies in which nothing happened, and studies in which a known effect was planted.
 
-    python tests/null_study.py [--rooms 240] [--seeds 5] [--studies 20] [--plant 0] [--temperature 0.3]
+    python tests/null_study.py [--rooms 240] [--seeds 5] [--studies 20] [--plant 0 1.5] [--temperature 0.1]
 
 The shipped base answers the questions of fresh rooms fourteen times each, at a temperature at which two samples differ
 as often as the greedy answers of two trained seeds do. In a null study every method of the ledger and every seed of it
@@ -25,7 +25,7 @@ from vsr.engine import FeatureCache
 from vsr.files import write_json
 from vsr.miniature.diagnose import _ask
 from vsr.paper import HELD_OUT
-from vsr.report import claims, evaluations
+from vsr.report import claims, evaluations, reading
 from vsr.report.declared import LEAST, NO_CHANGE
 from vsr.scoring import score, summarise, task_of
 
@@ -65,28 +65,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rooms", 240), ("seeds", 5), ("studies", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--plant", type=float, default=0.0, help="points (default: none)")
-    parser.add_argument("--temperature", type=float, default=0.3)
+    parser.add_argument("--plant", type=float, nargs="+", default=[0.0, 1.5], help="points (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.1)
     given = parser.parse_args()
     asked, scores, texts = sampled(given.rooms, given.temperature)
+    for plant in given.plant:
+        simulate(asked, scores, texts, given.seeds, given.studies, plant)
+
+
+def simulate(asked: list, scores: np.ndarray, texts: list[list[str]], seeds: int, studies: int, plant: float) -> None:
+    """Studies of so many seeds with `plant` points planted, and how the ledger judged them."""
     kinds = np.array([task_of(q.question_type) for q in asked])
     verdicts = {number: Counter() for number in JUDGED}
     clean = 0
-    for number in range(given.studies):
+    for number in range(studies):
         rng = np.random.default_rng([number, 3])
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as place, reading():
             results = Path(place) / "results" / "tiny"
             for method in METHODS:
-                for seed in range(given.seeds) if method.trained else (0,):
+                for seed in range(seeds) if method.trained else (0,):
                     chosen = rng.integers(scores.shape[1], size=len(asked))
                     said = [group[i] for group, i in zip(texts, chosen, strict=True)]
                     now = scores[np.arange(len(asked)), chosen]
-                    points = given.plant * PLANTED.get(method, 0) / 100
+                    points = plant * PLANTED.get(method, 0) / 100
                     for task in set(kinds.tolist()):
                         mine = kinds == task
                         gain = points
                         if task in HELD_OUT:
-                            gain = given.plant / LEAST * NO_CHANGE / 100 * (method is evaluations.GRPO_V)
+                            gain = plant / LEAST * NO_CHANGE / 100 * (method is evaluations.GRPO_V)
                             gain *= task == "route_planning"
                         right = rng.random(len(asked)) < gain / max(1e-9, 1 - now[mine].mean())
                         for i in np.flatnonzero(mine & right & (now < 1)):
@@ -97,8 +103,8 @@ def main() -> None:
             verdicts[n][entry.verdict] += 1
         clean += all(entry.verdict != "reproduced" for entry in found.values())
         print(number, {n: f"{entry.verdict}: {entry.note}"[:80] for n, entry in found.items()}, flush=True)
-    print(f"{given.studies} studies: {given.rooms} rooms, {given.seeds} seeds, {given.plant} points planted")
-    print({n: dict(count) for n, count in verdicts.items()}, f"without any 'reproduced': {clean}")
+    print(f"{studies} studies: {seeds} seeds, {plant} points planted")
+    print({n: dict(count) for n, count in verdicts.items()}, f"without any 'reproduced': {clean}", flush=True)
 
 
 if __name__ == "__main__":
