@@ -24,12 +24,13 @@ def words(shared, tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper-2b", "qlora-2b"])
-def test_the_notebooks_on_the_real_architecture(words, capsys, name):
+@pytest.mark.parametrize(("name", "only"), [("paper-2b", ""), ("qlora-2b", "05,07")])  # where 4-bit weights are trained
+def test_the_notebooks_on_the_real_architecture(words, capsys, name, only):
     out = notebooks.runs.ROOT / "results" / "real" / name  # beside smoke's, which another test counts
     shutil.rmtree(out, ignore_errors=True)
-    assert cli.main(["run", "--profile", name, "--out", str(out), *words]) == 0
-    books = notebooks.find(profiles.get(name).notebooks)
+    books = notebooks.find(only or profiles.get(name).notebooks)
+    asked = ["--only", only] if only else []
+    assert cli.main(["run", "--profile", name, "--out", str(out), *asked, *words]) == 0
     assert sorted(path.name for path in (out / "notebooks").glob("*.ipynb")) == [book.name for book in books]
     printed = capsys.readouterr().out
     assert "trainings" in printed
