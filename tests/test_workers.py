@@ -27,11 +27,12 @@ print("in", flush=True)
 time.sleep(60)
 """
 PARENT = """
-import sys
+import signal, sys
 from test_workers import wait
 from vsr.workers import pool
 from vsr.workers.pool import Job, run_all
 pool.PRELOADED = []
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits that it is ignored
 if __name__ == "__main__":
     run_all([Job(str(i), wait, {"started": f"{sys.argv[1]}/{i}"}) for i in range(2)])
 """
@@ -157,7 +158,7 @@ def test_workers_end_with_their_parent_and_leave_what_there_is_to_say_to_it(tmp_
     children = psutil.Process(parent.pid).children(recursive=True)
     assert len(children) > 2
     parent.kill() if end == signal.SIGKILL else os.killpg(parent.pid, end)
-    told = parent.communicate()[1]
+    told = parent.communicate(timeout=60)[1]
     assert told.count("Traceback") == (end == signal.SIGINT)
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive
