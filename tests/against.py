@@ -5,6 +5,7 @@
 The shipped base with a young adapter on the study's rooms, 8 questions x 14 rollouts x 48 tokens at most, one thread
 each, processor seconds, the shortest of some runs."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,6 +35,10 @@ def serve(folder: Path) -> None:
         from vsr.train.grpo import config
     except ImportError:  # before they became one file
         from vsr.train.options import config
+    with contextlib.suppress(ImportError):  # as the workers of each commit begin
+        from vsr.workers.pool import keep_freed
+
+        keep_freed()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     profile = profiles.get("tiny", base=str(BASE))
