@@ -3,6 +3,10 @@
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from vsr.engine.decoding import answer_scenes
+from vsr.engine.inputs import video_features
+from vsr.engine.logps import packed_logps
+
 VIDEO, VISION_START, VISION_END, EOS, PATCH = 5, 3, 4, 2, 4
 SPECIAL = [VISION_START, VISION_END, VIDEO, 6]
 
@@ -125,3 +129,14 @@ def naive_logps(model, pixels, grid, prompt: torch.Tensor, completions: list[tor
         logps = logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
         rows.append(logps.gather(-1, completion[:, None])[:, 0])
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def group_logps(model, prompt, completions: list[torch.Tensor]) -> torch.Tensor:
+    """The engine's, of one group, in the form of `naive_logps`."""
+    return packed_logps(model, [prompt], [completions])[0]
+
+
+def answer_many(model, pixels, grid, prompts: list[torch.Tensor], *asked, step=None) -> list[list[int]]:
+    """The engine's answers to questions on one video, or None."""
+    features = None if pixels is None else video_features(model, pixels, grid)
+    return answer_scenes(model, [(prompts, features, grid, step)], *asked)[0]

@@ -3,12 +3,22 @@ one at a time gives; samples follow the model's own distribution."""
 
 import pytest
 import torch
-from naive import EOS, SPECIAL, generate_one, random_model, random_prompt, random_video, vision_inputs, with_lora
+from naive import (
+    EOS,
+    SPECIAL,
+    answer_many,
+    generate_one,
+    random_model,
+    random_prompt,
+    random_video,
+    vision_inputs,
+    with_lora,
+)
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vsr.engine import decoding, slots
-from vsr.engine.decoding import answer_many, answer_scenes, rollouts
+from vsr.engine.decoding import answer_scenes, rollouts
 from vsr.engine.inputs import Prompt, base_model, batches, passes, positions, video_features
 from vsr.errors import VsrError
 

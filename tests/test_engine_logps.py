@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from naive import naive_logps, random_model, random_prompt, random_video, with_lora
+from naive import group_logps, naive_logps, random_model, random_prompt, random_video, with_lora
 
 from vsr.engine import logps
 from vsr.engine.inputs import Prompt, video_features
-from vsr.engine.logps import group_logps, packed_logps
+from vsr.engine.logps import packed_logps
 from vsr.errors import VsrError
 
 SIZES = [{"hidden": 32, "layers": 2, "heads": 4, "kv": 2}, {"hidden": 64, "layers": 3, "heads": 2, "kv": 1},

@@ -9,13 +9,13 @@ import pytest
 import torch
 from golden.make_families import CASES, CHAT, listed, official, places, sizes_of
 from golden.make_video import frames, summary
-from naive import with_lora
+from naive import answer_many, group_logps, with_lora
 from small import small_tokenizer, write_video
 
 from vsr import families, models, prompts
-from vsr.engine.decoding import answer_many, rollouts
+from vsr.engine.decoding import rollouts
 from vsr.engine.inputs import FeatureCache, Prompt, embed, encoder_outputs, positions, times, video_features, wide
-from vsr.engine.logps import group_logps, packed_logps
+from vsr.engine.logps import packed_logps
 from vsr.errors import VsrError
 from vsr.families import FAMILIES, PUBLISHED, QWEN2_5_VL, QWEN3_VL
 from vsr.models import folders, quantize

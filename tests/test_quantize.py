@@ -5,15 +5,24 @@ import copy
 import bitsandbytes
 import pytest
 import torch
-from naive import EOS, SPECIAL, generate_one, naive_logps, random_model, random_prompt, random_video, with_lora
+from naive import (
+    EOS,
+    SPECIAL,
+    answer_many,
+    generate_one,
+    group_logps,
+    naive_logps,
+    random_model,
+    random_prompt,
+    random_video,
+    with_lora,
+)
 from real import thin
 from test_engine_logps import completions_of, gradients, relative
 from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
-from vsr.engine.decoding import answer_many
 from vsr.engine.inputs import Prompt, video_features
-from vsr.engine.logps import group_logps
 from vsr.models import quantize
 
 TRAINING = 1e-5  # relative to the reference, float32 on a CPU: log-probabilities and LoRA gradients

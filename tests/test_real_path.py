@@ -11,11 +11,11 @@ from pathlib import Path
 import jinja2
 import pytest
 import torch
+from naive import answer_many
 from real import ASKED, FPS, SECONDS, thin_folder, write_bench
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from vsr import cli, models, paper, prompts
-from vsr.engine.decoding import answer_many
 from vsr.engine.inputs import positions
 from vsr.families import PUBLISHED
 from vsr.files import read_json, read_jsonl

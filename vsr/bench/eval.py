@@ -5,7 +5,8 @@ import torch
 from torch import LongTensor, Tensor
 
 from vsr.bench.subject import Subject, seconds, subject, tabulate
-from vsr.engine.decoding import answer_many
+from vsr.engine.decoding import answer_scenes
+from vsr.engine.inputs import video_features
 
 QUESTIONS, PROMPTS, ANSWER = 18, (300, 1200), 8
 HEAD = "prefix answer |   ours s  one by one s  batched s | x one by one  x batched | identical"
@@ -32,7 +33,8 @@ def measure(what: Subject, length: int, questions: int, answer: int, repeats: in
     found: dict[str, list[list[int]]] = {}
 
     def ours() -> None:
-        found["ours"] = answer_many(what.model, pixels, grid, prompts, answer, end, what.forbidden)
+        scene = prompts, video_features(what.model, pixels, grid), grid
+        (found["ours"],) = answer_scenes(what.model, [scene], answer, end, what.forbidden)
 
     def one_by_one() -> None:
         found["one"] = [tokens for prompt in prompts for tokens in _generate(what, [prompt], pixels, grid, answer)]

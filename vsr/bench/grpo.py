@@ -19,7 +19,7 @@ from vsr import profiles
 from vsr.bench.others import Naive, SeeingGRPOTrainer
 from vsr.bench.subject import NEVER, PHASES, Subject, now, seconds, subject, tabulate, wide
 from vsr.engine.inputs import Prompt, video_features
-from vsr.engine.logps import group_logps
+from vsr.engine.logps import packed_logps
 from vsr.estimate.dryrun import Model, decode, packed
 from vsr.train.data import read_prompt
 from vsr.train.group_trainer import GroupTrainer
@@ -174,7 +174,7 @@ def _language(what: Subject, read: Prompt, group: int, completion: int, repeats:
     model = what.adapted().model
     ids = torch.randint(7, 200, (group, completion), generator=torch.Generator().manual_seed(0))
     ways = {
-        "ours": lambda: group_logps(model, read, list(ids)),
+        "ours": lambda: packed_logps(model, [read], [list(ids)])[0],
         "naive": lambda: Naive(model, read, group, completion).logps(ids),
     }
     found: dict[str, float] = {}

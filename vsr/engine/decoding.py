@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import LongTensor, Tensor
 
-from vsr.engine.inputs import Prompt, base_model, parts, positions, video_features
+from vsr.engine.inputs import Prompt, base_model, parts, placed, positions
 from vsr.engine.slots import Group, Shape, Slots
 from vsr.errors import VsrError
 
@@ -42,7 +42,7 @@ def rollouts(
     shape = (group_size, max_new_tokens)
     sources = generators or [None] * len(prompts)
     draws = [torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources]
-    places = [positions(model, prompt.ids, prompt.grid, prompt.step) for prompt in prompts]
+    places = [placed(model, prompt) for prompt in prompts]
     # every branch starts with its prompt's last token: the same split as in `vsr.engine.logps`
     wanted = parts(
         [len(prompt.ids) for prompt in prompts], [[max_new_tokens] * group_size] * len(prompts), token_budget
@@ -65,35 +65,14 @@ def rollouts(
     return [[torch.tensor(answer) for answer, _ in found[i : i + group_size]] for i in starts]
 
 
-def answer_many(
-    model: torch.nn.Module,
-    pixel_values: Tensor | None,
-    grid: LongTensor | None,
-    prompts: list[LongTensor],
-    max_new_tokens: int,
-    eos: int,
-    suppress: list[int],
-    *,
-    features: Tensor | None = None,
-    step: Tensor | None = None,
-) -> list[list[int]]:
-    """Token ids of the greedy answer to each prompt, `eos` kept where the model ended; equal to `generate` one by one.
-
-    `prompts` are 1-D token ids that agree up to and including the video's tokens; `pixel_values` (patches, patch
-    size) and `grid` (1, 3) are what `vsr.video.patchify` gives, both None for text alone. `features` (video tokens,
-    hidden size times `wide`) replaces the vision tower's pass where they are known; `step` (1,) are the seconds of a
-    step on the grid, where positions know time. Raises VsrError where a video token is not
-    shared by all prompts."""
-    if pixel_values is not None and features is None:
-        features = video_features(model, pixel_values, grid)
-    return answer_scenes(model, [(prompts, features, grid, step)], max_new_tokens, eos, suppress)[0]
-
-
 def answer_scenes(
     model: torch.nn.Module, scenes: Sequence[Asked], max_new_tokens: int, eos: int, suppress: list[int]
 ) -> list[list[list[int]]]:
-    """What `answer_many` gives for each of `scenes`, each as `Asked` says (None for
-    text alone); as many scenes are decoded together as hold `ANSWERED` tokens."""
+    """Token ids of the greedy answer to each prompt of each of `scenes`, `eos` kept where the model ended; equal to
+    `generate` one by one. As many scenes are decoded together as hold `ANSWERED` tokens.
+
+    A scene is as `Asked` says, None for text alone: 1-D token ids that agree up to and including the video's tokens.
+    VsrError where a video token is not shared by all prompts, or the logits are not finite."""
     groups, rows = [], 0
     for prompts, features, grid, *step in scenes:
         if not prompts or max_new_tokens < 1:
@@ -133,7 +112,7 @@ def _shared_length(prompts: list[LongTensor]) -> int:
     return length
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     model: torch.nn.Module,
     groups: list[Group],

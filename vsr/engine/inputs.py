@@ -117,8 +117,8 @@ def pixels_hash(pixel_values: Tensor) -> Tensor:
 def digest(model: nn.Module, prompt: Prompt) -> str:
     """16 hex digits over all that a model is given to read: pixels, grid, ids (with the times that are written there),
     seconds a step, positions. Whoever reads the same has the same."""
-    places, mark = positions(model, prompt.ids, prompt.grid, prompt.step), hashlib.sha256()
-    for part in (prompt.pixels, prompt.grid, prompt.ids, prompt.step, places):
+    mark = hashlib.sha256()
+    for part in (prompt.pixels, prompt.grid, prompt.ids, prompt.step, placed(model, prompt)):
         mark.update(f"{None if part is None else tuple(part.shape)}".encode())
         mark.update(b"" if part is None else part.cpu().contiguous().numpy().tobytes())
     return mark.hexdigest()[:16]
@@ -201,6 +201,14 @@ def positions(model: nn.Module, ids: LongTensor, grid: LongTensor | None, step: 
         ids[None].cpu(), mm_token_type_ids=types[None], video_grid_thw=grid.cpu(), second_per_grid_ts=step
     )
     return found[:, 0]
+
+
+def placed(model: nn.Module, prompt: Prompt) -> LongTensor:
+    """A prompt's `positions`, found once: whoever samples, scores and learns from it asks in turn."""
+    known = vars(prompt)
+    if "places" not in known:
+        known["places"] = positions(model, prompt.ids, prompt.grid, prompt.step)
+    return known["places"]
 
 
 def embed(model: nn.Module, ids: LongTensor, features: Tensor | None) -> Tensor:

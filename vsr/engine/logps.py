@@ -9,11 +9,10 @@ import torch
 from torch import LongTensor, Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig
 
-from vsr.engine.inputs import Prompt, base_model, batches, embed, positions
+from vsr.engine.inputs import Prompt, base_model, batches, embed, placed
 from vsr.engine.text import Layer, head_size, language_part, norm, rotation
 from vsr.errors import VsrError
 
@@ -23,22 +22,15 @@ CHUNK, CHUNK_GPU = 96, 1024
 KEPT = 1.15  # adapters, copied keys and the rest, on top of what `pass_budget` counts; dry runs say 1.10 to 1.15
 
 
-def group_logps(
-    model: torch.nn.Module, prompt: Prompt, completions: list[LongTensor], *, temperature: float = 1.0
-) -> Tensor:
-    """Log-probabilities (G, longest) of `completions`, each 1-D token ids, after `prompt`; 0 beyond a row's end.
-
-    Differentiable in the adapter's weights; use it under `torch.no_grad()` and `model.disable_adapter()` for the
-    reference. Equal to one forward a completion (tests/naive.py) to 1e-5 in fp32."""
-    return packed_logps(model, [prompt], [completions], temperature=temperature)[0]
-
-
 def packed_logps(
     model: torch.nn.Module, prompts: list[Prompt], completions: list[list[LongTensor]], *, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (nats, without gradient), both (all completions, longest), of several groups in
-    one pass without padding: `completions[i]` follow `prompts[i]`; logits are divided by `temperature`. VsrError for a
-    model whose head carries an adapter."""
+    one pass without padding: `completions[i]`, 1-D token ids, follow `prompts[i]`; logits are divided by `temperature`;
+    0 beyond a row's end. VsrError for a model whose head carries an adapter.
+
+    Differentiable in the adapter's weights; use it under `torch.no_grad()` and `model.disable_adapter()` for the
+    reference. Equal to one forward a completion (tests/naive.py) to 1e-5 in fp32."""
     base = base_model(model)
     if type(base.lm_head) is not nn.Linear:
         raise VsrError(f"lm_head is {type(base.lm_head).__name__}: log-probabilities need it plain; leave it unadapted")
@@ -47,9 +39,14 @@ def packed_logps(
     flat = [completion for group in completions for completion in group]
     embeddings, places = torch.cat([row for row, _ in rows]), torch.cat([place for _, place in rows], 1)
     logps, entropies = branch_logps(base, embeddings, places, shape, torch.cat(flat), temperature)
-    lengths = [len(completion) for completion in flat]
-    logps, entropies = (pad_sequence(part.split(lengths), batch_first=True) for part in (logps, entropies))
+    inside = within([len(completion) for completion in flat]).to(logps.device)
+    logps, entropies = (part.new_zeros(inside.shape).masked_scatter(inside, part) for part in (logps, entropies))
     return logps, entropies
+
+
+def within(lengths: list[int]) -> Tensor:
+    """Where rows of these lengths have tokens, (rows, longest)."""
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
 def branch_logps(
@@ -57,9 +54,7 @@ def branch_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies (branch tokens,) of `targets` in a packed row, given as `read` takes it. Its cost
     hangs on shapes alone."""
-    in_branch = torch.cat([torch.arange(prefix + sum(lengths)) >= prefix for prefix, lengths in shape])
-    kept = in_branch.nonzero()[:, 0].to(embeddings.device)
-    hidden = read(base, embeddings, places, shape, kept)
+    hidden = read(base, embeddings, places, shape)
     return _TokenLogps.apply(hidden, base.lm_head.weight, targets.to(hidden.device), temperature)
 
 
@@ -81,11 +76,10 @@ def pass_budget(config: PreTrainedConfig, itemsize: int, memory: float, most: in
 
 def _row(base, prompt: Prompt, completions: list[LongTensor]) -> tuple[Tensor, LongTensor]:
     """Embeddings, as `embed` makes them, and positions (3, tokens) of [prefix | branch 1 | ... | branch G]."""
-    last = prompt.ids[-1:]
-    ids = torch.cat([prompt.ids[:-1], *(torch.cat((last, c[:-1].to(last))) for c in completions)])
-    places = positions(base, prompt.ids, prompt.grid, prompt.step)
-    branches = [places[:, -1:] + torch.arange(len(c)) for c in completions]
-    return embed(base, ids, prompt.features), torch.cat([places[:, :-1], *branches], 1)
+    last, places = prompt.ids[-1:], placed(base, prompt)
+    ids = torch.cat([prompt.ids[:-1], *(part for c in completions for part in (last, c[:-1].to(last)))])
+    further = torch.cat([torch.arange(len(c)) for c in completions])
+    return embed(base, ids, prompt.features), torch.cat([places[:, :-1], places[:, -1:] + further], 1)
 
 
 # --- a packed row ---
@@ -94,13 +88,12 @@ def read(
     embeddings: Tensor,
     places: LongTensor,
     shape: list[tuple[int, list[int]]],
-    kept: LongTensor | None = None,
     sink: list[tuple[Tensor, Tensor]] | None = None,
     layers: list[Layer] | None = None,
 ) -> Tensor | None:
-    """Hidden states (tokens, D) of a packed row, of `kept` tokens where given: `embeddings` (tokens, D, and D more for
-    each of the first layers that a video is added after, see `embed`) at `places` (3, tokens), laid out by `shape`,
-    (prefix length, branch lengths) of each group. No branch holds a video.
+    """Hidden states (branch tokens, D) of a packed row: `embeddings` (tokens, D, and D more for each of the first
+    layers that a video is added after, see `embed`) at `places` (3, tokens), laid out by `shape`, (prefix length,
+    branch lengths) of each group. No branch holds a video.
 
     `sink` receives every layer's keys and values, (tokens, kv heads, d) each; nothing else is computed then, and the
     result is None. `layers` are the model's, where they are at hand."""
@@ -119,8 +112,11 @@ def read(
             x = layer.outputs(x, layout.attend(query, key, value))
             x = x + deep[number] if number < len(deep) else x
             continue
+        # nothing looks at a prefix after the last layer's keys and values
+        kept = layout.branches if number == last else None
+        attend = partial(layout.attend, prefixes=kept is None)
         # read inside the function, so that gradient checkpointing holds one layer's merged weights at a time
-        run = partial(_layer, module, cos=cos, sin=sin, attend=layout.attend, kept=kept if number == last else None)
+        run = partial(_layer, module, cos=cos, sin=sin, attend=attend, kept=kept)
         recompute = getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()
         x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
         # after the last layer nothing looks at a video any more
@@ -149,9 +145,12 @@ class Packed:
             chunks = [tuple(branches[i] for i in chunk) for chunk in together]
             self.sizes += [prefix, *map(sum, chunks)]
             self.masks += [None, *(mask(prefix, *chunk) for chunk in chunks)]
+        of_branches = torch.tensor([mask is not None for mask in self.masks])
+        self.branches = of_branches.repeat_interleave(torch.tensor(self.sizes)).nonzero()[:, 0].to(device)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Queries (tokens, heads, d), keys and values (tokens, kv heads, d) -> (tokens, heads, d)."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, prefixes: bool = True) -> Tensor:
+        """Queries (tokens, heads, d), keys and values (tokens, kv heads, d) -> (tokens, heads, d), of branches alone
+        without `prefixes`."""
         outputs = []
         # one split, not a slice a piece: every slice's backward would write zeros as long as the whole row
         pieces = (tensor.transpose(0, 1)[None].split(self.sizes, 2) for tensor in (query, key, value))
@@ -159,6 +158,8 @@ class Packed:
             if mask is None:
                 # the causal kernel, since any mask would switch the kernels for grouped heads off
                 prefix, grouped = (k, v), k.shape[1] != q.shape[1]
+                if not prefixes:
+                    continue
                 output = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
             else:
                 # no masked kernel takes grouped heads: fold the queries that share a key head into rows of one,
@@ -172,8 +173,8 @@ class Packed:
 
 def _branch_mask(prefix: int, *lengths: int) -> Tensor:
     """Additive mask (branch tokens, prefix + branch tokens)."""
-    own = torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in lengths))
-    seen = functional.pad(own, (prefix, 0), value=True)
+    branch = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    seen = functional.pad((branch[:, None] == branch).tril(), (prefix, 0), value=True)
     return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
 
 
@@ -190,7 +191,7 @@ class _TokenLogps(Function):
     def forward(ctx, hidden, weight, targets, temperature):
         step, found = max(1, MAX_LOGITS // len(weight)), []
         for part, target in zip(hidden.split(step), targets.split(step), strict=True):
-            logps = ((part @ weight.T).float() / temperature).log_softmax(-1)
+            logps = (part @ weight.T).float().div_(temperature).log_softmax(-1)
             shares = logps.exp()
             found.append([logps.gather(-1, target[:, None])[:, 0], -(shares * logps).sum(-1)])
             if ctx.needs_input_grad[0]:

@@ -254,7 +254,7 @@ def cascade(
     q, scale, row, place = folded.shape[2], d**-0.5, 0, 1
 
     def by(part: Tensor, what: int) -> Tensor:
-        return part if seats is None else part[:, seats[what]]
+        return part if seats is None else part.index_select(1, seats[what])
 
     near = torch.baddbmm(hidden, folded.view(-1, q, d), own[0].flatten(0, 1).transpose(1, 2), alpha=scale)
     table = by(folded, place).view(kv * groups, -1, d)

@@ -42,10 +42,10 @@ class Layer:
         )
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend, kept: LongTensor | None = None) -> Tensor:
-        """Hidden states (n, D) after the layer, `kept` of them; `cos` and `sin` (n, 1, d) turn queries and keys."""
-        query, key, value = self.inputs(x, cos, sin)
-        mixed = attend(query, key, value)
-        return self.outputs(x, mixed) if kept is None else self.outputs(x[kept], mixed[kept])
+        """Hidden states (n, D) after the layer, of the `kept` tokens that `attend` gives where those are not all; `cos`
+        and `sin` (n, 1, d) turn queries and keys."""
+        mixed = attend(*self.inputs(x, cos, sin))
+        return self.outputs(x if kept is None else x.index_select(0, kept), mixed)
 
     def inputs(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         """Queries (n, heads, d), keys and values (n, kv heads, d)."""
@@ -175,21 +175,17 @@ class _Merged(Function):
 # --- what stands between the products; frozen weights get no gradient, and without any gradient all is plain ---
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last dimension of x, with one weight for all (D,) or each head's own (heads, d)."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        if weight.ndim > 1:
-            return functional.rms_norm(x, x.shape[-1:], None, eps) * weight
-        return functional.rms_norm(x, x.shape[-1:], weight, eps)  # one kernel, and one for its backward
-    return _Norm.apply(x, weight, eps) if torch.is_grad_enabled() else (x * _scale(x, eps)).mul_(weight)
-
-
-def _scale(x: Tensor, eps: float) -> Tensor:
-    return x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+        return _Norm.apply(x, weight, eps)
+    if weight.ndim > 1:
+        return functional.rms_norm(x, x.shape[-1:], None, eps) * weight
+    return functional.rms_norm(x, x.shape[-1:], weight, eps)  # one kernel, on a GPU with one for its backward
 
 
 class _Norm(Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        scale = _scale(x, eps)
+        scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, scale, weight)
         return (x * scale).mul_(weight)
 
@@ -241,5 +237,9 @@ class _SwiGLU(Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        gate, up = ctx.saved_tensors[0].chunk(2, -1)
-        return torch.cat((torch.ops.aten.silu_backward(gradient * up, gate), gradient * functional.silu(gate)), -1)
+        (both,) = ctx.saved_tensors
+        (gate, up), found = both.chunk(2, -1), torch.empty_like(both)
+        of_gate, of_up = found.chunk(2, -1)  # written in place: joining two halves would copy both
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=of_gate)
+        torch.mul(gradient, functional.silu(gate), out=of_up)
+        return found

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from vsr import runs
-from vsr.engine.decoding import answer_many
+from vsr.engine.decoding import answer_scenes
 from vsr.files import append_jsonl, atomic_write, read_json, write_json
 from vsr.miniature import corpus, rooms, vision
 from vsr.miniature.catalogue import CATALOGUE
@@ -86,10 +86,8 @@ class Talking:
             kinds = [kind for kind in weights if kind in self.corpus.drafts[room]]
             items = [self.corpus.item(room, {kind: 1.0}, tags, rng) for kind in kinds]
             prompts = [self.packer.prompt(item) for item in items]
-            told = answer_many(
-                self.model, None, GRID, prompts, ANSWER_TOKENS[tags], end, suppressed(self.packer.tokenizer),
-                features=self.features[shown],
-            )  # fmt: skip
+            asked, never = (prompts, self.features[shown], GRID), suppressed(self.packer.tokenizer)
+            (told,) = answer_scenes(self.model, [asked], ANSWER_TOKENS[tags], end, never)
             for kind, item, ids in zip(kinds, items, told, strict=True):
                 text = self.packer.tokenizer.decode(ids, skip_special_tokens=True)
                 scores[kind].append(_score(final_answer(item.response), text))

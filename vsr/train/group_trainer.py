@@ -18,7 +18,7 @@ from trl import GRPOConfig
 
 from vsr.engine.decoding import rollouts
 from vsr.engine.inputs import Prompt, as_number, base_model, digest, passes
-from vsr.engine.logps import packed_logps, pass_budget
+from vsr.engine.logps import packed_logps, pass_budget, within
 from vsr.errors import VsrError
 from vsr.files import append_jsonl, fingerprint
 from vsr.models import Loaded, end_id, suppressed
@@ -50,8 +50,9 @@ Key = tuple[int, int]  # a group and one of its completions
 class Batch:
     """Groups on their way through a step. `completions[g][i]` are token ids (tokens,), `texts` the same as text, both
     answering `prompts[g]`; `rewards` is (groups, G, functions), `total` their weighted sum, `advantages` (groups, G);
-    `plan` lists the forward passes, `reference` and `old` the log-probabilities (tokens,) under the base model and
-    under the policy that sampled, `drawn` those that it sampled with; `inputs` the digest of each prompt."""
+    `plan` lists the forward passes, `reference` and `old` each pass's log-probabilities (keys, tokens) under the base
+    model and under the policy that sampled, `drawn` (tokens,) those that it sampled with; `inputs` the digest of each
+    prompt."""
 
     rows: list[dict]
     prompts: list[Prompt]
@@ -63,16 +64,12 @@ class Batch:
     total: Tensor
     advantages: Tensor
     plan: list[list[Key]]
-    reference: dict[Key, Tensor] = field(default_factory=dict)
-    old: dict[Key, Tensor] = field(default_factory=dict)
+    reference: list[Tensor] = field(default_factory=list)
+    old: list[Tensor] = field(default_factory=list)
 
-    def padded(self, keys: list[Key], kept: dict[Key, Tensor]) -> Tensor:
-        """What is kept of some completions as one tensor (keys, tokens), 0 beyond a completion's end."""
-        return pad_sequence([kept[key] for key in keys], batch_first=True)
-
-    def cut(self, keys: list[Key], padded: Tensor) -> dict[Key, Tensor]:
-        """The opposite: rows (keys, tokens) as long as their completions."""
-        return {(g, i): row[: len(self.completions[g][i])] for (g, i), row in zip(keys, padded, strict=True)}
+    def mask(self, keys: list[Key]) -> Tensor:
+        """1 on the tokens of some completions, 0 beyond a completion's end, (keys, tokens)."""
+        return within([len(self.completions[group][i]) for group, i in keys]).float()
 
 
 class GroupTrainer(AdapterTrainer, Trainer):
@@ -159,8 +156,7 @@ class GroupTrainer(AdapterTrainer, Trainer):
         batch = Batch(rows, prompts, inputs, self.drawn, groups, texts, rewards, total, advantages, plan)
         clock.mark("reward")
         with torch.no_grad(), model.disable_adapter():  # the reference is the model without its adapter
-            for keys in batch.plan:
-                batch.reference |= batch.cut(keys, self._logps(model, batch, keys)[0])
+            batch.reference = [self._logps(model, batch, keys)[0] for keys in batch.plan]
         clock.mark("scoring")
         return batch
 
@@ -225,14 +221,13 @@ class GroupTrainer(AdapterTrainer, Trainer):
         if self.loss_level == "token":  # of all processes, whose gradients are averaged
             sampled = torch.tensor([float(sum(len(c) for group in batch.completions for c in group))])
             whole = float(self.accelerator.gather(sampled.to(self.args.device)).mean())
-        for keys in batch.plan:
+        for number, keys in enumerate(batch.plan):
             logps, entropy = self._logps(model, batch, keys)  # (K, T) with a graph, (K, T)
             logps = amplified(logps, self.model)
-            for key, row in batch.cut(keys, logps.detach()).items():
+            if number == len(batch.old):
                 # the first update on these rollouts is on-policy: its own log-probabilities are the sampling policy's
-                batch.old.setdefault(key, row)
-            old, ref = batch.padded(keys, batch.old), batch.padded(keys, batch.reference)  # (K, T)
-            mask = batch.padded(keys, {key: torch.ones_like(batch.old[key]) for key in keys})
+                batch.old.append(logps.detach())
+            old, ref, mask = batch.old[number], batch.reference[number], batch.mask(keys).to(logps)  # (K, T)
             advantages = torch.stack([batch.advantages[key] for key in keys]).to(logps)  # (K,)
             # grpo_loss is a mean over the pass; its share makes the passes' sum the mean over the whole step
             share = (float(mask.sum()) if self.loss_level == "token" else len(keys)) / whole
@@ -252,8 +247,11 @@ class GroupTrainer(AdapterTrainer, Trainer):
     def _apart(self, batch: Batch) -> dict[str, float]:
         """The largest difference between a token's log-probability when it was drawn and when it was scored, both under
         the same weights: the two are one policy only as far as it is small."""
-        drawn = {(g, i): row for g, group in enumerate(batch.drawn) for i, row in enumerate(group)}
-        gaps = [(batch.old[key].float() - row.to(batch.old[key].device)).abs().max() for key, row in drawn.items()]
+        gaps = [
+            (pad_sequence([batch.drawn[g][i] for g, i in keys], batch_first=True).to(old.device) - old).abs().max()
+            for keys, old in zip(batch.plan, batch.old, strict=True)
+            if batch.drawn
+        ]
         return {APART: float(torch.stack(gaps).max())} if gaps else {}
 
     def _batch_facts(self, batch: Batch) -> dict[str, float]:

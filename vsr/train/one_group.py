@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vsr import models, runs
 from vsr.engine.inputs import FeatureCache
@@ -74,8 +75,7 @@ def _seen(question: Question, trainer, names: Sequence[str], line: dict) -> OneG
     (rollouts,), keys = batch.completions, [(0, i) for i in range(len(batch.texts[0]))]
     with torch.no_grad(), trainer.accelerator.autocast():
         after, _ = packed_logps(model, batch.prompts, [rollouts], temperature=trainer.args.temperature)
-    before = batch.padded(keys, batch.old)
-    mask = batch.padded(keys, {key: torch.ones_like(batch.old[key]) for key in keys})
+    before, mask = pad_sequence([row for part in batch.old for row in part], batch_first=True), batch.mask(keys)
     tokens = [[trainer.tokenizer.decode(token) for token in rollout] for rollout in rollouts]
     told = (batch.rewards[0], batch.total[0], batch.advantages[0], before, after, mask)
     return OneGroup(question, batch.texts[0], tokens, list(names), *(part.cpu() for part in told), line)
