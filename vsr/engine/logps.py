@@ -117,7 +117,7 @@ def read(
         attend = partial(layout.attend, prefixes=kept is None)
         # read inside the function, so that gradient checkpointing holds one layer's merged weights at a time
         run = partial(_layer, module, cos=cos, sin=sin, attend=attend, kept=kept)
-        recompute = getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()
+        recompute = getattr(module, "gradient_checkpointing", False) and torch.is_grad_enabled()
         x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
         # after the last layer nothing looks at a video any more
         x = x + deep[number] if number < min(len(deep), last) else x

@@ -170,11 +170,6 @@ def at_k(found: dict[str, Sampled]) -> Figure:
     return fig
 
 
-def _over(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> float:
-    """The mean over runs of a measure of their curves."""
-    return float(np.mean([measure(run.curve(key)) for run in runs]))
-
-
 def _told(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> str:
     """The same in words, with the range of the seeds."""
     each = [measure(run.curve(key)) for run in runs]
@@ -260,7 +255,7 @@ def gradient_shares(results: str | Path) -> Figure:
         each = [100 * logs.kl_share(run) for run in runs]
         spread = f" [{min(each):.2g}, {max(each):.2g}]" if len(runs) > 1 else ""
         shares.append(f"{np.mean(each):.2g}{spread} % at beta {beta:g}")
-        flat = 100 * _over(runs, np.nanmean, "frac_reward_zero_std")
+        flat = 100 * np.mean([np.nanmean(run.curve("frac_reward_zero_std")) for run in runs])
         axes.set(yscale="log", xlabel="step")
         axes.set_title(f"beta {beta:g}, {flat:.0f} % of groups with equal rewards", fontsize="medium", pad=24)
     panels[0].set_ylabel("norm of the gradient")

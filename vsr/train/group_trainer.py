@@ -10,7 +10,7 @@ from math import ceil, isnan
 from pathlib import Path
 
 import torch
-from torch import LongTensor, Tensor
+from torch import LongTensor, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer
@@ -109,6 +109,8 @@ class GroupTrainer(AdapterTrainer, Trainer):
         self.eos, self.suppress = end_id(loaded.tokenizer), suppressed(loaded.tokenizer)
         known = [kind for (kind,) in rows.data.questions.distinct("question_type")] if isinstance(rows, Rows) else None
         self.kinds = sorted(known or {row["question_type"] for row in rows if "question_type" in row})
+        # all that training and reading differ in: to turn every module of a model took 2 ms a step
+        self.dropouts = nn.ModuleList(one for one in loaded.model.eval().modules() if isinstance(one, nn.Dropout))
         self.batch: Batch
         self.drawn: list[list[Tensor]] = []  # log-probabilities of the last rollouts
 
@@ -123,8 +125,10 @@ class GroupTrainer(AdapterTrainer, Trainer):
         # `num_iterations` steps share their rollouts; the first of them collects
         collects = self.state.global_step % self.args.num_iterations == 0
         if collects:
-            self.batch = self._collect(model.eval(), inputs, clock)
-        loss, facts = self._update(model.train(), self.batch)
+            self.dropouts.eval()
+            self.batch = self._collect(model, inputs, clock)
+        self.dropouts.train()
+        loss, facts = self._update(model, self.batch)
         self.require_finite("loss", [loss], self.state.global_step + 1)
         clock.mark("update")
         sampled = sum(len(c) for group in self.batch.completions for c in group)
@@ -155,8 +159,12 @@ class GroupTrainer(AdapterTrainer, Trainer):
         advantages = group_advantages(total, self.scale)
         batch = Batch(rows, prompts, inputs, self.drawn, groups, texts, rewards, total, advantages, plan)
         clock.mark("reward")
-        with torch.no_grad(), model.disable_adapter():  # the reference is the model without its adapter
-            batch.reference = [self._logps(model, batch, keys)[0] for keys in batch.plan]
+        model.base_model.disable_adapter_layers()  # not `disable_adapter`, which looks through all modules first
+        try:
+            with torch.no_grad():
+                batch.reference = [self._logps(model, batch, keys)[0] for keys in batch.plan]
+        finally:
+            model.base_model.enable_adapter_layers()
         clock.mark("scoring")
         return batch
 
@@ -165,19 +173,12 @@ class GroupTrainer(AdapterTrainer, Trainer):
         unbroken one draws, and several processes what one draws."""
         first = self.args.process_index * len(prompts)
         marks = [f"{self.args.seed} {self.state.global_step} {first + place}" for place in range(len(prompts))]
+        seeds = [int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big") for mark in marks]
+        what = self.args.num_generations, self.args.max_completion_length, self.eos, self.suppress
+        how = {"temperature": self.args.temperature, "token_budget": DECODED * self.token_budget}
+        how["generators"] = [torch.Generator().manual_seed(seed) for seed in seeds]
         with self.accelerator.autocast():
-            return rollouts(
-                model,
-                prompts,
-                self.args.num_generations,
-                self.args.max_completion_length,
-                self.eos,
-                self.suppress,
-                temperature=self.args.temperature,
-                generators=[_generator(mark) for mark in marks],
-                token_budget=DECODED * self.token_budget,
-                logps=self.drawn,
-            )
+            return rollouts(model, prompts, *what, **how, logps=self.drawn)
 
     def _choose_budget(self, model, prompt: int) -> None:
         """On a GPU with room for a pass's activations, passes of that many tokens without checkpointing. What hangs on
@@ -292,7 +293,3 @@ class GroupTrainer(AdapterTrainer, Trainer):
             append_jsonl(self.folder / "completions.jsonl", kept | {"advantage": float(batch.advantages[0, i])})
         if self.on_step is not None:
             self.on_step(line)
-
-
-def _generator(mark: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(mark.encode()).digest()[:6], "big"))
