@@ -38,7 +38,7 @@ def rollouts(
     As many groups are decoded together as prompts and completions of `token_budget` tokens hold, and another takes the
     place of one that has ended. The draws, each prompt's from its own of `generators` on the CPU, do not depend on
     that, nor on the device, nor on the other prompts. Temperature 0 is greedy. `logps` receives the log-probabilities
-    of the tokens as they were drawn, in the completions' form."""
+    of the tokens as they were drawn (their logits at temperature 0), in the completions' form."""
     shape = (group_size, max_new_tokens)
     sources = generators or [None] * len(prompts)
     draws = [torch.rand(*shape, generator=one, dtype=torch.float64) for one in sources]
