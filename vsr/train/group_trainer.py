@@ -109,7 +109,8 @@ class GroupTrainer(AdapterTrainer, Trainer):
         self.eos, self.suppress = end_id(loaded.tokenizer), suppressed(loaded.tokenizer)
         known = [kind for (kind,) in rows.data.questions.distinct("question_type")] if isinstance(rows, Rows) else None
         self.kinds = sorted(known or {row["question_type"] for row in rows if "question_type" in row})
-        # all that training and reading differ in: to turn every module of a model took 2 ms a step
+        # all that training and reading differ in: to turn all modules took 2 ms a step, and on a CPU bitsandbytes' int8
+        # layers do not round their inputs in training mode: what was learnt from was not what had been drawn
         self.dropouts = nn.ModuleList(one for one in loaded.model.eval().modules() if isinstance(one, nn.Dropout))
         self.batch: Batch
         self.drawn: list[list[Tensor]] = []  # log-probabilities of the last rollouts
