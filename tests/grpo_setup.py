@@ -37,7 +37,7 @@ def letters(completions, ground_truth, **_) -> list[float]:
 
 def adapted(folder, seed: int = 0, **settings) -> Loaded:
     """The model of a folder with a fresh adapter, the same for the same seed; logits spread as in a trained model."""
-    loaded = models.load(str(folder))
+    loaded = models.load(str(folder), **settings)
     with torch.no_grad():
         loaded.model.model.language_model.norm.weight.mul_(8)
     torch.manual_seed(seed)
