@@ -160,8 +160,9 @@ def test_workers_end_with_their_parent_and_leave_what_there_is_to_say_to_it(tmp_
     parent.kill() if end == signal.SIGKILL else os.killpg(parent.pid, end)
     told = parent.communicate(timeout=60)[1]
     assert told.count("Traceback") == (end == signal.SIGINT)
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive
+    _, there = psutil.wait_procs(children, timeout=60)
+    # a container without an init does not wait for orphans: there they end as zombies
+    assert [one for one in there if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def work(folder: str) -> None:
