@@ -171,7 +171,7 @@ def at_k(found: dict[str, Sampled]) -> Figure:
 
 
 def _told(runs: list[TrainingLog], measure: Callable[[np.ndarray], float], key: str = FORMAT) -> str:
-    """The same in words, with the range of the seeds."""
+    """The mean over runs of a measure of their curves, in words, with the range of the seeds."""
     each = [measure(run.curve(key)) for run in runs]
     return f"{np.mean(each):.2f}" + (f" [{min(each):.2f}, {max(each):.2f}]" if len(runs) > 1 else "")
 
