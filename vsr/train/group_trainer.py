@@ -109,9 +109,9 @@ class GroupTrainer(AdapterTrainer, Trainer):
         self.eos, self.suppress = end_id(loaded.tokenizer), suppressed(loaded.tokenizer)
         known = [kind for (kind,) in rows.data.questions.distinct("question_type")] if isinstance(rows, Rows) else None
         self.kinds = sorted(known or {row["question_type"] for row in rows if "question_type" in row})
-        # all that training and reading differ in: to turn all modules took 2 ms a step, and on a CPU bitsandbytes' int8
-        # layers do not round their inputs in training mode: what was learnt from was not what had been drawn
-        self.dropouts = nn.ModuleList(one for one in loaded.model.eval().modules() if isinstance(one, nn.Dropout))
+        # off but in an update. The rest stays in training mode: turning it takes 2 ms a step, and bitsandbytes' int8
+        # layers on a CPU round inputs in eval mode, by what is in the batch: drawn and scored would be two policies
+        self.dropouts = nn.ModuleList(m for m in loaded.model.train().modules() if isinstance(m, nn.Dropout)).eval()
         self.batch: Batch
         self.drawn: list[list[Tensor]] = []  # log-probabilities of the last rollouts
 
@@ -126,10 +126,10 @@ class GroupTrainer(AdapterTrainer, Trainer):
         # `num_iterations` steps share their rollouts; the first of them collects
         collects = self.state.global_step % self.args.num_iterations == 0
         if collects:
-            self.dropouts.eval()
             self.batch = self._collect(model, inputs, clock)
         self.dropouts.train()
         loss, facts = self._update(model, self.batch)
+        self.dropouts.eval()
         self.require_finite("loss", [loss], self.state.global_step + 1)
         clock.mark("update")
         sampled = sum(len(c) for group in self.batch.completions for c in group)

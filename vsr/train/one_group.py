@@ -71,7 +71,7 @@ def one_group(profile: Profile, data: QuestionSet, mode: str = "vanilla", kind: 
 
 
 def _seen(question: Question, trainer, names: Sequence[str], line: dict) -> OneGroup:
-    batch, model = trainer.batch, trainer.accelerator.unwrap_model(trainer.model).eval()
+    batch, model = trainer.batch, trainer.accelerator.unwrap_model(trainer.model)
     (rollouts,), keys = batch.completions, [(0, i) for i in range(len(batch.texts[0]))]
     with torch.no_grad(), trainer.accelerator.autocast():
         after, _ = packed_logps(model, batch.prompts, [rollouts], temperature=trainer.args.temperature)

@@ -108,5 +108,5 @@ class Probe(TrainerCallback):
         args, model = self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model)
         how = args.max_completion_length, args.seed, DECODED * self.trainer.token_budget
         with self.trainer.accelerator.autocast():
-            texts = sampled(model.eval(), self.trainer.tokenizer, self.prompts, *how)
+            texts = sampled(model, self.trainer.tokenizer, self.prompts, *how)
         append_jsonl(Path(args.output_dir) / LOG, {"step": state.global_step, "tasks": spread(self.asked, texts)})
