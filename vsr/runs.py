@@ -198,18 +198,14 @@ class Run:
 def find(out: str | Path, stage: str | None = None, **about: object) -> list[Run]:
     """The finished runs directly in `out`, by name: those of one `stage` whose manifests have these values in `about`
     (None also finds a manifest that says nothing)."""
-    runs = [Run(path, manifest) for path, manifest in _all(Path(out)) if manifest.get("finished")]
-    return [run for run in runs if run.of(stage, about)]
+    folders = [path.parent for path in sorted(Path(out).glob(f"*/{MANIFEST}"))]
+    runs = [Run(path, _manifest(path)) for path in folders]
+    return [run for run in runs if run.finished and run.of(stage, about)]
 
 
 def earlier(results: str | Path) -> list[Path]:
     """What stepped aside below a folder of runs, or of rooms: what `vsr clean` offers to remove."""
     return sorted(path for path in Path(results).glob(f"**/{EARLIER}/*/*") if path.is_dir())
-
-
-def _all(out: Path) -> Iterator[tuple[Path, dict]]:
-    for path in sorted(out.glob(f"*/{MANIFEST}")):
-        yield path.parent, _manifest(path.parent)
 
 
 def _manifest(path: Path) -> dict:

@@ -92,15 +92,13 @@ class SeeingGRPOTrainer(GRPOTrainer):
         def seeing(**inputs):
             # TRL gives ids alone: a row without its padding tells which prompt, and so which video, it has
             rows = [row[kept.bool()] for row, kept in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
-            vision = self._vision([self._prompt_of(row) for row in rows])
+            starts = ((p for p in self.seen.values() if torch.equal(row[: len(p.ids)], p.ids.to(row))) for row in rows)
+            vision = self._vision([next(known) for known in starts])
             if vision:
                 vision["mm_token_type_ids"] = self._types(inputs["input_ids"])
             return model(**inputs, **vision)
 
         return super()._get_per_token_logps_and_entropies(seeing, input_ids, attention_mask, *args, **kwargs)
-
-    def _prompt_of(self, row: LongTensor) -> Prompt:
-        return next(p for p in self.seen.values() if torch.equal(row[: len(p.ids)], p.ids.to(row.device)))
 
     def _types(self, ids: LongTensor) -> LongTensor:
         return (ids == self.model.config.video_token_id).int() * 2

@@ -134,7 +134,8 @@ def _furnish(scene: Scene, world: World, kinds: list[str], scales: list[float], 
             bearing = math.degrees(math.atan2(box.center[1] - eye[1], box.center[0] - eye[0]))
             if any(abs((bearing - b + 180) % 360 - 180) < world.separation for b in bearings):
                 continue
-            corners = _footprint(box)
+            # on the floor, in order, (4, 2): its third axis is up
+            corners = box.center[:2] + (CORNERS * box.size[:2] / 2) @ box.axes[:2, :2]
             if (np.abs(corners) > half).any():
                 continue
             shape = shapely.Polygon(corners)
@@ -168,8 +169,3 @@ def _try(label: str, size: np.ndarray, scene: Scene, rng: np.random.Generator) -
     cos, sin = math.cos(yaw), math.sin(yaw)
     axes = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
     return Box(label, np.array([*center, lift + size[2] / 2]), size, axes, shape=label)
-
-
-def _footprint(box: Box) -> np.ndarray:
-    """The box's corners on the floor in order, (4, 2); its third axis must be up."""
-    return box.center[:2] + (CORNERS * box.size[:2] / 2) @ box.axes[:2, :2]

@@ -2,7 +2,9 @@
 (tokenizer, configuration, preprocessing, weights; written whole, checked before use), and the sizes of the models."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, wraps
 from pathlib import Path
 
 import torch
@@ -81,6 +83,20 @@ def _source(base: str) -> Source:
     return Source(name, revision or "main")
 
 
+def _once(read: Callable) -> Callable:
+    """`read`, a function of a folder or hub id (and more), called once while the folder's files stay as they are: a
+    real tokenizer takes a second, the hash of real weights several, and each evaluation asks for both."""
+    kept = lru_cache(16)(lambda _, *asked: read(*asked))
+
+    @wraps(read)
+    def known(source: str | Path, *more):
+        files = [(str(file), file.stat()) for file in sorted(Path(source).glob("*")) if file.is_file()]
+        return kept(tuple((name, it.st_mtime_ns, it.st_size) for name, it in files), str(source), *more)
+
+    return known
+
+
+@_once
 def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; one without a chat template or the special tokens is an error."""
     try:
@@ -95,6 +111,7 @@ def load_tokenizer(source: str | Path, revision: str = "main") -> PreTrainedToke
     return tokenizer
 
 
+@_once
 def model_hash(folder: str | Path) -> str:
     """16 hex digits over the files that decide what the model in `folder` says."""
     return hash_files(*sorted(file for pattern in MODEL_FILES for file in Path(folder).glob(pattern)))

@@ -13,7 +13,7 @@ from pandas.io.formats.style import Styler
 
 from vsr import markdown
 from vsr.paper import TASKS
-from vsr.report.tables import INTERVAL, NOT_RUN, Number, Row, Table
+from vsr.report.tables import INTERVAL, NOT_RUN, Number, Table
 from vsr.scoring.intervals import Effect, Value
 
 Line = tuple[str, Mapping[str, Number | str]]  # a row's label and what it has by column
@@ -80,23 +80,16 @@ class Scores:
 
 def views(table: Table) -> list[Scores]:
     """A table of the report as a screen shows it: averages and differences, if it has any, then the tasks."""
-    blocks: dict[str, list[Row]] = {}
-    for row in table.rows:
-        blocks.setdefault(row.block, []).append(row)
-    named = {
-        block: [(_label(row), row.values) for row in rows]
-        for block, rows in sorted(blocks.items(), key=lambda one: one[0].startswith("The paper"))
-    }
+    named: dict[str, list[Line]] = {}
+    for row in sorted(table.rows, key=lambda row: row.block.startswith("The paper")):
+        mode = f" <small>{row.mode}</small>" if row.mode and row.mode not in row.block else ""
+        named.setdefault(row.block, []).append((escape(row.name) + mode, row.values))
     tasks = {column: head for column, head in table.columns.items() if column == "overall" or column in TASKS}
     rest = {column: head for column, head in table.columns.items() if column not in TASKS}
     found = [Scores(f"{table.title}, by task", tasks, _short(named), tasks)]
     if set(rest) > {"overall", "trained"}:
         found.insert(0, Scores(f"{table.title}, averages", rest, named, ("overall", "trained")))
     return found
-
-
-def _label(row: Row) -> str:
-    return escape(row.name) + (f" <small>{row.mode}</small>" if row.mode and row.mode not in row.block else "")
 
 
 def _short(blocks: dict[str, list[Line]]) -> dict[str, list[Line]]:
