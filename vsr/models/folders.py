@@ -85,7 +85,7 @@ def _source(base: str) -> Source:
 
 def _once(read: Callable) -> Callable:
     """`read`, a function of a folder or hub id (and more), called once while the folder's files stay as they are: a
-    real tokenizer takes a second, the hash of real weights several, and each evaluation asks for both."""
+    real tokenizer takes a second, the hash of real weights reads gigabytes, and each evaluation asks for both."""
     kept = lru_cache(16)(lambda _, *asked: read(*asked))
 
     @wraps(read)
