@@ -198,9 +198,9 @@ class Run:
 def find(out: str | Path, stage: str | None = None, **about: object) -> list[Run]:
     """The finished runs directly in `out`, by name: those of one `stage` whose manifests have these values in `about`
     (None also finds a manifest that says nothing)."""
-    folders = [path.parent for path in sorted(Path(out).glob(f"*/{MANIFEST}"))]
-    runs = [Run(path, _manifest(path)) for path in folders]
-    return [run for run in runs if run.finished and run.of(stage, about)]
+    found = ((path.parent, _manifest(path.parent)) for path in sorted(Path(out).glob(f"*/{MANIFEST}")))
+    runs = [Run(path, manifest) for path, manifest in found if manifest.get("finished")]  # {}: gone in between
+    return [run for run in runs if run.of(stage, about)]
 
 
 def earlier(results: str | Path) -> list[Path]:

@@ -92,8 +92,8 @@ class SeeingGRPOTrainer(GRPOTrainer):
         def seeing(**inputs):
             # TRL gives ids alone: a row without its padding tells which prompt, and so which video, it has
             rows = [row[kept.bool()] for row, kept in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
-            starts = ((p for p in self.seen.values() if torch.equal(row[: len(p.ids)], p.ids.to(row))) for row in rows)
-            vision = self._vision([next(known) for known in starts])
+            seen = self.seen.values()
+            vision = self._vision([next(p for p in seen if torch.equal(r[: len(p.ids)], p.ids.to(r))) for r in rows])
             if vision:
                 vision["mm_token_type_ids"] = self._types(inputs["input_ids"])
             return model(**inputs, **vision)
