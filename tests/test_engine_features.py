@@ -71,6 +71,19 @@ def test_damaged_file_is_made_again(video, tmp_path):
     assert torch.equal(cache(video)[0], expected)
 
 
+def test_features_do_not_hang_on_the_number_of_threads(video, tmp_path):
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            seen.append(FeatureCache(vision_model(), tmp_path / str(threads), 4, 84 * 112)(video).features)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no video"])
 def test_missing_or_broken_video_is_named(content, tmp_path):
     path = tmp_path / "gone.mp4"

@@ -11,8 +11,8 @@ from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 
 from vsr import estimate, markdown, profiles, runs
+from vsr.engine.inputs import one_thread
 from vsr.errors import VsrError
-from vsr.estimate import devices
 from vsr.files import hash_files, read_json, write_json
 from vsr.models import cards
 from vsr.plan import Planned
@@ -93,7 +93,7 @@ class Study:
 
     def estimate(self, mode: str = "vanilla") -> Markdown:
         """What a GRPO run of this profile and its evaluation need here, before they run."""
-        with devices.one_thread():
+        with one_thread():
             found = estimate.estimate(self.profile, mode=mode)
             needs = f"a run needs {estimate.gib(found.needed)} and {duration(found.seconds)}"
             return Markdown(markdown.folded(f"Estimated: {needs}", show.from_markdown(found.table()).data))

@@ -16,8 +16,7 @@ from torch import LongTensor, Tensor
 from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vsr import profiles
-from vsr.engine.inputs import video_features
-from vsr.estimate.devices import one_thread
+from vsr.engine.inputs import one_thread, video_features
 from vsr.families import PUBLISHED
 from vsr.models import Loaded, add_lora, suppressed
 from vsr.models.folders import TINY_FOLDER, build_config, find, load_tokenizer

@@ -96,7 +96,8 @@ class FeatureCache:
         the video has none."""
         family = families.of(base_model(self.model).config)
         pixel_values, grid = patchify(clip.frames, self.max_pixels, family)
-        features = video_features(self.model, pixel_values, grid).cpu().contiguous()
+        with one_thread():  # two give other last bits, and its file's name says nothing of threads
+            features = video_features(self.model, pixel_values, grid).cpu().contiguous()
         return Seen(features, grid, *times(family, clip, name), pixels_hash(pixel_values))
 
 
@@ -152,6 +153,17 @@ def video_features(model: nn.Module, pixel_values: Tensor, grid: LongTensor) -> 
         output = base.model.get_video_features(pixel_values.to(base.device), grid.to(base.device))
     parts = (output.pooler_output, *(getattr(output, "deepstack_features", None) or ()))
     return torch.cat([torch.cat(tuple(part)) for part in parts], -1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread, as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -5,8 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -183,17 +181,6 @@ def this(dtype: torch.dtype, width: int) -> Device:
         asynchronous=cuda,
         source="measured here",
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread, as before afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 NEEDED = {"qlora-2b": 7.1, "paper-2b": 8.9, "paper-7b": 26}  # GiB, by 'vsr estimate'
