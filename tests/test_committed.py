@@ -66,10 +66,12 @@ def test_the_readme_tells_the_ledgers_verdicts(ledger):
 def test_the_readmes_effects_are_the_ledgers(ledger):
     found = (ROOT / "README.md").read_text().partition("## What the miniature found")[2].partition("## Profiles")[0]
     findings = [one for entry in ledger for one in entry["findings"] if one["low"] is not None]
-    known = {f"{one['value']:+.1f} [{one['low']:.1f}, {one['high']:.1f}]" for one in findings}
-    said = re.findall(r"[+-]\d+\.\d \[-?\d+\.\d, -?\d+\.\d\]", found)
+    known = [(one["value"], one["low"], one["high"]) for one in findings]
+    told = re.findall(r"([+-]\d+\.\d) \[(-?\d+\.\d), (-?\d+\.\d)\]", found)
+    said = [tuple(map(float, one)) for one in told]
     assert len(said) > 10
-    assert set(said) - known == set()
+    # the ledger's four digits may round to another tenth than all of them: -6.1499999 is told as -6.1
+    assert [one for one in said if not any(one == pytest.approx(of, abs=0.0501) for of in known)] == []
 
 
 def test_executed_notebooks_are_whole(results):
